@@ -1,0 +1,256 @@
+"""What an intermediary owes to header fields (RFC 9110 §7.6).
+
+The functions take the header lines of one message, keep their order, repeats and bytes, and match
+names in any case. A request on its way to the archive:
+
+    if passed_through(received, name): ...  # 508, judged before any line is dropped
+    headers = end_to_end(received)
+    headers = forwarded(headers, peer=peer, scheme=scheme, host=host, trusted=peer in trusted)
+    headers.append(via(http_version, name))
+
+An answer on its way back: `without_cors(end_to_end(received))`, then our own lines, then
+`merge_vary`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = [
+    "Header",
+    "TrustedProxies",
+    "end_to_end",
+    "forwarded",
+    "max_forwards",
+    "merge_vary",
+    "passed_through",
+    "via",
+    "with_max_forwards",
+    "without_cors",
+]
+
+Header: TypeAlias = tuple[bytes, bytes]
+
+# RFC 9110 §7.6.1, and what HTTP/1.1 clients still send without listing it in Connection.
+_HOP_BY_HOP: Final = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+_MOST_FORWARDS: Final = 9999
+
+
+def end_to_end(headers: Iterable[Header]) -> list[Header]:
+    """Return the lines meant for the far end: none hop-by-hop, none that Connection lists.
+
+    Source: RFC 9110 §7.6.1.
+    """
+    headers = list(headers)
+    dropped: set[bytes] | frozenset[bytes] = _HOP_BY_HOP
+    options = _members(headers, b"connection")
+    if options:
+        # Without its length, a body would be framed wrongly on the next connection.
+        dropped = _HOP_BY_HOP.union(options) - {b"content-length"}
+    return [header for header in headers if header[0].lower() not in dropped]
+
+
+def without_cors(headers: Iterable[Header]) -> list[Header]:
+    """Return the lines of an answer but for its CORS headers, `Access-Control-*`.
+
+    Timing-Allow-Origin and Cross-Origin-Resource-Policy are other protocols and stay.
+    Source: Fetch, "HTTP responses" under "CORS protocol".
+    """
+    return [header for header in headers if not header[0].lower().startswith(b"access-control-")]
+
+
+def merge_vary(headers: Sequence[Header], names: Iterable[bytes]) -> list[Header]:
+    """Return `headers` with a Vary that covers `names`.
+
+    Names that are there already, in any case, are not repeated; `Vary: *` covers all of them.
+    Source: RFC 9110 §12.5.5.
+    """
+    merged = list(headers)
+    present = _members(merged, b"vary")
+    missing = [name for name in names if name.lower() not in present]
+    if not missing or b"*" in present:
+        return merged
+    added = b", ".join(missing)
+    for index, (name, value) in enumerate(merged):
+        if name.lower() == b"vary":
+            merged[index] = name, b", ".join(filter(None, (value, added)))
+            return merged
+    merged.append((b"vary", added))
+    return merged
+
+
+class TrustedProxies:
+    """The peers whose X-Forwarded-* headers are believed: `"10.1.2.3" in trusted`.
+
+    `networks` are IP addresses or networks in CIDR notation. Raises ValueError, with a sentence,
+    for the first value that is neither.
+    """
+
+    def __init__(self, networks: Iterable[str] = ()) -> None:
+        self._networks = tuple(map(_network, networks))
+        self._is_trusted = lru_cache(maxsize=1024)(self._in_networks)
+
+    def __contains__(self, peer: str | None) -> bool:
+        """Tell whether `peer`, the address of a connection's other end, is one of them."""
+        return bool(self._networks) and peer is not None and self._is_trusted(peer)
+
+    def _in_networks(self, peer: str) -> bool:
+        try:
+            address = ip_address(peer)
+        except ValueError:  # a Unix socket has no address
+            return False
+        # A dual-stack socket sees ::ffff:10.1.2.3.
+        forms = {address, getattr(address, "ipv4_mapped", None) or address}
+        return any(form in network for network in self._networks for form in forms)
+
+
+def _network(value: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value)
+    except ValueError:
+        pass
+    try:
+        remedy = f"its host bits are set; write {ip_network(value, strict=False)}"
+    except ValueError:
+        remedy = "write an IP address or a network such as 10.0.0.0/8"
+    raise ValueError(f"{value!r} is no network: {remedy}")
+
+
+def forwarded(
+    headers: Iterable[Header], *, peer: str | None, scheme: str, host: bytes, trusted: bool
+) -> list[Header]:
+    """Return a request's lines with X-Forwarded-For, -Host and -Proto for the archive.
+
+    `peer` is the address of the connection's other end (None if it has none), `scheme` and `host`
+    are those of the request as it came to us. What a trusted peer says of the client stands: its
+    X-Forwarded-For is continued, its other X-Forwarded-* and X-Real-IP are kept. What anyone else
+    says is dropped. Forwarded (RFC 7239) is always dropped: proxies that set X-Forwarded-* let
+    the client's own Forwarded through, and archives may prefer it.
+    """
+    kept: list[Header] = []
+    chain: list[bytes] = []
+    names = set()
+    for header in headers:
+        name = header[0].lower()
+        if name == b"forwarded":
+            continue
+        if name == b"x-real-ip" or name.startswith(b"x-forwarded-"):
+            if not trusted:
+                continue
+            if name == b"x-forwarded-for":
+                chain.append(header[1])
+                continue
+            names.add(name)
+        kept.append(header)
+    if peer is not None:
+        chain.append(peer.encode("latin-1"))
+    if addresses := b", ".join(filter(None, chain)):
+        kept.append((b"x-forwarded-for", addresses))
+    if b"x-forwarded-host" not in names:
+        kept.append((b"x-forwarded-host", host))
+    if b"x-forwarded-proto" not in names:
+        kept.append((b"x-forwarded-proto", scheme.encode("ascii")))
+    return kept
+
+
+def via(http_version: str, name: str) -> Header:
+    """Return our line for Via: a message came to `name`, a token, over `http_version` ("1.1").
+
+    A line of its own can't be swallowed by a comment that an earlier line leaves open.
+    Source: RFC 9110 §7.6.3.
+    """
+    return b"via", f"{http_version} {name}".encode("ascii")
+
+
+def passed_through(headers: Iterable[Header], name: str) -> bool:
+    """Tell whether Via names `name` as a recipient: the request is in a loop.
+
+    Pseudonyms are compared without regard to case; ports and comments don't count.
+    Source: RFC 9110 §7.6.3.
+    """
+    wanted = name.lower().encode("ascii")
+    return any(
+        pseudonym.lower() == wanted
+        for field, value in headers
+        if field.lower() == b"via"
+        for pseudonym in _pseudonyms(value)
+    )
+
+
+def max_forwards(headers: Iterable[Header]) -> int | None:
+    """Return how often an OPTIONS may still be forwarded, at most 9999; None if it doesn't say.
+
+    A repeated or malformed Max-Forwards says nothing. Source: RFC 9110 §7.6.2.
+    """
+    values = [value for name, value in headers if name.lower() == b"max-forwards"]
+    if len(values) != 1 or not values[0].isdigit():
+        return None
+    digits = values[0].lstrip(b"0")
+    return min(int(digits[:5] or b"0"), _MOST_FORWARDS)
+
+
+def with_max_forwards(headers: Iterable[Header], number: int) -> list[Header]:
+    """Return `headers` with `number` as the value of their Max-Forwards."""
+    value = b"%d" % number
+    return [
+        (header[0], value) if header[0].lower() == b"max-forwards" else header for header in headers
+    ]
+
+
+def _members(headers: Iterable[Header], field: bytes) -> set[bytes]:
+    """Return the members of a field that is a list of tokens, in lower case."""
+    return {
+        member.strip(b" \t").lower()
+        for name, value in headers
+        if name.lower() == field
+        for member in value.split(b",")
+    }
+
+
+_COMMENT_EDGES: Final = re.compile(rb"\\.|[()]", re.DOTALL)
+
+
+def _pseudonyms(value: bytes) -> Iterator[bytes]:
+    """Yield who received the message, by one Via line: `1.1 name:port (comment), 2 other`."""
+    for element in _without_comments(value).split(b","):
+        words = element.split(None, 2)
+        if len(words) > 1:
+            yield words[1].partition(b":")[0]
+
+
+def _without_comments(value: bytes) -> bytes:
+    """Cut comments out; they nest (RFC 9110 §5.6.5). One that is never closed is none."""
+    if b"(" not in value:
+        return value
+    kept, depth, start, rest = [], 0, 0, 0
+    for edge in _COMMENT_EDGES.finditer(value):
+        if edge[0] == b"(":
+            if depth == 0:
+                start = edge.start()
+            depth += 1
+        elif edge[0] == b")" and depth > 0:
+            depth -= 1
+            if depth == 0:
+                kept.append(value[rest:start])
+                rest = edge.end()
+    return b" ".join([*kept, value[rest:]])

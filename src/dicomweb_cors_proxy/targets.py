@@ -1,0 +1,49 @@
+"""Request targets that are refused before anything else looks at them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["target_problem"]
+
+# Some archives decode a path before they resolve it, so its segments are those of the path decoded
+# once: %2F and %5C part them like a slash, and %2E is a dot.
+_WELL_FORMED: Final = re.compile(
+    rb"""(?=/)
+    (?: (?: / | %2[Ff] | %5[Cc] )
+        (?! (?: \. | %2[Ee] ){1,2} (?: [/?] | %2[Ff] | %5[Cc] | \Z ) )  # no dot segment
+        (?: [!"$&-.0->@-\[\]-~]++ | % (?! 2[Ff] | 5[Cc] ) [0-9A-Fa-f]{2} )*+
+    )++
+    (?: \? (?: [!"$&-~]++ | % [0-9A-Fa-f]{2} )*+ )?
+    \Z""",
+    re.VERBOSE,
+)
+
+_FAULTS: Final = tuple(
+    (re.compile(pattern), f"The request target {reason}.")
+    for pattern, reason in (
+        (rb"\A(?!/)", 'does not start with a slash: send the path alone, "/dicom-web/studies"'),
+        (rb"[^!-~]", "has a space, a control byte or a byte beyond ASCII: percent-encode it"),
+        (rb"#", "has a fragment: leave it out, or write a literal # as %23"),
+        (rb"%(?![0-9A-Fa-f]{2})", "has a % without two hexadecimal digits: write %25"),
+        (rb"\A[^?]*\\", "has a backslash in its path: use slashes"),
+        (rb"", 'has a dot segment in its path, "." or ".." or these percent-encoded: resolve it'),
+    )
+)
+
+
+def target_problem(target: bytes) -> str | None:
+    """Return what is wrong with a request target in origin form, as a sentence for a 400; or None.
+
+    The sentence never echoes the target. Refused: what doesn't start with a slash, dot segments
+    (raw, percent-encoded, or bounded by an encoded slash or backslash), a `%` without two
+    hexadecimal digits, a fragment, spaces, control and non-ASCII bytes, and a backslash in the
+    path. Characters that RFC 3986 wants encoded and browsers don't encode pass, among them the
+    backslash in a query, which DICOM puts between the values of one key.
+
+    Source: RFC 9112 §3.2, RFC 3986 §2.1 and §3.3, URL Standard "percent-encode sets".
+    """
+    if _WELL_FORMED.match(target):
+        return None
+    return next(fault for pattern, fault in _FAULTS if pattern.search(target))

@@ -1,0 +1,536 @@
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dicomweb_cors_proxy.dicomweb import (
+    RESOURCES,
+    ResourceTable,
+    Route,
+    Service,
+    parse_extra_path,
+    repair_accept,
+)
+
+STUDY = "studies/1.2.840"
+SERIES = STUDY + "/series/2.25.3"
+INSTANCE = SERIES + "/instances/4"
+
+# The transactions of PS3.18, and what archives have besides: methods and services, by example.
+TRANSACTIONS = {
+    "/": ("", {"OPTIONS": "root"}),
+    "studies": ("studies", {"GET": "search", "POST": "store"}),
+    "series": ("series", {"GET": "search"}),
+    "instances": ("instances", {"GET": "search"}),
+    "studies/{study}/series": (STUDY + "/series", {"GET": "search"}),
+    "studies/{study}/instances": (STUDY + "/instances", {"GET": "search"}),
+    "studies/{study}/series/{series}/instances": (SERIES + "/instances", {"GET": "search"}),
+    "studies/{study}": (STUDY, {"GET": "retrieve", "POST": "store", "DELETE": "store"}),
+    "studies/{study}/series/{series}": (SERIES, {"GET": "retrieve", "DELETE": "store"}),
+    "studies/{study}/series/{series}/instances/{instance}": (
+        INSTANCE,
+        {"GET": "retrieve", "DELETE": "store"},
+    ),
+    **{
+        f"{template}/{child}": (f"{path}/{child}", {"GET": "retrieve"})
+        for template, path in (
+            ("studies/{study}", STUDY),
+            ("studies/{study}/series/{series}", SERIES),
+            ("studies/{study}/series/{series}/instances/{instance}", INSTANCE),
+        )
+        for child in (
+            "metadata",
+            "rendered",
+            "thumbnail",
+            "bulkdata",
+            "pixeldata",
+            "renderedMPR",
+            "renderedmpr",
+            "rendered3D",
+            "rendered3d",
+        )
+    },
+    **{
+        f"studies/{{study}}/series/{{series}}/instances/{{instance}}/{template}": (
+            f"{INSTANCE}/{path}",
+            {"GET": "retrieve"},
+        )
+        for template, path in (
+            ("frames", "frames"),
+            ("frames/{frames}", "frames/1,2,3"),
+            ("frames/{frames}/rendered", "frames/1/rendered"),
+            ("frames/{frames}/thumbnail", "frames/1%2C2%2c3/thumbnail"),
+            ("bulkdata/{path}", "bulkdata/00091002/0/..%20a;b=1"),
+            ("bulk/{path}", "bulk/00431029"),
+        )
+    },
+    "studies/{study}/series/{series}/bulkdata/{tag}": (
+        SERIES + "/bulkdata/7FE00010",
+        {"GET": "retrieve"},
+    ),
+    "workitems": ("workitems", {"GET": "worklist", "POST": "worklist"}),
+    "workitems/{workitem}": ("workitems/1.2", {"GET": "worklist", "POST": "worklist"}),
+    "workitems/{workitem}/state": ("workitems/1.2/state", {"PUT": "worklist"}),
+    "workitems/{workitem}/cancelrequest": ("workitems/1.2/cancelrequest", {"POST": "worklist"}),
+    "workitems/{workitem}/subscribers/{aet}": (
+        "workitems/1.2.840.10008.5.1.4.34.5/subscribers/MY%20AET",
+        {"POST": "worklist", "DELETE": "worklist"},
+    ),
+    "workitems/{workitem}/subscribers/{aet}/suspend": (
+        "workitems/1.2.840.10008.5.1.4.34.5.1/subscribers/AET/suspend",
+        {"POST": "worklist"},
+    ),
+    **{
+        template: row
+        for category in (
+            "color-palettes",
+            "defined-procedure-protocols",
+            "hanging-protocols",
+            "implant-templates",
+            "inventories",
+        )
+        for template, row in {
+            category: (category, {"GET": "search", "POST": "store"}),
+            category + "/{uid}": (category + "/2.25.7", {"GET": "retrieve", "POST": "store"}),
+        }.items()
+    },
+    "commitment-requests/{transaction}": (
+        "commitment-requests/2.25.9",
+        {"GET": "store", "POST": "store"},
+    ),
+    "wado": ("wado", {"GET": "wado-uri"}),
+}
+
+READ_ONLY = ResourceTable(read_write=False, wado_uri=True)
+READ_WRITE = ResourceTable(read_write=True, wado_uri=True)
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "get")
+
+
+def match(table: ResourceTable, path: str) -> Route:
+    route = table.match(b"/" + path.encode() if path else b"")
+    assert route is not None
+    return route
+
+
+def test_the_table_is_the_standards() -> None:
+    assert sorted(resource.template for resource in RESOURCES) == sorted(TRANSACTIONS)
+
+
+@pytest.mark.parametrize("template", TRANSACTIONS)
+def test_an_example_of_each_resource(template: str) -> None:
+    path, services = TRANSACTIONS[template]
+    services = dict(services)
+    if "GET" in services:
+        services["HEAD"] = services["GET"]
+    services.setdefault("OPTIONS", next(iter(services.values())))
+
+    route = match(READ_WRITE, path)
+    assert route.template == template
+    assert {m: route.service(m) for m in METHODS if route.service(m)} == services
+    assert route.allow == tuple(method for method in METHODS if method in services)
+    assert [r.methods for r in RESOURCES if r.template == template] == [services]
+
+    route = match(READ_ONLY, path)
+    safe = {m: services[m] for m in services if m in ("GET", "HEAD", "OPTIONS")}
+    assert route.template == template
+    assert {m: route.service(m) for m in METHODS if route.service(m)} == safe
+    assert route.allow == tuple(method for method in METHODS if method in safe)
+
+
+def test_wado_is_a_resource_only_where_it_is_configured() -> None:
+    assert ResourceTable(read_write=True).match(b"/wado") is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/",
+        b"studies",
+        b"/studies/",
+        b"//studies",
+        b"/studies//1.2",
+        b"/studies/1.2/",
+        b"/studies\n",
+        b"/Studies",
+        b"/studies%2F1.2",
+        b"/studies/..",
+        b"/studies/.",
+        b"/studies/1..2",
+        b"/studies/1.2.",
+        b"/studies/.1.2",
+        b"/studies/1.2a",
+        b"/studies/1%2E2",
+        b"/studies/%31",
+        b"/studies/\xd9\xa1",
+        b"/studies/1.2/../3",
+        b"/studies/1.2/metadata/",
+        b"/studies/1.2/metadata;x",
+        b"/studies/1.2/Metadata",
+        b"/studies/1.2/unknown",
+        b"/studies/1.2/bulkdata/a",
+        b"/studies/1.2/frames/1",
+        b"/studies/1/series/2/bulkdata/a/b",
+        b"/studies/1/series/2/bulkdata/",
+        b"/studies/1/series/2/bulkdata/..",
+        b"/studies/1/series/2/instances/3/frames/",
+        b"/studies/1/series/2/instances/3/frames/1,",
+        b"/studies/1/series/2/instances/3/frames/,1",
+        b"/studies/1/series/2/instances/3/frames/1-2",
+        b"/studies/1/series/2/instances/3/frames/1%2",
+        b"/studies/1/series/2/instances/3/frames/a",
+        b"/studies/1/series/2/instances/3/bulkdata/a/../b",
+        b"/studies/1/series/2/instances/3/bulkdata/a/%2e%2E/b",
+        b"/studies/1/series/2/instances/3/bulkdata/.%2e",
+        b"/studies/1/series/2/instances/3/bulkdata/..;a/b",
+        b"/studies/1/series/2/instances/3/bulkdata/..%3Ba",
+        b"/studies/1/series/2/instances/3/bulkdata/.;/b",
+        b"/studies/1/series/2/instances/3/bulkdata/a%2Fb",
+        b"/studies/1/series/2/instances/3/bulkdata/a%5cb",
+        b"/studies/1/series/2/instances/3/bulkdata/a\\b",
+        b"/studies/1/series/2/instances/3/bulkdata/a%00",
+        b"/studies/1/series/2/instances/3/bulkdata/a%0d%0a",
+        b"/studies/1/series/2/instances/3/bulkdata/a%1F",
+        b"/studies/1/series/2/instances/3/bulkdata/a%7F",
+        b"/studies/1/series/2/instances/3/bulkdata/a%",
+        b"/studies/1/series/2/instances/3/bulkdata/a%4",
+        b"/studies/1/series/2/instances/3/bulkdata/a//b",
+        b"/studies/1/series/2/instances/3/bulkdata/a/",
+        b"/studies/1/series/2/instances/3/bulkdata/<a>",
+        b"/studies/1/series/2/instances/3/bulkdata/\xff",
+        b"/workitems/abc",
+        b"/workitems/1.2/subscribers",
+        b"/workitems/1.2/subscribers/A%5CB",
+        b"/workitems/1.2/suspend",
+        b"/commitment-requests",
+        b"/hanging-protocols/x",
+        b"/wado/",
+        b"/servers",
+        b"/servers/pacs/studies",
+        b"/servers/pacs/wado",
+        b"/info",
+        b"/app/client/index.html",
+        b"/system",
+        b"/instances/66b83aa1-8d4a2e1d-0a1d4a43-7c11f9f0-8f2bfe18",
+        b"/instances/1.2.3",
+        b"/patients",
+    ],
+)
+@pytest.mark.parametrize("table", [READ_ONLY, READ_WRITE], ids=["read-only", "read-write"])
+def test_no_resource(table: ResourceTable, path: bytes) -> None:
+    assert table.match(path) is None
+
+
+SAFE_SEGMENT = re.compile(rb"(?:[\w.~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})+", re.ASCII)
+VARIABLES = {
+    "frames": re.compile(rb"\d+(?:(?:,|%2[Cc])\d+)*", re.ASCII),
+    "aet": SAFE_SEGMENT,
+    "tag": SAFE_SEGMENT,
+    "path": SAFE_SEGMENT,
+}
+UID = re.compile(rb"\d+(?:\.\d+)*", re.ASCII)
+
+words = st.sampled_from(
+    sorted({segment for resource in RESOURCES for segment in resource.template.split("/")})
+).map(str.encode)
+segments = (
+    words
+    | st.sampled_from([b"1", b"1.2", b"1..2", b"1,2", b"1%2C2", b"..", b"%2e.", b"..;", b"%2f"])
+    | st.sampled_from([b"x%5C", b"%00", b"", b"*", b"a b", b"%zz", b"AET", b"x;y", b"\n"])
+)
+examples = st.sampled_from([path for path, _ in TRANSACTIONS.values()]).map(
+    lambda path: path.encode().split(b"/")
+)
+
+
+@st.composite
+def paths(draw: st.DrawFn) -> bytes:
+    """Draw the path of a resource, some segments of which are replaced, added or left out."""
+    path = draw(examples | st.lists(segments, max_size=9))
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(path)))
+        path[at : at + draw(st.integers(0, 1))] = draw(st.lists(segments, max_size=2))
+    return b"/" + b"/".join(path)
+
+
+def is_safe(path: bytes) -> bool:
+    return not re.search(rb"//|/\Z|%2f|%5c|%[01]|%7f", path, re.IGNORECASE) and not any(
+        segment.partition(b";")[0] in (b".", b"..")
+        for segment in unquote_to_bytes(path).split(b"/")
+    )
+
+
+def fits(template: str, path: bytes) -> bool:
+    """Say what a template means in the plainest way: segment by segment."""
+    expected = template.split("/")
+    found = path.split(b"/")[1:]
+    if expected[-1] == "{path}":
+        expected += ["{path}"] * (len(found) - len(expected))
+    return len(expected) == len(found) and all(
+        VARIABLES.get(name[1:-1], UID).fullmatch(segment)
+        if name.startswith("{")
+        else name.encode() == segment
+        for name, segment in zip(expected, found, strict=True)
+    )
+
+
+@given(paths())
+def test_matches_what_the_templates_say_and_nothing_else(path: bytes) -> None:
+    route = READ_ONLY.match(path)
+    expected = [r.template for r in RESOURCES if fits(r.template, path) and is_safe(path)]
+    assert ([] if route is None else [route.template]) == expected
+
+
+EXTRA = ResourceTable(
+    read_write=True,
+    extra_paths=["/reports/*", "/a/**", "/x/**/y/*/**/z", "/lit.eral/%7Ex", "/wado", "/studies/*"],
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        (b"/reports/1", "/reports/*"),
+        (b"/reports/a%20b;c", "/reports/*"),
+        (b"/reports/...", "/reports/*"),
+        (b"/a", "/a/**"),
+        (b"/a/b", "/a/**"),
+        (b"/a/b/c/d", "/a/**"),
+        (b"/x/y/1/z", "/x/**/y/*/**/z"),
+        (b"/x/1/2/y/3/4/5/z", "/x/**/y/*/**/z"),
+        (b"/x/y/y/y/z/z/y/z", "/x/**/y/*/**/z"),
+        (b"/lit.eral/%7Ex", "/lit.eral/%7Ex"),
+        (b"/wado", "/wado"),
+        (b"/studies/1.2", "studies/{study}"),
+        (b"/studies/recent", "/studies/*"),
+        (b"/reports", None),
+        (b"/reports/", None),
+        (b"/reports/1/", None),
+        (b"/reports/1/2", None),
+        (b"/reports/a%2Fb", None),
+        (b"/reports/a%2fb", None),
+        (b"/reports/a%5Cb", None),
+        (b"/reports/%00", None),
+        (b"/reports/..", None),
+        (b"/reports/%2e", None),
+        (b"/reports/..;x", None),
+        (b"/reports/1?", None),
+        (b"/ab", None),
+        (b"/a/", None),
+        (b"/a//b", None),
+        (b"/a/b/../c", None),
+        (b"/a/b/%2e%2E", None),
+        (b"/a/b%2f..", None),
+        (b"/x/y/z", None),
+        (b"/x/y/1/z/", None),
+        (b"/x/1/z", None),
+        (b"/litXeral/%7Ex", None),
+        (b"/lit.eral/%7ex", None),
+        (b"/lit.eral/~x", None),
+    ],
+)
+def test_extra_paths(path: bytes, template: str | None) -> None:
+    route = EXTRA.match(path)
+    assert (None if route is None else route.template) == template
+
+
+def test_extra_paths_take_every_method_that_can_be_forwarded() -> None:
+    route = match(EXTRA, "reports/1")
+    assert route.allow == ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    assert {route.service(method) for method in (*route.allow, "PROPFIND")} == {Service.ROOT}
+    assert route.service("CONNECT") is None
+    assert route.service("TRACE") is None
+
+
+def test_extra_paths_are_read_only_too() -> None:
+    route = match(ResourceTable(read_write=False, extra_paths=["/reports/*"]), "reports/1")
+    assert route.allow == ("GET", "HEAD", "OPTIONS")
+    assert {method for method in (*METHODS, "PROPFIND") if route.service(method)} == set(
+        route.allow
+    )
+    assert route.service("GET") is Service.ROOT
+
+
+@pytest.mark.parametrize(
+    ("pattern", "remedy"),
+    [
+        ("", "write '/'"),
+        ("reports/*", "write '/reports/*'"),
+        ("*", "write '/*'"),
+        ("https://archive/reports", "doesn't start with a slash"),
+        ("/", "empty segment"),
+        ("/reports/", "empty segment"),
+        ("/reports//x", "empty segment"),
+        ("//reports", "empty segment"),
+        ("/reports?x", "write the path alone"),
+        ("/reports#x", "write the path alone"),
+        ("/reports/x*", "write %2A"),
+        ("/reports/***", "write %2A"),
+        ("/reports/**x", "write %2A"),
+        ("/reports/%", "write a literal % as %25"),
+        ("/reports/%2", "write a literal % as %25"),
+        ("/reports/%2F", "leave it out"),
+        ("/reports/%5c", "leave it out"),
+        ("/reports/%00", "leave it out"),
+        ("/reports/.", "dot segment"),
+        ("/reports/../x", "dot segment"),
+        ("/reports/%2E%2e", "dot segment"),
+        ("/reports/..;x", "dot segment"),
+        ("/reports/a b", "percent-encode it"),
+        ("/reports/Börse", "percent-encode it"),
+        ("/reports/{id}", "percent-encode it"),
+        ("/reports/a\\b", "percent-encode it"),
+        ("/reports/x\n", "percent-encode it"),
+    ],
+)
+def test_malformed_extra_paths(pattern: str, remedy: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(remedy)) as caught:
+        ResourceTable(read_write=False, extra_paths=["/fine", pattern])
+    assert repr(pattern) in str(caught.value)
+
+
+pattern_segments = st.sampled_from(["a", "b", "*", "**", "a.b", "%41", "x*", "..", ""])
+
+
+def glob(pattern: list[str], path: list[bytes]) -> bool:
+    """Say what a pattern means in the plainest way: by trying everything."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        return glob(pattern[1:], path) or (bool(path) and glob(pattern, path[1:]))
+    return (
+        bool(path)
+        and (pattern[0] == "*" or pattern[0].encode() == path[0])
+        and glob(pattern[1:], path[1:])
+    )
+
+
+@given(
+    st.lists(pattern_segments, min_size=1, max_size=6),
+    st.lists(st.sampled_from([b"a", b"b", b"a.b", b"%41", b"..", b"%2f", b""]), max_size=8),
+)
+@example(["**", "a", "b", "**", "a"], [b"a", b"a", b"b", b"a", b"b", b"a"])
+def test_extra_paths_mean_what_they_say(pattern: list[str], path: list[bytes]) -> None:
+    written = "/" + "/".join(pattern)
+    if {"x*", "..", ""} & set(pattern):
+        with pytest.raises(ValueError, match=r"^'/"):
+            parse_extra_path(written)
+        return
+    raw = b"".join(b"/" + segment for segment in path)
+    found = re.match(parse_extra_path(written).encode(), raw)
+    assert (found is not None) == (glob(pattern, path) and (raw == b"" or is_safe(raw)))
+
+
+@given(st.text(st.sampled_from("/ab*%2eF.;?~é\\"), max_size=12))
+def test_an_extra_path_without_a_star_matches_itself(pattern: str) -> None:
+    try:
+        compiled = re.compile(parse_extra_path(pattern).encode("ascii"))
+    except ValueError:
+        return
+    if "*" not in pattern:
+        assert compiled.match(pattern.encode())
+
+
+@pytest.mark.parametrize(
+    ("value", "repaired"),
+    [
+        (
+            b"multipart/related; type=application/dicom; transfer-syntax=*",
+            b'multipart/related; type="application/dicom"; transfer-syntax=*',
+        ),
+        (b"multipart/related;type=image/jpeg", b'multipart/related;type="image/jpeg"'),
+        (
+            b"a/b; type=image/jpeg;q=0.9, a/b; type=image/jp2, */*;q=0",
+            b'a/b; type="image/jpeg";q=0.9, a/b; type="image/jp2", */*;q=0',
+        ),
+        (b" a/b ;\ttype=c/d\t;q=1 ,e/f", b' a/b ;\ttype="c/d"\t;q=1 ,e/f'),
+        (b"a/b;;x=c/d;", b'a/b;;x="c/d";'),
+        (b",a/b;x=c/d,,", b',a/b;x="c/d",,'),
+        (b"a/b;level;x=c/d", b'a/b;level;x="c/d"'),
+        (b"a/b;x=c=d", b'a/b;x="c=d"'),
+        (b"a/b;x=(c)", b'a/b;x="(c)"'),
+        (
+            b'a/b;x="q\\"uo;t,e=d/";y=e/f',
+            b'a/b;x="q\\"uo;t,e=d/";y="e/f"',
+        ),
+        (b'a/b;x="\t\xe9\\\t\\\xe9";y=e/f', b'a/b;x="\t\xe9\\\t\\\xe9";y="e/f"'),
+    ],
+)
+def test_repair_accept(value: bytes, repaired: bytes) -> None:
+    assert repair_accept(value) == repaired
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"*/*",
+        b"application/dicom+json",
+        b'multipart/related; type="application/dicom"; transfer-syntax=*',
+        b"multipart/related; type=application; transfer-syntax=1.2.840.10008.1.2.4.50;q=0.1",
+        b'a/b;x="c=d/e"',
+        b'a/b;x="\\"=/"',
+        b'a/b;x="c/d',  # from here on, no certain repair
+        b'a/b;x=c/d"',
+        b'a/b;x=c/"d"',
+        b'a/b";x=c/d',
+        b'a/b;x=c/d;y="',
+        b'a/b;x=c/d;y="e"f',
+        b"a/b;x=c/d e",
+        b"a/b;x=c/d;y=e f",
+        b"a/b;x =c/d",
+        b"a/b;x= c/d",
+        b"a/b;x=;y=c/d",
+        b"a/b;x=c/d\\",
+        b"a/b;x=c/d\n",
+        b"a/b;x=c/d\x00",
+        b"a/b;x=c/\xe9",
+        b"a/b\x7f;x=c/d",
+        b"a/b;=c/d",
+        b"a/b x=c/d",
+    ],
+)
+def test_repair_accept_leaves_alone(value: bytes) -> None:
+    assert repair_accept(value) == value
+
+
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+RANGE = rb"%b/%b(?:[ \t]*;[ \t]*(?:%b=(?:%b|%b))?)*" % (TOKEN, TOKEN, TOKEN, TOKEN, QUOTED)
+WELL_FORMED = rb"(?:%b)?(?:[ \t]*,[ \t]*(?:%b)?)*" % (RANGE, RANGE)  # RFC 9110 §12.5.1
+
+accept_bytes = st.lists(
+    st.sampled_from(
+        [b"a/b", b";", b"; x=", b"y=", b"c/d", b"e", b'"', b'"f;g,h=i/j"', b'\\"', b",", b" "]
+    )
+    | st.binary(max_size=2),
+    max_size=10,
+).map(b"".join)
+
+
+@settings(max_examples=50)
+@given(st.from_regex(re.compile(WELL_FORMED), fullmatch=True))
+def test_a_well_formed_accept_passes_byte_for_byte(value: bytes) -> None:
+    assert repair_accept(value) == value
+
+
+@given(accept_bytes)
+def test_repair_adds_nothing_but_quotes_and_once(value: bytes) -> None:
+    repaired = repair_accept(value)
+    assert repaired.replace(b'"', b"") == value.replace(b'"', b"")
+    assert repair_accept(repaired) == repaired
+
+
+tokens = st.from_regex(re.compile(TOKEN), fullmatch=True)
+bare = st.from_regex(re.compile(TOKEN[:-1] + rb"/[!#-+.-:<-\[\]-~]*"), fullmatch=True)
+
+
+@given(st.lists(st.tuples(tokens, tokens | bare), max_size=3), st.sampled_from([b";", b" ; "]))
+def test_what_was_repaired_is_well_formed(
+    parameters: list[tuple[bytes, bytes]], separator: bytes
+) -> None:
+    value = separator.join([b"a/b", *(b"%b=%b" % parameter for parameter in parameters)])
+    assert re.fullmatch(WELL_FORMED, repair_accept(value))
