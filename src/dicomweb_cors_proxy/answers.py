@@ -1,0 +1,60 @@
+"""Answers that the proxy makes itself: raised anywhere, sent with CORS headers at the top."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import Send
+
+Header = tuple[bytes, bytes]
+
+# RFC 9110 renamed these; Python's phrases follow only from 3.13 on.
+_TITLES = {413: "Content Too Large", 414: "URI Too Long"}
+
+
+class Answer(Exception):  # noqa: N818  (not every answer is an error)
+    """Ends a request with an answer of the proxy's own."""
+
+    def __init__(self, status: int, headers: Iterable[Header] = (), body: bytes = b"") -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = list(headers)
+        self.body = body
+
+    async def send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+class Problem(Answer):
+    """A problem details answer, RFC 9457.
+
+    `detail` is read by a viewer's developer and an operator: it says what to do, names settings,
+    and holds nothing of the request but its origin.
+    """
+
+    def __init__(self, status: int, detail: str, headers: Iterable[Header] = ()) -> None:
+        title = _TITLES.get(status) or HTTPStatus(status).phrase
+        body = json.dumps({"title": title, "status": status, "detail": detail}).encode()
+        super().__init__(
+            status,
+            [
+                *headers,
+                (b"content-type", b"application/problem+json"),
+                (b"content-length", b"%d" % len(body)),
+            ],
+            body,
+        )
+        self.detail = detail
+
+
+class ResponseAborted(Exception):  # noqa: N818  (says what is being done)
+    """The answer's head is out and the rest can't follow: the server must cut the connection.
+
+    Returning instead would end the body as if it were whole.
+    """

@@ -1,0 +1,19 @@
+"""The command line: one file a command."""
+
+from __future__ import annotations
+
+import click
+
+from dicomweb_cors_proxy import __version__
+from dicomweb_cors_proxy.cli.check import check
+from dicomweb_cors_proxy.cli.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dicomweb-cors-proxy")
+def main() -> None:
+    """A reverse proxy that gives a DICOMweb archive correct CORS."""
+
+
+main.add_command(serve)
+main.add_command(check)

@@ -1,0 +1,59 @@
+"""`check`: validate the configuration, show it, and ask the archive."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from dicomweb_cors_proxy.cli.configuration import config_option, settings_or_exit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dicomweb_cors_proxy.config import Settings
+    from dicomweb_cors_proxy.health import Sign
+
+
+@click.command()
+@config_option
+@click.option("--offline", is_flag=True, help="Don't ask the archive.")
+def check(config_file: Path | None, *, offline: bool) -> None:
+    """Say what `serve` would do with this configuration.
+
+    Prints every setting and where it comes from, the warnings, and whether the archive answers.
+    Exit status: 0, 1 if the archive does not answer or refuses our credentials, 2 for a
+    configuration problem.
+    """
+    settings = settings_or_exit(config_file)
+    effective = settings.effective()
+    width = max(len(setting.key) for setting in effective)
+    for setting in effective:
+        source = "" if setting.source == "default" else f"  ({setting.source})"
+        click.echo(f"{setting.key:<{width}}  {setting.value}{source}")
+    for warning in settings.warnings():
+        click.echo(f"warning: {warning}")
+    if offline:
+        return
+    failed = False
+    for sign in asyncio.run(_signs(settings)):
+        if sign.problem:
+            failed = True
+            click.echo(f"{sign.url}: {sign.problem}", err=True)
+        else:
+            click.echo(f"{sign.url}: answers ({sign.status})")
+    sys.exit(1 if failed else 0)
+
+
+async def _signs(settings: Settings) -> list[Sign]:
+    from dicomweb_cors_proxy.app import create_limits, create_transport  # noqa: PLC0415
+    from dicomweb_cors_proxy.gateway import Gateway  # noqa: PLC0415
+    from dicomweb_cors_proxy.health import Archive  # noqa: PLC0415
+
+    transport = create_transport(settings.upstream)
+    try:
+        return await Archive(Gateway(settings), transport, create_limits(settings)).signs()
+    finally:
+        await transport.aclose()

@@ -1,0 +1,46 @@
+"""The options by which commands take their configuration, and how its problems are shown."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dicomweb_cors_proxy.config import ConfigurationError, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dicomweb_cors_proxy.config import Settings
+
+CONFIGURATION = 2
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="YAML file; default: $DICOMWEB_PROXY_CONFIG, else none.",
+)
+
+
+def setting_option(flag: str, key: str, **attributes: Any) -> Callable[[Any], Any]:  # noqa: ANN401
+    """A flag that sets one key; its value is judged with all others, not by click."""
+    return click.option(flag, key.replace(".", "__"), **attributes)
+
+
+def settings_or_exit(config_file: Path | None, **flags: Any) -> Settings:  # noqa: ANN401
+    """Load the configuration, or list all its problems and exit with status 2."""
+    try:
+        return load(
+            config_file=config_file,
+            flags={name.replace("__", "."): value for name, value in flags.items()},
+        )
+    except ConfigurationError as error:
+        count = len(error.problems)
+        click.echo(f"{count} problem{'s' * (count > 1)} in the configuration:", err=True)
+        for problem in error.problems:
+            click.echo(f"  - {problem}", err=True)
+        sys.exit(CONFIGURATION)

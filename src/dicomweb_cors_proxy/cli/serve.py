@@ -1,0 +1,89 @@
+"""`serve`: run the proxy."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dicomweb_cors_proxy.cli.configuration import (
+    config_option,
+    setting_option,
+    settings_or_exit,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dicomweb_cors_proxy.config import Settings
+
+
+@click.command()
+@config_option
+@setting_option("--upstream", "upstream.url", metavar="URL", help="DICOMweb root of the archive.")
+@setting_option(
+    "--allow-origin",
+    "cors.allow_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Origin of a viewer; may be given more than once.",
+)
+@setting_option("--host", "server.host", metavar="HOST", help="Address to listen on.")
+@setting_option("--port", "server.port", metavar="PORT", help="Port to listen on.")
+@setting_option("--tls-cert", "server.tls_cert_file", metavar="FILE", help="Certificate, PEM.")
+@setting_option("--tls-key", "server.tls_key_file", metavar="FILE", help="Its private key, PEM.")
+def serve(config_file: Path | None, **flags: Any) -> None:  # noqa: ANN401
+    """Run the proxy until SIGTERM or SIGINT.
+
+    Exit status: 0 when told to stop, 1 if it can't listen, 2 for a configuration problem.
+    """
+    settings = settings_or_exit(config_file, **flags)
+
+    from dicomweb_cors_proxy.app import create_app  # noqa: PLC0415  (only after the check)
+    from dicomweb_cors_proxy.observability import configure  # noqa: PLC0415
+    from dicomweb_cors_proxy.server import Config, Server, bind  # noqa: PLC0415
+
+    configure(settings.logging.level)
+    host, port = settings.server.host, settings.server.port
+    try:
+        sockets = bind(host, port)
+    except OSError as error:
+        click.echo(
+            f"cannot listen on {host} port {port} (server.host, server.port): {error.strerror}",
+            err=True,
+        )
+        sys.exit(1)
+    for line in greeting(settings, sockets[0].getsockname()[1]):
+        click.echo(line, err=True)
+    server = Server(Config(create_app(settings), settings.server))
+    server.run(sockets)
+    sys.exit(0 if server.started else 1)
+
+
+def greeting(settings: Settings, port: int) -> list[str]:
+    """What is fronted, who is let in, at which URL, and what to think twice about."""
+    server = settings.server
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    scheme = "https" if server.tls_cert_file else "http"
+    services: dict[str, list[str]] = {}
+    for service, url in settings.service_urls().items():
+        services.setdefault(url, []).append(service.value)
+    archives = [
+        url if len(services) == 1 else f"{url}  ({', '.join(names)})"
+        for url, names in services.items()
+    ]
+    origins = list(settings.cors.allow_origins)
+    for policy in settings.cors.per_origin:
+        origins += policy.allow_origins
+    lines = [
+        *_column("archive", archives),
+        *_column("origins", [", ".join(origins)]),
+        *_column("access", [settings.access.mode]),
+        *_column("at", [f"{scheme}://{host}:{port}{server.base_path}"]),
+    ]
+    return [*lines, *_column("warning", list(settings.warnings()))]
+
+
+def _column(label: str, values: list[str]) -> list[str]:
+    return [f"{label:<8} {value}" for value in values]

@@ -1,0 +1,729 @@
+"""The configuration: what the settings are, what they have to be, and what they make together.
+
+`load` gathers them from flags, environment, secret files and a YAML file; `Settings(...)` takes
+them from Python alone. Either reports everything that is wrong at once, in sentences.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import ChainMap
+from dataclasses import replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    Self,
+    get_args,
+    get_origin,
+)
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from dicomweb_cors_proxy.config_sources import (
+    Place,
+    Problem,
+    Schema,
+    Setting,
+    config_variable,
+    read_environment,
+    read_file,
+    read_flags,
+    read_secret_files,
+)
+from dicomweb_cors_proxy.config_values import (
+    AllowedHost,
+    ArchiveURL,
+    BasePath,
+    BodyLimit,
+    CertificateFile,
+    Count,
+    ExtraPath,
+    Grace,
+    HeadLimit,
+    KeyFile,
+    ListenAddress,
+    MaxAge,
+    Password,
+    PeerNetwork,
+    Port,
+    PublicURL,
+    Seconds,
+    Token,
+    TokenSecret,
+    UserName,
+    key_fault,
+    own_origin,
+    shown,
+)
+from dicomweb_cors_proxy.cors import CORS, CORSPolicy, PolicyError
+from dicomweb_cors_proxy.cors import Problem as PolicyProblem
+from dicomweb_cors_proxy.dicomweb import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+__all__ = ["SCHEMA", "ConfigurationError", "Effective", "Settings", "load", "printable"]
+
+_MASK: Final = "********"
+
+ResourcePolicy = Literal["cross-origin", "same-site", "same-origin"]
+
+
+class ConfigurationError(Exception):
+    """A configuration that can't be used.
+
+    `problems` are sentences, each naming a key, its value (never a secret's) and the remedy.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.found = tuple(problems)
+        self.problems = tuple(map(str, self.found))
+        super().__init__("\n".join(self.problems))
+
+
+class Effective(NamedTuple):
+    """A setting as it is in force: its value as YAML, secrets masked, and where it comes from."""
+
+    key: str
+    value: str
+    source: str
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UpstreamAuth(_Group):
+    """The credentials that the proxy itself shows to the archive."""
+
+    type: Literal["none", "basic", "bearer"] = Field(
+        "none", description="How the proxy logs in to the archive: none, basic or bearer."
+    )
+    username: UserName | None = Field(None, description="User name for basic.")
+    password: Password | None = Field(
+        None, description="Password for basic; best kept in a secret file."
+    )
+    token: TokenSecret | None = Field(
+        None, description="Token for bearer; best kept in a secret file."
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Tell which fields are missing, and which belong to another type."""
+        because_of = ("upstream.auth.type",)
+        for name, owner in (("username", "basic"), ("password", "basic"), ("token", "bearer")):
+            subject = f"upstream.auth.{name}"
+            is_set = getattr(self, name) is not None
+            if self.type == owner and not is_set:
+                reason = f"is missing; upstream.auth.type: {owner} needs it"
+                yield Problem(subject, reason, because_of=because_of)
+            if self.type != owner and is_set:
+                reason = f"is not for upstream.auth.type: {self.type}; leave it out, or set {owner}"
+                yield Problem(subject, reason, because_of=because_of)
+
+
+class UpstreamSettings(_Group):
+    """The archive: where its services are, and how they are reached."""
+
+    url: ArchiveURL | None = Field(
+        None,
+        description="Root of the archive; required unless qido_url and wado_url are set.",
+    )
+    qido_url: ArchiveURL | None = Field(
+        None, description="Root for searches (QIDO-RS), if it is not url."
+    )
+    wado_url: ArchiveURL | None = Field(
+        None, description="Root for retrieval (WADO-RS), if it is not url."
+    )
+    stow_url: ArchiveURL | None = Field(
+        None, description="Root for stores and deletes (STOW-RS), if it is not url."
+    )
+    ups_url: ArchiveURL | None = Field(
+        None, description="Root for the worklist (UPS-RS), if it is not url."
+    )
+    wado_uri_url: ArchiveURL | None = Field(
+        None, description="WADO-URI endpoint, served at {base_path}/wado; unset: not served."
+    )
+    connect_timeout: Seconds = Field(
+        5, description="Seconds to wait for a connection to the archive, then 504."
+    )
+    read_timeout: Seconds = Field(
+        60,
+        description="Seconds to wait for the archive, then 504; more if it reads from tape.",
+    )
+    pool_timeout: Seconds = Field(
+        10, description="Seconds to wait for a free connection, then 503."
+    )
+    max_connections: Count = Field(100, description="Connections to the archive at any one time.")
+    verify_tls: bool = Field(
+        default=True, description="Whether the archive's certificate has to be valid."
+    )
+    ca_file: CertificateFile | None = Field(
+        None, description="Authorities that vouch for the archive, PEM; unset: the system's."
+    )
+    client_cert_file: CertificateFile | None = Field(
+        None, description="Certificate that the proxy shows to the archive (mutual TLS), PEM."
+    )
+    client_key_file: KeyFile | None = Field(
+        None, description="Private key of client_cert_file, PEM, without a passphrase."
+    )
+    auth: UpstreamAuth = UpstreamAuth()
+
+    def service_urls(self) -> dict[Service, str]:
+        """Return the URL that each service is served from; those without one are not served."""
+        urls = {
+            Service.ROOT: self.url or self.qido_url,
+            Service.SEARCH: self.qido_url or self.url,
+            Service.RETRIEVE: self.wado_url or self.url,
+            Service.STORE: self.stow_url or self.url,
+            Service.WORKLIST: self.ups_url or self.url,
+            Service.WADO_URI: self.wado_uri_url,
+        }
+        return {service: url for service, url in urls.items() if url is not None}
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether any service is reached over https."""
+        return any(url.startswith("https:") for url in self.service_urls().values())
+
+    def problems(self) -> Iterator[Problem]:
+        """Tell what these settings lack together."""
+        if self.url is None:
+            yield from self._missing_urls()
+        yield from _pair_problems(
+            "upstream.client_cert_file",
+            self.client_cert_file,
+            "upstream.client_key_file",
+            self.client_key_file,
+        )
+        yield from self.auth.problems()
+
+    def _missing_urls(self) -> Iterator[Problem]:
+        keys = ("upstream.qido_url", "upstream.wado_url")
+        missing = [
+            key for key, url in zip(keys, (self.qido_url, self.wado_url), strict=True) if not url
+        ]
+        if len(missing) == 1:
+            reason = "is missing; without upstream.url, this one has to be set too"
+            yield Problem(missing[0], reason, because_of=("upstream.url",))
+        elif missing:
+            reason = (
+                "is missing; set the root of the archive's DICOMweb services, "
+                "such as http://orthanc:8042/dicom-web"
+            )
+            yield Problem("upstream.url", reason, because_of=keys)
+
+
+def _pair_problems(
+    cert_key: str, certificate: Path | None, key_key: str, key: Path | None
+) -> Iterator[Problem]:
+    """Check a certificate and its private key; `cert_key` and `key_key` are their settings."""
+    if certificate is not None and key is not None:
+        if fault := key_fault(certificate, key):
+            yield Problem(key_key, f"{shown(key)} {fault}", because_of=(cert_key,))
+    elif certificate is not key:
+        missing, present = (cert_key, key_key) if certificate is None else (key_key, cert_key)
+        reason = f"is missing; {present} needs it"
+        yield Problem(missing, reason, because_of=(present,))
+
+
+class OriginPolicy(_Group):
+    """An entry of `cors.per_origin`; what is None is inherited from `cors`."""
+
+    allow_origins: tuple[str, ...] = ()
+    allow_methods: tuple[str, ...] | None = None
+    allow_headers: tuple[str, ...] | None = None
+    expose_headers: tuple[str, ...] | None = None
+    max_age: MaxAge | None = None
+    allow_credentials: bool | None = None
+    dangerously_allow_insecure_origins: bool | None = None
+
+    def own(self) -> dict[str, Any]:
+        """Return the keys that are not inherited."""
+        return self.model_dump(exclude_none=True)
+
+
+class CORSSettings(_Group):
+    """The policy for viewers on other origins."""
+
+    allow_origins: tuple[str, ...] = Field(
+        (),
+        description='Required: https://v.example, https://*.example.edu, http://localhost:*, "*".',
+    )
+    allow_methods: tuple[str, ...] = Field(
+        ("GET", "HEAD"),
+        description='Methods that pages may use, or "*"; GET, HEAD and POST always pass.',
+    )
+    allow_headers: tuple[str, ...] = Field(
+        (
+            "accept",
+            "authorization",
+            "content-type",
+            "if-modified-since",
+            "if-none-match",
+            "range",
+        ),
+        description='Request headers that pages may set, or "*".',
+    )
+    expose_headers: tuple[str, ...] = Field(
+        (
+            "accept-ranges",
+            "content-disposition",
+            "content-length",
+            "content-location",
+            "content-range",
+            "etag",
+            "last-modified",
+            "link",
+            "location",
+            "retry-after",
+            "warning",
+            "www-authenticate",
+        ),
+        description='Response headers that pages may read, or "*" (not with allow_credentials).',
+    )
+    max_age: MaxAge = Field(
+        7200, description="Seconds for which browsers may keep a preflight's answer, -1 to 86400."
+    )
+    allow_credentials: bool = Field(
+        default=False, description="Whether pages may send cookies and HTTP authentication."
+    )
+    dangerously_allow_insecure_origins: bool = Field(
+        default=False, description="Whether credentials may come from pages over plain http."
+    )
+    per_origin: tuple[OriginPolicy, ...] = Field(
+        (),
+        description="Policies by origin: the keys above, unset ones inherited; first match wins.",
+    )
+
+    def policies(self) -> list[CORSPolicy]:
+        """Compile the policies in the order in which they are tried."""
+        return [CORSPolicy.compile(**keys) for keys in (*self._entries(), self._base())]
+
+    def problems(self) -> Iterator[Problem]:
+        """Tell what no policy can be made of."""
+        return self._findings(_policy_problems)
+
+    def warnings(self) -> Iterator[Problem]:
+        """Tell what is allowed and likely not meant."""
+        return self._findings(lambda keys: CORSPolicy.compile(**keys).warnings)
+
+    def _base(self) -> dict[str, Any]:
+        return self.model_dump(exclude={"per_origin"})
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        base = self._base()
+        return (base | entry.own() for entry in self.per_origin)
+
+    def _findings(
+        self, judge: Callable[[dict[str, Any]], Iterable[PolicyProblem]]
+    ) -> Iterator[Problem]:
+        """Judge all policies, and tell of what is inherited but once."""
+        inherited = tuple(judge(self._base()))
+        yield from (_full(problem, "cors") for problem in inherited)
+        for index, keys in enumerate(self._entries()):
+            own = self.per_origin[index].own()
+            for problem in judge(keys):
+                if problem.key in own or problem not in inherited:
+                    yield _full(problem, f"cors.per_origin[{index}]")
+
+
+def _policy_problems(keys: dict[str, Any]) -> tuple[PolicyProblem, ...]:
+    try:
+        CORSPolicy.compile(**keys)
+    except PolicyError as error:
+        return error.problems
+    return ()
+
+
+def _full(problem: PolicyProblem, section: str) -> Problem:
+    value = problem.value if problem.value == "[]" else shown(problem.value)
+    return Problem(f"{section}.{problem.key}", f"{value} {problem.reason}")
+
+
+class AccessSettings(_Group):
+    """What is forwarded to the archive."""
+
+    mode: Literal["read-only", "read-write"] = Field(
+        "read-only", description="Whether the archive can be changed: read-only or read-write."
+    )
+    extra_paths: tuple[ExtraPath, ...] = Field(
+        (),
+        description="Paths beyond DICOMweb's: /reports/*; * is one segment, ** any number.",
+    )
+
+
+class ServerSettings(_Group):
+    """How clients reach the proxy."""
+
+    host: ListenAddress = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for all interfaces."
+    )
+    port: Port = Field(8080, description="Port to listen on; 0: any that is free.")
+    base_path: BasePath = Field(
+        "/dicom-web", description="Path of the DICOMweb root; / is allowed."
+    )
+    allowed_hosts: tuple[AllowedHost, ...] = Field(
+        (), description="Host values served, others get 421 (DNS rebinding); empty: any."
+    )
+    tls_cert_file: CertificateFile | None = Field(
+        None,
+        description="Certificate chain that the proxy shows to clients, PEM; unset: plain http.",
+    )
+    tls_key_file: KeyFile | None = Field(
+        None, description="Private key of tls_cert_file, PEM, without a passphrase."
+    )
+    trusted_proxies: tuple[PeerNetwork, ...] = Field(
+        (), description="Addresses or networks whose X-Forwarded-* headers are believed."
+    )
+    max_header_bytes: HeadLimit = Field(
+        65536, description="Bytes that a request's head may have, else 431."
+    )
+    max_target_bytes: HeadLimit = Field(
+        16384, description="Bytes that a request's path and query may have, else 414."
+    )
+    max_body_bytes: BodyLimit | None = Field(
+        None, description="Bytes that a request's body may have, else 413; unset: no limit."
+    )
+    max_headers: Count = Field(100, description="Header lines that a request may have, else 431.")
+    max_concurrent_requests: Count = Field(
+        1000, description="Requests at any one time, 503 beyond; preflights don't count."
+    )
+    instance_name: Token = Field(
+        "dicomweb-cors-proxy", description="Name in Via; chained proxies need different ones."
+    )
+    header_timeout: Seconds = Field(
+        10, description="Seconds for a client to send its request's head, then 408."
+    )
+    body_timeout: Seconds = Field(
+        60, description="Seconds without a byte of the client's body, then 408."
+    )
+    write_timeout: Seconds = Field(
+        60, description="Seconds without the client taking a byte, then its connection is cut."
+    )
+    keepalive_timeout: Seconds = Field(
+        75,
+        description="Seconds that idle connections stay open; more than a load balancer's.",
+    )
+    shutdown_timeout: Grace = Field(
+        30, description="Seconds that running answers get after SIGTERM."
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Tell what these settings lack together."""
+        return _pair_problems(
+            "server.tls_cert_file", self.tls_cert_file, "server.tls_key_file", self.tls_key_file
+        )
+
+
+class LoggingSettings(_Group):
+    """What is logged."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged: debug, info, warning or error."
+    )
+
+
+class Settings(BaseSettings):
+    """A whole and valid configuration, from nested mappings of the keys.
+
+        Settings(upstream={"url": "http://orthanc:8042/dicom-web"},
+                 cors={"allow_origins": ["https://viewer.example"]})
+
+    Reads neither files nor the environment, `load` does. Raises ConfigurationError.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    upstream: UpstreamSettings = UpstreamSettings()
+    cors: CORSSettings = CORSSettings()
+    access: AccessSettings = AccessSettings()
+    repair_accept: bool = Field(
+        default=True,
+        description="Whether quotes that viewers leave out of Accept are put back for the archive.",
+    )
+    public_url: PublicURL | None = Field(
+        None, description="URL at which browsers reach base_path; pages of its origin may write."
+    )
+    cross_origin_resource_policy: ResourcePolicy | None = Field(
+        "cross-origin",
+        description="The header: cross-origin, same-site, same-origin; null: the archive's own.",
+    )
+    server: ServerSettings = ServerSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401
+        super().__init__(**values)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keep to what is passed: see pydantic-settings."""
+        return (init_settings,)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report_all(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:  # noqa: ANN401
+        """Report what pydantic finds in our words, and what else is wrong at the same time."""
+        errors: list[ErrorDetails] = []
+        try:
+            settings = handler(data)
+        except ValidationError as error:
+            errors = error.errors(include_url=False)
+            settings = handler(_without(data, {_droppable(e["loc"]) for e in errors}))
+        problems = [_problem(error) for error in errors]
+        problems += _independent(settings._broken_rules(), of=problems)  # noqa: SLF001
+        if problems:
+            raise ConfigurationError(problems)
+        return settings
+
+    def _broken_rules(self) -> Iterator[Problem]:
+        yield from self.upstream.problems()
+        yield from self.cors.problems()
+        yield from self.server.problems()
+
+    def _read(self, key: str) -> tuple[object, bool]:
+        """Return the value of a dotted key, and whether it has been set."""
+        *groups, name = key.split(".")
+        group: BaseModel = self
+        for each in groups:
+            group = getattr(group, each)
+        return getattr(group, name), name in group.model_fields_set
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where the value of each key comes from: `default`, `flag`, `file x.yaml` and so on."""
+        return {
+            key: self._sources.get(key) or ("argument" if self._read(key)[1] else "default")
+            for key in SCHEMA.settings
+        }
+
+    def effective(self) -> list[Effective]:
+        """Return all settings as they are in force."""
+        return [
+            Effective(key, printable(self._read(key)[0]), source)
+            for key, source in self.sources.items()
+        ]
+
+    def service_urls(self) -> dict[Service, str]:
+        """Return the URL that each service is served from; those without one are not served."""
+        return self.upstream.service_urls()
+
+    def cors_engine(self) -> CORS:
+        """Compile the CORS policies."""
+        own = None if self.public_url is None else own_origin(self.public_url)
+        return CORS(self.cors.policies(), own_origin=own)
+
+    def warnings(self) -> tuple[str, ...]:
+        """Tell, in sentences, what is allowed and likely not meant."""
+        return tuple(map(str, (*self.cors.warnings(), *self._warnings())))
+
+    def _warnings(self) -> Iterator[Problem]:
+        upstream, server = self.upstream, self.server
+        if upstream.uses_tls and not upstream.verify_tls:
+            reason = (
+                "is false: whoever is between proxy and archive can read and change everything; "
+                "set upstream.ca_file to trust the archive's own certificate"
+            )
+            yield Problem("upstream.verify_tls", reason)
+        if upstream.auth.type != "none" and not server.allowed_hosts:
+            reason = (
+                "is empty, so a page can rebind its host name to this proxy and read all that "
+                "upstream.auth opens; list the hosts by which clients reach the proxy"
+            )
+            yield Problem("server.allowed_hosts", reason)
+        for network in server.trusted_proxies:
+            if network.endswith("/0"):
+                reason = f"{shown(network)} believes every client's X-Forwarded-*; list the proxies"
+                yield Problem("server.trusted_proxies", reason)
+
+
+def _settings(group: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
+    for name, field in group.model_fields.items():
+        key = f"{prefix}{name}"
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _settings(kind, f"{key}.")
+            continue
+        types = set(_types(kind))
+        is_list = get_origin(kind) is tuple
+        yield Setting(
+            key=key,
+            description=field.description or "",
+            default=field.default,
+            form="json" if OriginPolicy in types else "list" if is_list else "text",
+            is_secret=SecretStr in types,
+        )
+
+
+def _types(annotation: object) -> Iterator[object]:
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _types(argument)
+
+
+SCHEMA: Final = Schema(_settings(Settings))
+_POLICY_SCHEMA: Final = Schema(_settings(OriginPolicy))
+
+
+def load(
+    *,
+    config_file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Gather the settings: flags come before environment, secret files, YAML file and defaults.
+
+    Args:
+        config_file: the YAML file; default: the one that the environment names, else none.
+        flags: values of command-line flags by dotted key, `{"server.port": 8080}`.
+        environ: environment variables.
+
+    Raises ConfigurationError with the problems of all places.
+    """
+    config_file = config_file or config_variable(environ)
+    places = [
+        read_flags(flags or {}, SCHEMA),
+        read_environment(environ, SCHEMA),
+        read_secret_files(environ, SCHEMA),
+        read_file(config_file, SCHEMA) if config_file else Place(),
+    ]
+    sources = ChainMap(*(place.sources for place in places))
+    problems = [problem for place in reversed(places) for problem in place.problems]
+    try:
+        settings = Settings(
+            _build_sources=(tuple(InitSettingsSource(Settings, p.nested()) for p in places), {})
+        )
+    except ConfigurationError as error:
+        found = (replace(p, source=sources.get(p.setting, "")) for p in error.found)
+        # A place that can't be read may hold what seems to be missing.
+        is_known = all(place.is_whole for place in places)
+        problems += [p for p in _independent(found, of=problems) if is_known or p.source]
+    if problems:
+        raise ConfigurationError(problems)
+    settings._sources = dict(sources)  # noqa: SLF001
+    return settings
+
+
+def printable(value: object) -> str:
+    """Return a setting's value as YAML has it, on one line; a secret is masked."""
+    if isinstance(value, SecretStr):
+        return _MASK
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return str(value).removesuffix(".0")
+    if isinstance(value, OriginPolicy):
+        return json.dumps(value.own())
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(printable, value))}]"
+    return str(value)
+
+
+_EXPECTED: Final = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "path_type": "a path",
+    "tuple_type": "a list",
+    "model_type": "a mapping with the keys of a policy",
+}
+
+_Location = tuple[int | str, ...]
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    """Say in our words what pydantic says of a value."""
+    location, kind, value = error["loc"], error["type"], error["input"]
+    subject = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in location)[1:]
+    if kind == "value_error":
+        return Problem(subject, str(error["ctx"]["error"]))
+    if kind in ("extra_forbidden", "invalid_key"):
+        is_in_entry = location[:2] == ("cors", "per_origin")
+        schema, key = (_POLICY_SCHEMA, str(location[-1])) if is_in_entry else (SCHEMA, subject)
+        return Problem(subject, schema.misfit(key))
+    if subject in SCHEMA.groups:
+        return Problem(subject, SCHEMA.misfit(subject))
+    expected = error["ctx"]["expected"] if kind == "literal_error" else _EXPECTED.get(kind, "text")
+    setting = SCHEMA.settings.get(subject)
+    reason = f"{'this' if setting and setting.is_secret else shown(value)} is not {expected}"
+    if value is None:
+        reason += "; leave the key out for its default"
+    elif expected == "text" and isinstance(value, (bool, int, float)):
+        reason += "; put it in quotes"
+    elif kind == "tuple_type" and isinstance(value, str):
+        reason += f"; write [{shown(value)}]"
+    return Problem(subject, reason)
+
+
+def _independent(problems: Iterable[Problem], *, of: Sequence[Problem]) -> list[Problem]:
+    """Keep the problems that are not mere consequences of others."""
+    reported = {problem.subject for problem in of}
+    return [
+        problem
+        for problem in problems
+        if not any(
+            one == other
+            or one.startswith((f"{other}.", f"{other}["))
+            or other.startswith(f"{one}[")
+            for one in (problem.subject, *problem.because_of)
+            for other in reported
+        )
+    ]
+
+
+def _droppable(location: _Location) -> _Location:
+    """Return what to leave out for a value: the whole list for an item, unless it is a mapping."""
+    *parent, last = location
+    return location if isinstance(last, str) or parent[-1] == "per_origin" else tuple(parent)
+
+
+def _without(value: Any, locations: Collection[_Location]) -> Any:  # noqa: ANN401
+    """Copy mappings and lists without what stands at `locations`; list items become empty.
+
+    A name that is no text is never right, and pydantic doesn't locate it as it is.
+    """
+    if isinstance(value, dict):
+        return {
+            name: _without(each, _below(name, locations))
+            for name, each in value.items()
+            if isinstance(name, str) and (name,) not in locations
+        }
+    if isinstance(value, (list, tuple)):
+        return [
+            {} if (index,) in locations else _without(each, _below(index, locations))
+            for index, each in enumerate(value)
+        ]
+    return value
+
+
+def _below(name: int | str, locations: Collection[_Location]) -> Collection[_Location]:
+    return {location[1:] for location in locations if location[0] == name}

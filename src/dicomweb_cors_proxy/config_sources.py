@@ -1,0 +1,345 @@
+"""The places where settings come from, each read into dotted keys with all that is wrong there.
+
+A value is read by its key, never by its look: whatever a file, a variable or a secret file says is
+text until `Settings` knows what it is for. So `password: 007` stays 007, and `token: yes` is yes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import yaml
+from pydantic import SecretStr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = [
+    "Place",
+    "Problem",
+    "Schema",
+    "Setting",
+    "config_variable",
+    "read_environment",
+    "read_file",
+    "read_flags",
+    "read_secret_files",
+]
+
+_PREFIX: Final = "DICOMWEB_PROXY_"
+_CONFIG: Final = "DICOMWEB_PROXY_CONFIG"
+_SECRETS_DIR: Final = "DICOMWEB_PROXY_SECRETS_DIR"
+
+# What Kubernetes sets in every container of a namespace for a Service named dicomweb-proxy or
+# dicomweb-proxy-anything. Only its own values pass as …_PORT: 8080 there is meant for server.port.
+_KUBERNETES: Final = re.compile(
+    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)=.*"
+    r"|(?:\w+_)?PORT=(?:tcp|udp|sctp)://.*",
+    re.IGNORECASE | re.DOTALL,
+)
+_JSON_LIST: Final = re.compile(r'\s*\[\s*["\]]')  # which [::1]:8080 is not
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong: what it is about, what is wrong and the remedy, and where it stands.
+
+    It may be but a consequence, if there is a problem with one of the keys `because_of` as well.
+    """
+
+    subject: str
+    reason: str
+    source: str = ""
+    because_of: tuple[str, ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """The dotted key that the subject is, or is a part of."""
+        return self.subject.partition("[")[0]
+
+    def __str__(self) -> str:
+        sentence = f"{self.subject}: {self.reason}{f' ({self.source})' if self.source else ''}"
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of a key before there is a value for it.
+
+    `form` is how a text is read for it: as it is, as a list (comma-separated or JSON), or as JSON.
+    """
+
+    key: str
+    description: str
+    default: object
+    form: Literal["text", "list", "json"]
+    is_secret: bool
+
+    @property
+    def variable(self) -> str:
+        """The name of the key's environment variable."""
+        return _variable(self.key)
+
+
+class Schema:
+    """The keys that exist, and each group that they stand in with its first key."""
+
+    def __init__(self, settings: Iterable[Setting]) -> None:
+        self.settings = {setting.key: setting for setting in settings}
+        self.groups = {
+            key[: dot.start()]: key
+            for key in reversed(self.settings)
+            for dot in re.finditer(r"\.", key)
+        }
+
+    def misfit(self, key: str, spell: Callable[[str], str] = str) -> str:
+        """Say why no value can stand at `key`; `spell` writes keys as that place has them."""
+        if key in self.groups:
+            return f"holds keys of its own, not a value; set {spell(self.groups[key])} or others"
+        nearest = self._nearest(key)
+        hint = f"did you mean {spell(nearest)}?" if nearest else "the README lists all keys"
+        return f"is not known; {hint}"
+
+    def _nearest(self, key: str) -> str | None:
+        """Find the key that was meant, be it under other separators or without its group."""
+        parent = key
+        while parent := parent.rpartition(".")[0]:
+            if parent in self.settings:
+                return parent
+        # Of names that are spelt alike, the first wins, and a whole one over one without its group.
+        spellings = {_plain(name.rpartition(".")[2]): name for name in reversed(self.settings)}
+        spellings |= {_plain(name): name for name in (*self.groups, *self.settings)}
+        return next(
+            (spellings[s] for s in get_close_matches(_plain(key), spellings, 1, 0.75)), None
+        )
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", name.lower())
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("__", ".")
+
+
+def _variable(key: str) -> str:
+    return _PREFIX + key.upper().replace(".", "__")
+
+
+@dataclass(slots=True)
+class Place:
+    """What one place says: values and where each stands by dotted key, and what is wrong there.
+
+    `is_whole` is False if it could not be read, so that it may hold anything.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    is_whole: bool = True
+
+    def set(self, setting: Setting, value: object, source: str) -> None:
+        """Take a value as it is."""
+        if setting.is_secret and isinstance(value, str):
+            value = SecretStr(value)
+        self.values[setting.key] = value
+        self.sources[setting.key] = source
+
+    def read(self, setting: Setting, text: str, source: str) -> None:
+        """Take a value that is written as text: empty is unset, null is null."""
+        if not text:
+            return
+        if setting.key in self.sources:
+            reason = f"is set by {self.sources[setting.key]} too; keep one of the two"
+            self.problems.append(Problem(setting.key, reason, source))
+            return
+        try:
+            self.set(setting, _read(setting, text), source)
+        except (ValueError, RecursionError):
+            self.problems.append(Problem(setting.key, "is not well-formed JSON", source))
+
+    def nested(self) -> dict[str, Any]:
+        """Return the values as mappings in mappings."""
+        tree: dict[str, Any] = {}
+        for key, value in self.values.items():
+            *groups, name = key.split(".")
+            node = tree
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[name] = value
+        return tree
+
+
+def _read(setting: Setting, text: str) -> object:
+    if text == "null":
+        return None
+    if setting.form == "json" or (setting.form == "list" and _JSON_LIST.match(text)):
+        return json.loads(text)
+    if setting.form == "list":
+        return [item for item in map(str.strip, text.split(",")) if item]
+    return text
+
+
+def read_flags(flags: Mapping[str, Any], schema: Schema) -> Place:
+    """Take the values of command-line flags by dotted key; None and () are flags not given."""
+    place = Place()
+    for key, value in flags.items():
+        if value is None or value == ():
+            continue
+        if setting := schema.settings.get(key):
+            place.set(setting, value, "flag")
+        else:
+            place.problems.append(Problem(key, schema.misfit(key), "flag"))
+    return place
+
+
+def read_environment(environ: Mapping[str, str], schema: Schema) -> Place:
+    """Read the environment's variables with our prefix, in any case."""
+    place = Place()
+    for variable, text in environ.items():
+        if not variable.upper().startswith(_PREFIX):
+            continue
+        name = variable[len(_PREFIX) :]
+        if setting := schema.settings.get(_key(name)):
+            place.read(setting, text, f"environment {variable}")
+        elif (
+            text
+            and variable.upper() not in (_CONFIG, _SECRETS_DIR)
+            and not _KUBERNETES.fullmatch(f"{name}={text}")
+        ):
+            place.problems.append(Problem(variable, schema.misfit(_key(name), _variable)))
+    return place
+
+
+def config_variable(environ: Mapping[str, str]) -> Path | None:
+    """Return the configuration file that the environment names."""
+    return _path_variable(environ, _CONFIG)
+
+
+def _path_variable(environ: Mapping[str, str], name: str) -> Path | None:
+    return next((Path(v) for n, v in environ.items() if n.upper() == name and v), None)
+
+
+def read_secret_files(environ: Mapping[str, str], schema: Schema) -> Place:
+    """Read the files that are named like a variable, with or without our prefix, in any case.
+
+    The directory is the environment's, else systemd's, else Docker's; other files and folders in
+    it are none of ours.
+    """
+    place = Place()
+    named = _path_variable(environ, _SECRETS_DIR)
+    directory = named or Path(environ.get("CREDENTIALS_DIRECTORY") or "/run/secrets")
+    try:
+        files = sorted(directory.iterdir())
+    except (OSError, ValueError) as error:
+        if named:
+            reason = f"can't be read ({_cause(error)}); name a folder that the proxy may read"
+            place.problems.append(Problem(str(named), reason, f"environment {_SECRETS_DIR}"))
+        return place
+    for file in files:
+        is_prefixed = file.name.upper().startswith(_PREFIX)
+        key = _key(file.name[len(_PREFIX) * is_prefixed :])
+        setting = schema.settings.get(key)
+        if setting is None and not is_prefixed:
+            continue
+        source = f"secret file {file}"
+        try:
+            if not file.is_file():
+                continue
+            text = file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            reason = f"can't be read ({_cause(error)})"
+            place.problems.append(Problem(source, reason))
+            continue
+        if setting is None:
+            reason = schema.misfit(key, lambda key: _variable(key).lower())
+            place.problems.append(Problem(source, reason))
+        else:
+            place.read(setting, text.rstrip("\r\n"), source)
+    return place
+
+
+def _cause(error: OSError | ValueError) -> str:
+    """Say what failed without the content that failed."""
+    if isinstance(error, OSError):
+        return error.strerror or "input or output error"
+    return "not UTF-8 text" if isinstance(error, UnicodeError) else "no valid path"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose scalars are text or null, and whose keys stand once."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (as in the parent)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    yaml_constructors = {  # noqa: RUF012
+        tag: construct
+        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.endswith((":null", ":str", ":seq", ":map"))
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 (as in the parent)
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value} stands there for the second time"
+                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def read_file(path: Path, schema: Schema) -> Place:
+    """Read a YAML file."""
+    source = f"file {path}"
+    try:
+        document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506 (a safe loader)
+    except (OSError, ValueError) as error:
+        reason = f"can't be read ({_cause(error)}); name a YAML file that the proxy may read"
+        return Place(problems=[Problem(source, reason)], is_whole=False)
+    except (yaml.YAMLError, RecursionError) as error:
+        return Place(problems=[_syntax_problem(source, error)], is_whole=False)
+    if not isinstance(document, dict | None):
+        reason = "holds no mapping; begin with a key such as upstream:"
+        return Place(problems=[Problem(source, reason)], is_whole=False)
+    place = Place()
+    _flatten(document or {}, "", source, schema, place)
+    return place
+
+
+def _syntax_problem(source: str, error: Exception) -> Problem:
+    """Say where the file stops being YAML, without the text that stands there."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return Problem(source, "is not YAML; write UTF-8 text, and no deeper than the example")
+    mark = error.problem_mark or error.context_mark
+    where = f"{source}, line {mark.line + 1}" if mark else source
+    problem = error.problem or ""
+    is_alias = "alias" in f"{error.context} {problem}"  # more likely an origin *
+    remedy = "put quotes around what begins with *" if is_alias else "check indentation and quotes"
+    # Quoted there are characters and tokens, '<block end>', but also the names of aliases and tags,
+    # which can be an unquoted *secret or !secret.
+    cause = re.sub(r"""'(?!<|\\|.')[^']+'|"[^"]+\"""", "…", problem)
+    return Problem(where, f"is not valid YAML ({cause}); {remedy}")
+
+
+def _flatten(
+    node: Mapping[Any, Any], prefix: str, source: str, schema: Schema, place: Place
+) -> None:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if not isinstance(name, str) or "." in name:
+            reason = "is not known; keys are nested by indentation, as in the example"
+            place.problems.append(Problem(key, reason, source))
+        elif key in schema.settings:
+            place.set(schema.settings[key], value, source)
+        elif key not in schema.groups or not (value is None or isinstance(value, dict)):
+            place.problems.append(Problem(key, schema.misfit(key), source))
+        elif value:
+            _flatten(value, f"{key}.", source, schema, place)

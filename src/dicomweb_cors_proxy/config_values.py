@@ -1,0 +1,346 @@
+"""The kinds of value that settings have, each with its own sentences for what can be wrong.
+
+A ValueError raised here goes on from the setting's key: `server.port: 'abc' is not a whole …`.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, SecretStr, ValidationError, WrapValidator
+
+from dicomweb_cors_proxy.dicomweb import parse_extra_path
+from dicomweb_cors_proxy.headers import TrustedProxies
+
+if TYPE_CHECKING:
+    from pydantic import ValidatorFunctionWrapHandler
+
+__all__ = [
+    "AllowedHost",
+    "ArchiveURL",
+    "BasePath",
+    "BodyLimit",
+    "CertificateFile",
+    "Count",
+    "ExtraPath",
+    "Grace",
+    "HeadLimit",
+    "KeyFile",
+    "ListenAddress",
+    "MaxAge",
+    "Password",
+    "PeerNetwork",
+    "Port",
+    "PublicURL",
+    "Seconds",
+    "Token",
+    "TokenSecret",
+    "UserName",
+    "key_fault",
+    "own_origin",
+    "shown",
+]
+
+_SHOWN_CHARACTERS: Final = 100
+_SHOWN_NUMBERS: Final = 10**15
+
+# What stands before the last @ of a URL is user information, and a query can be a signature.
+_USER_INFORMATION: Final = re.compile(r"(?:(?<=://)|^(?!.*://)).*@")
+_QUERY: Final = re.compile(r"\?.+")
+
+
+def shown(value: object) -> str:
+    """Return `value` as a problem may show it: short, on one line, without likely secrets."""
+    if isinstance(value, (str, Path)):
+        return _shown_text(str(value))
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (int, float)):
+        return str(value) if abs(value) < _SHOWN_NUMBERS else "such a number"
+    return "a mapping" if isinstance(value, dict) else "a list"
+
+
+def _shown_text(text: str) -> str:
+    if "\n" in text:
+        return "a text of several lines"
+    text = _QUERY.sub("?…", _USER_INFORMATION.sub("***@", text))
+    return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…")
+
+
+def _number(kind: str, low: float, high: float) -> WrapValidator:
+    """Let pydantic read a number, of no other kind than the field's, from `low` to `high`."""
+
+    def check(value: Any, read: ValidatorFunctionWrapHandler) -> float:  # noqa: ANN401
+        try:
+            number: float | None = None if isinstance(value, bool) else read(value)
+        except ValidationError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise ValueError(f"{shown(value)} is not a {kind} between {low} and {high}")
+        return number
+
+    return WrapValidator(check)
+
+
+Port = Annotated[int, _number("whole number", 0, 65535)]
+Count = Annotated[int, _number("whole number", 1, 1_000_000)]
+HeadLimit = Annotated[int, _number("number of bytes", 64, 16 * 2**20)]
+BodyLimit = Annotated[int, _number("number of bytes", 0, 2**50)]
+Seconds = Annotated[float, _number("number of seconds", 0.001, 86400)]
+Grace = Annotated[float, _number("number of seconds", 0, 86400)]
+MaxAge = Annotated[int, _number("whole number of seconds", -1, 86400)]
+
+
+# RFC 3986 §3.2.2 and §3.3; underscores are in no DNS name, but in those of Docker's services.
+_HOST_NAME: Final = re.compile(r"(?=.{1,254}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
+_ENDS_IN_NUMBER: Final = re.compile(r"(?:\A|\.)[0-9]+\.?\Z")
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
+_MAX_PORT: Final = 65535
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+_PATH: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+
+
+def _split_port(authority: str) -> tuple[str, str, str]:
+    """Split `host:port` into host, colon and port, the last two "" where there is no port."""
+    bracket = authority.rfind("]") + 1
+    host, colon, port = authority[bracket:].partition(":")
+    return authority[:bracket] + host, colon, port
+
+
+def _authority_fault(authority: str) -> str | None:
+    host, colon, port = _split_port(authority)
+    if not host:
+        return "names no host"
+    if not _is_host(host):
+        return "has no valid host: that is a DNS name, an IPv4 address, or IPv6 as in [2001:db8::1]"
+    if colon and not (_PORT.fullmatch(port) and int(port) <= _MAX_PORT):
+        return f"has no valid port: that is a number from 1 to {_MAX_PORT}"
+    return None
+
+
+def _is_host(host: str) -> bool:
+    try:
+        if host.startswith("["):
+            return host.endswith("]") and IPv6Address(host[1:-1]).scope_id is None
+        if _ENDS_IN_NUMBER.search(host):
+            IPv4Address(host)
+    except ValueError:
+        return False
+    return _HOST_NAME.fullmatch(host) is not None
+
+
+def _path_fault(path: str) -> str | None:
+    if re.search("%(?![0-9A-Fa-f]{2})", path):
+        return "has a % that two hexadecimal digits don't follow; write a literal % as %25"
+    if not _PATH.fullmatch(path):
+        return "has a character that a URL's path can't hold; percent-encode it"
+    if not {".", ".."}.isdisjoint(re.split(r"[/\\]", unquote(path))):
+        return "has a dot segment, . or ..; write the path that it leads to"
+    return None
+
+
+def _http_url_fault(url: str, credentials: str) -> str | None:
+    """Say what keeps `url` from being http or https, a host, and a path; nothing else."""
+    if not re.fullmatch("[!-~]+", url):
+        return "has a character that no URL holds: percent-encode it, in a host write Punycode"
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "has no scheme"
+    if scheme.lower() not in _DEFAULT_PORTS:
+        return "has a scheme other than http and https"
+    for mark, name in (("?", "a query"), ("#", "a fragment")):
+        if mark in rest:
+            return f"has {name}, which is no part of it; leave it out"
+    authority, slash, path = rest.partition("/")
+    if "@" in authority:
+        return f"has user information in it; {credentials}"
+    return _authority_fault(authority) or _path_fault(slash + path)
+
+
+def _http_url(url: str, *, credentials: str, example: str) -> str:
+    fault = _http_url_fault(url, credentials)
+    if fault is None:
+        scheme, separator, rest = url.partition("://")
+        return scheme.lower() + separator + rest
+    if fault == "has no scheme":
+        mended = urlsplit(example).scheme + "://" + url.removeprefix("//")
+        if mended.count("/") == len("//"):
+            mended += urlsplit(example).path
+        usable = _http_url_fault(mended, credentials) is None
+        fault += f"; write {mended if usable else example}"
+    raise ValueError(f"{shown(url)} {fault}")
+
+
+def _archive_url(url: str) -> str:
+    return _http_url(
+        url,
+        credentials="credentials for the archive belong in upstream.auth",
+        example="http://orthanc:8042/dicom-web",
+    )
+
+
+def _public_url(url: str) -> str:
+    return _http_url(
+        url, credentials="leave it out", example="https://pacs.example/dicom-web"
+    ).rstrip("/")
+
+
+def own_origin(public_url: str) -> str:
+    """Return the origin of a URL that `PublicURL` has let pass, as browsers write it."""
+    parts = urlsplit(public_url)
+    host, _, port = _split_port(parts.netloc.lower())
+    suffix = "" if port in ("", _DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    return f"{parts.scheme}://{host}{suffix}"
+
+
+ArchiveURL = Annotated[str, AfterValidator(_archive_url)]
+PublicURL = Annotated[str, AfterValidator(_public_url)]
+
+
+_OWN_PATHS: Final = frozenset({"healthz", "readyz", "metrics"})
+
+
+def _base_path(path: str) -> str:
+    if "://" in path:
+        fault: str | None = "is a URL; write its path, as in /dicom-web (the URL is public_url's)"
+    elif not path.startswith("/"):
+        fault = f"doesn't start with a slash; write {'/' + path.strip('/')!r}"
+    elif path != "/" and ("//" in path or path.endswith("/")):
+        fault = f"has an empty segment; write {re.sub('/+', '/', path).rstrip('/') or '/'!r}"
+    elif path.split("/")[1] in _OWN_PATHS:
+        fault = "hides a path that the proxy answers itself; choose another"
+    else:
+        fault = _path_fault(path)
+    if fault:
+        raise ValueError(f"{shown(path)} {fault}")
+    return path
+
+
+def _listen_address(address: str) -> str:
+    try:
+        ip_address(address)
+    except ValueError:
+        if not address.startswith("[") and _is_host(address):
+            return address
+        raise ValueError(
+            f"{shown(address)} is no address to listen on; write 127.0.0.1, a host name, "
+            "or 0.0.0.0 or :: for all interfaces (the port is server.port)"
+        ) from None
+    return address
+
+
+def _allowed_host(host: str) -> str:
+    if "*" in host:
+        fault: str | None = "has a wildcard, which is not supported; list each host"
+    elif "/" in host:
+        fault = "is not what a Host header holds; write host or host:port"
+    elif host != host.lower():
+        fault = f"has upper-case letters; write {host.lower()}"
+    else:
+        fault = _authority_fault(host)
+    if fault:
+        raise ValueError(f"{shown(host)} {fault}")
+    return host
+
+
+def _peer_network(network: str) -> str:
+    TrustedProxies([network])
+    return network
+
+
+def _extra_path(path: str) -> str:
+    parse_extra_path(path)
+    return path
+
+
+def _token(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", name):  # RFC 9110 §5.6.2
+        raise ValueError(
+            f"{shown(name)} can't stand in Via; write up to 64 letters, digits, dots and hyphens"
+        )
+    return name
+
+
+BasePath = Annotated[str, AfterValidator(_base_path)]
+ListenAddress = Annotated[str, AfterValidator(_listen_address)]
+AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
+PeerNetwork = Annotated[str, AfterValidator(_peer_network)]
+ExtraPath = Annotated[str, AfterValidator(_extra_path)]
+Token = Annotated[str, AfterValidator(_token)]
+
+
+# Surrogates are bytes of the environment that are not UTF-8.
+_CREDENTIAL: Final = re.compile("[^\0-\x1f\x7f\ud800-\udfff]+")
+
+
+def _user_name(name: str) -> str:
+    if ":" in name:  # RFC 7617 §2; likely name:password, so it isn't shown
+        raise ValueError("holds a colon; write the name alone, the password has a key of its own")
+    if not _CREDENTIAL.fullmatch(name):
+        raise ValueError("is empty or holds control characters")
+    return name
+
+
+def _password(password: SecretStr) -> SecretStr:
+    if not _CREDENTIAL.fullmatch(password.get_secret_value()):
+        raise ValueError("is empty or holds control characters")
+    return password
+
+
+def _bearer_token(token: SecretStr) -> SecretStr:
+    if not re.fullmatch("[!-~]+", token.get_secret_value()):  # RFC 6750 §2.1
+        raise ValueError("is not of visible ASCII alone; write the token without 'Bearer'")
+    return token
+
+
+UserName = Annotated[str, AfterValidator(_user_name)]
+Password = Annotated[SecretStr, AfterValidator(_password)]
+TokenSecret = Annotated[SecretStr, AfterValidator(_bearer_token)]
+
+
+def _readable_file(path: Path) -> Path:
+    try:
+        with path.open("rb"):
+            return path
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no valid path"
+        raise ValueError(
+            f"{shown(path)} can't be read ({reason}); name a PEM file that the proxy may read"
+        ) from None
+
+
+def _certificate_file(path: Path) -> Path:
+    _readable_file(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"{shown(path)} holds no certificate in PEM form") from None
+    return path
+
+
+CertificateFile = Annotated[Path, AfterValidator(_certificate_file)]
+KeyFile = Annotated[Path, AfterValidator(_readable_file)]
+
+
+def key_fault(certificate: Path, key: Path) -> str | None:
+    """Say why `key` can't be used with `certificate`, a file that holds one; None if it can."""
+    asked = []
+
+    def passphrase() -> str:
+        asked.append(True)
+        return ""
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, passphrase)
+    except ssl.SSLError as error:
+        if asked:
+            return "is encrypted; name a key without a passphrase"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"is not the key of {shown(certificate)}"
+        return "holds no private key in PEM form"
+    return None

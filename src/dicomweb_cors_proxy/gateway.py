@@ -1,0 +1,250 @@
+"""What makes the reverse proxy a DICOMweb one: which request goes where, and what comes back."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx
+
+from dicomweb_cors_proxy import headers as fields
+from dicomweb_cors_proxy.answers import Answer, Problem
+from dicomweb_cors_proxy.dicomweb import ResourceTable, Route, Service, repair_accept
+from dicomweb_cors_proxy.proxy import OutboundRequest, body_too_large
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+    from dicomweb_cors_proxy.config import Settings, UpstreamAuth
+    from dicomweb_cors_proxy.inbound import Inbound
+
+Header = fields.Header
+
+logger = logging.getLogger(__name__)
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+# Host is the archive's own, and what a client expects the server has answered already.
+_NOT_FORWARDED = frozenset({b"host", b"expect"})
+
+
+class Upstream:
+    """One base URL of the archive; its path is kept byte for byte."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.base_url = url
+        self.url = httpx.URL(f"{parts.scheme}://{parts.netloc}")
+        self.host: Header = (b"host", parts.netloc.encode("ascii"))
+        self._path = parts.path.encode("ascii")
+
+    def target(self, path: bytes) -> bytes:
+        """The target of a resource below the base; `path` is empty or starts with a slash."""
+        return self._path.rstrip(b"/") + path if path else self._path or b"/"
+
+
+class Gateway:
+    """`rewrite` and `modify_response` of the reverse proxy, for one configuration."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._base_path = settings.server.base_path.rstrip("/").encode("ascii")
+        self._upstreams = {
+            service: Upstream(url) for service, url in settings.service_urls().items()
+        }
+        self._read_write = settings.access.mode == "read-write"
+        self._resources = ResourceTable(
+            read_write=self._read_write,
+            extra_paths=settings.access.extra_paths,
+            wado_uri=Service.WADO_URI in self._upstreams,
+        )
+        self._instance_name = settings.server.instance_name
+        self._trusted_proxies = fields.TrustedProxies(settings.server.trusted_proxies)
+        self._max_body_bytes = settings.server.max_body_bytes
+        self._repair_accept = settings.repair_accept
+        self._authorization = authorization(settings.upstream.auth)
+        self._not_forwarded = _NOT_FORWARDED | (
+            {b"authorization"} if self._authorization else set()
+        )
+        self._resource_policy = settings.cross_origin_resource_policy
+        self._warned_of_cors = False
+
+    def rewrite(self, scope: Scope) -> OutboundRequest:
+        """The archive's request for a client's. Raises `Answer` for 508, 404, 405, 403, 413."""
+        inbound: Inbound = scope["inbound"]
+        method: str = scope["method"]
+        if fields.passed_through(scope["headers"], self._instance_name):
+            raise Problem(
+                508,
+                "The request has been through this proxy already: does the archive's URL in "
+                "upstream point back to it? Chained proxies need different server.instance_name.",
+            )
+        route, path = self._route(inbound)
+        upstream = self._upstream(route, method)
+        if method not in _SAFE_METHODS:
+            self._refuse_foreign_write(inbound)
+        self._refuse_announced_body(scope)
+
+        headers = [upstream.host, *self._headers(scope, inbound)]
+        if method == "OPTIONS":
+            headers = self._count_forwards(headers, route)
+        query = inbound.target[len(inbound.path) :]
+        if route.template == "wado":  # its URL is the endpoint itself, not a root
+            path = b""
+        return OutboundRequest(upstream.url, method, upstream.target(path) + query, headers)
+
+    def _route(self, inbound: Inbound) -> tuple[Route, bytes]:
+        base = self._base_path
+        path = inbound.path
+        below = path[len(base) :]
+        if not base and path == b"/":
+            below = b""
+        if path.startswith(base) and (not below or below.startswith(b"/")):
+            route = self._resources.match(below)
+            if route is not None:
+                return route, below
+        raise Problem(
+            404,
+            "Not a DICOMweb resource. The DICOMweb root is "
+            f"{self._base_path.decode('ascii') or '/'} (server.base_path); other paths of the "
+            "archive are forwarded only if access.extra_paths lists them.",
+        )
+
+    def _upstream(self, route: Route, method: str) -> Upstream:
+        service = route.service(method)
+        upstream = self._upstreams.get(service) if service else None
+        if upstream is not None:
+            return upstream
+        allow = self._allow(route)
+        if service is None and allow:
+            remedy = "" if self._read_write else " Writing needs access.mode: read-write."
+            raise Problem(
+                405, f"This method is not allowed on {route.template}.{remedy}", [(b"allow", allow)]
+            )
+        raise Problem(
+            404,
+            f"No archive is configured for {route.template} with this method: see the URLs under "
+            "upstream in the proxy's configuration.",
+        )
+
+    def _allow(self, route: Route) -> bytes:
+        """The methods of a resource that an archive is configured for; b"" if there is none."""
+        return ", ".join(
+            method for method in route.allow if route.service(method) in self._upstreams
+        ).encode("ascii")
+
+    def _refuse_foreign_write(self, inbound: Inbound) -> None:
+        decision = inbound.decision
+        if decision is not None and decision.outcome == "refused":
+            raise Problem(
+                403,
+                "Pages of this origin may not write to the archive: no entry of "
+                "cors.allow_origins covers it.",
+            )
+
+    def _refuse_announced_body(self, scope: Scope) -> None:
+        limit = self._max_body_bytes
+        if limit is None:
+            return
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > limit:
+                raise body_too_large(limit)
+
+    def _headers(self, scope: Scope, inbound: Inbound) -> list[Header]:
+        headers = fields.end_to_end(
+            (name, repair_accept(value))
+            if name == b"accept" and self._repair_accept
+            else (name, value)
+            for name, value in scope["headers"]
+            if name not in self._not_forwarded
+        )
+        if _is_chunked(scope, inbound):
+            # RFC 9112 §6.3: of two framings, the length goes.
+            headers = [header for header in headers if header[0] != b"content-length"]
+            headers.append((b"transfer-encoding", b"chunked"))
+        if self._authorization:
+            headers.append(self._authorization)
+        client = scope.get("client")
+        peer = client[0] if client else None
+        headers = fields.forwarded(
+            headers,
+            peer=peer,
+            scheme=scope["scheme"],
+            host=inbound.host,
+            trusted=peer in self._trusted_proxies,
+        )
+        headers.append(fields.via(scope["http_version"], self._instance_name))
+        return headers
+
+    def _count_forwards(self, headers: list[Header], route: Route) -> list[Header]:
+        forwards = fields.max_forwards(headers)
+        if forwards is None:
+            return headers
+        if forwards == 0:
+            raise Answer(204, [(b"allow", self._allow(route))])
+        return fields.with_max_forwards(headers, forwards - 1)
+
+    def readiness_requests(self) -> dict[str, OutboundRequest]:
+        """For every base URL of the archive, what asks it for a sign of life."""
+        own = [self._authorization] if self._authorization else []
+        via = fields.via("1.1", self._instance_name)
+        return {
+            upstream.base_url: OutboundRequest(
+                upstream.url, "OPTIONS", upstream.target(b""), [upstream.host, *own, via]
+            )
+            for upstream in self._upstreams.values()
+        }
+
+    def modify_response(self, status: int, headers: list[Header]) -> list[Header]:
+        """What the client gets of the archive's headers, lower-case as ASGI has them."""
+        self.refuse_our_credentials(status)
+        received = fields.end_to_end([(name.lower(), value) for name, value in headers])
+        answered = fields.without_cors(received)
+        if len(answered) != len(received):
+            self._warn_of_cors()
+        if status == 204:  # RFC 9110 §8.6: no Content-Length
+            answered = [header for header in answered if header[0] != b"content-length"]
+        if self._resource_policy is not None:
+            name = b"cross-origin-resource-policy"
+            answered = [header for header in answered if header[0] != name]
+            answered.append((name, self._resource_policy.encode("ascii")))
+        return answered
+
+    def refuse_our_credentials(self, status: int) -> None:
+        """A 401 or 403 to credentials of our own is our trouble, and no page's to log in for."""
+        if self._authorization and status in (401, 403):
+            logger.warning(
+                "502: the archive answered %d to the credentials of upstream.auth", status
+            )
+            raise Problem(
+                502,
+                "The archive refused the proxy's own credentials. The operator should check "
+                "upstream.auth.",
+            )
+
+    def _warn_of_cors(self) -> None:
+        if not self._warned_of_cors:
+            self._warned_of_cors = True
+            logger.warning(
+                "the archive sends CORS headers of its own; they are stripped, the policy is ours"
+            )
+
+
+def _is_chunked(scope: Scope, inbound: Inbound) -> bool:
+    """Whether a body of unknown length follows; in HTTP/2 nothing announces it."""
+    if scope["http_version"].startswith("1"):
+        return bool(inbound.transfer_codings)
+    return scope["method"] not in _SAFE_METHODS and not any(
+        name == b"content-length" for name, _ in scope["headers"]
+    )
+
+
+def authorization(auth: UpstreamAuth) -> Header | None:
+    """The Authorization that the proxy adds itself (RFC 7617, RFC 6750)."""
+    if auth.password is not None:
+        credentials = f"{auth.username}:{auth.password.get_secret_value()}".encode()
+        return b"authorization", b"Basic " + base64.b64encode(credentials)
+    if auth.token is not None:
+        return b"authorization", b"Bearer " + auth.token.get_secret_value().encode("ascii")
+    return None

@@ -1,0 +1,97 @@
+"""Liveness and readiness, for monitoring."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+from starlette.responses import PlainTextResponse, Response
+
+from dicomweb_cors_proxy.answers import Problem
+from dicomweb_cors_proxy.proxy import upstream_problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from dicomweb_cors_proxy.gateway import Gateway
+    from dicomweb_cors_proxy.proxy import Limits, OutboundRequest
+
+# Seconds for which a result is kept, so that probes can't load the archive.
+KEPT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """How one base URL of the archive answered.
+
+    Attributes:
+        status: of its answer; None if there was none.
+        problem: what is wrong and what to do, "" if nothing.
+    """
+
+    url: str
+    status: int | None
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The archive as readiness sees it: `OPTIONS` on the root of every configured service."""
+
+    gateway: Gateway
+    transport: httpx.AsyncBaseTransport
+    limits: Limits
+
+    async def signs(self) -> list[Sign]:
+        """Ask every base URL at the same time."""
+        requests = self.gateway.readiness_requests()
+        return await asyncio.gather(*(self._ask(url, out) for url, out in requests.items()))
+
+    async def _ask(self, url: str, outbound: OutboundRequest) -> Sign:
+        request = httpx.Request(
+            outbound.method,
+            outbound.url,
+            headers=outbound.headers,
+            stream=httpx.ByteStream(b""),
+            extensions={"target": outbound.target, "timeout": self.limits.upstream_timeouts},
+        )
+        try:
+            response = await self.transport.handle_async_request(request)
+        except httpx.HTTPError as error:
+            return Sign(url, None, upstream_problem(error, self.limits).detail)
+        await response.stream.aclose()  # type: ignore[union-attr]
+        status = response.status_code
+        try:
+            self.gateway.refuse_our_credentials(status)
+        except Problem as problem:
+            return Sign(url, status, problem.detail)
+        failed = status >= 500
+        return Sign(url, status, f"The archive answered {status}. See its log." if failed else "")
+
+
+class Health:
+    """`/healthz` and `/readyz`."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._asking = asyncio.Lock()
+        self._problems: list[str] = []
+        self._expires = 0.0
+
+    async def live(self, _: Request) -> Response:
+        """200: the process serves."""
+        return PlainTextResponse("ok\n")
+
+    async def ready(self, _: Request) -> Response:
+        """200 if the archive answers at every base URL; raises `Problem` 503 that says why not."""
+        async with self._asking:
+            if time.monotonic() >= self._expires:
+                signs = await self._archive.signs()
+                self._problems = sorted({sign.problem for sign in signs if sign.problem})
+                self._expires = time.monotonic() + KEPT
+        if self._problems:
+            raise Problem(503, " ".join(self._problems))
+        return PlainTextResponse("ok\n")

@@ -1,0 +1,41 @@
+"""Fixtures and rules for every test."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.proxy import Proxy, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+    from pathlib import Path
+
+REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL_TESTS"))
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
+    """Start proxies by `serve(settings, *flags, env=None)`; each must end well after the test."""
+    with ExitStack() as running:
+
+        def start(
+            settings: Mapping[str, Mapping[str, Any]],
+            *flags: str,
+            env: Mapping[str, str] | None = None,
+        ) -> Proxy:
+            return running.enter_context(serving(settings, tmp_path, *flags, env=env))
+
+        yield start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under REQUIRE_ALL_TESTS a test that would be skipped fails."""
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+    return report

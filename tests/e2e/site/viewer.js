@@ -1,0 +1,55 @@
+// What a DICOMweb viewer does with an archive, and what a script gets to see of the answers.
+
+async function ask(url, options) {
+  try {
+    const response = await fetch(url, options);
+    return {
+      status: response.status,
+      headers: Object.fromEntries(response.headers),
+      body: Array.from(new Uint8Array(await response.arrayBuffer())),
+    };
+  } catch (error) {
+    return { error: error.name };
+  }
+}
+
+function store(url, instance) {
+  const boundary = crypto.randomUUID();
+  return ask(url, {
+    method: "POST",
+    headers: { "Content-Type": `multipart/related; type="application/dicom"; boundary=${boundary}` },
+    body: new Blob([
+      `--${boundary}\r\nContent-Type: application/dicom\r\n\r\n`,
+      new Uint8Array(instance),
+      `\r\n--${boundary}--\r\n`,
+    ]),
+  });
+}
+
+// An image of another origin taints the canvas, unless CORS lets its pixels be read.
+async function embed(url) {
+  const image = new Image();
+  image.crossOrigin = "anonymous";
+  image.src = url;
+  try {
+    await image.decode();
+  } catch (error) {
+    return { error: error.name };
+  }
+  const canvas = document.createElement("canvas");
+  canvas.width = image.naturalWidth;
+  canvas.height = image.naturalHeight;
+  const context = canvas.getContext("2d");
+  context.drawImage(image, 0, 0);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  return {
+    width: image.naturalWidth,
+    height: image.naturalHeight,
+    colours: new Set(new Uint32Array(pixels.buffer)).size,
+  };
+}
+
+async function render(url, options) {
+  const response = await fetch(url, options);
+  return embed(URL.createObjectURL(await response.blob()));
+}

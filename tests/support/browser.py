@@ -1,0 +1,158 @@
+"""A real Chromium, the site of a viewer, and what script and developer tools see from there."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from playwright.async_api import async_playwright
+
+from tests.support.servers import LOOPBACK, serving
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+
+    from playwright.async_api import Browser, CDPSession, Page
+
+EXECUTABLE = Path("/usr/bin/chromium")
+INSTALLED = EXECUTABLE.exists()
+PAGES = Path(__file__).parents[1] / "e2e" / "site"
+# Containers have little /dev/shm; the rest are errands and hardware that no test needs.
+FLAGS = ("--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--disable-sync")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One server under two names, so two origins, cross-site to each other."""
+
+    port: int
+
+    @property
+    def viewer(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    @property
+    def stranger(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
+
+
+class _Pages(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    with serving(functools.partial(_Pages, directory=PAGES)) as port:
+        yield Site(port)
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    async with (
+        async_playwright() as playwright,
+        await playwright.chromium.launch(executable_path=EXECUTABLE, args=FLAGS) as browser,
+    ):
+        yield browser
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """The browser's question before a request, and the answer to it."""
+
+    request: Mapping[str, str]
+    status: int
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a script's request; `cors_error` is the rule by which the browser hid it."""
+
+    status: int | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    error: str | None = None
+    cors_error: str | None = None
+    preflight: Preflight | None = None
+
+
+class Viewer:
+    """An open viewer page."""
+
+    def __init__(self, page: Page, devtools: CDPSession) -> None:
+        self._page = page
+        self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
+        for name in ("requestWillBeSent", "responseReceived", "loadingFinished", "loadingFailed"):
+            devtools.on(f"Network.{name}", functools.partial(self._note, name))
+
+    @classmethod
+    @asynccontextmanager
+    async def at(cls, origin: str, browser: Browser) -> AsyncIterator[Viewer]:
+        """Open the page at `origin`, with caches of its own."""
+        async with await browser.new_context() as context:
+            page = await context.new_page()
+            await page.goto(origin)
+            devtools = await context.new_cdp_session(page)
+            viewer = cls(page, devtools)
+            await devtools.send("Network.enable")
+            yield viewer
+
+    async def ask(self, url: str, **options: object) -> Answer:
+        """Call `fetch(url, options)` in the page."""
+        return await self._call("ask", url, options)
+
+    async def store(self, url: str, instance: bytes) -> Answer:
+        """Post a DICOM instance."""
+        return await self._call("store", url, list(instance))
+
+    async def embed(self, url: str) -> dict[str, Any]:
+        """Show an image and read its pixels; returns width, height, colours (a count) or error."""
+        return await self._evaluate("embed", url)
+
+    async def render(self, url: str, **options: object) -> dict[str, Any]:
+        """As `embed`, of an image that `fetch(url, options)` brings."""
+        return await self._evaluate("render", url, options)
+
+    async def _call(self, function: str, *arguments: object) -> Answer:
+        self._events = asyncio.Queue()
+        seen = await self._evaluate(function, *arguments)
+        preflight, cors_error = await asyncio.wait_for(self._record(), 10)
+        return Answer(
+            **seen | {"body": bytes(seen.get("body", ()))},
+            preflight=preflight,
+            cors_error=cors_error,
+        )
+
+    async def _evaluate(self, function: str, *arguments: object) -> dict[str, Any]:
+        seen: dict[str, Any] = await self._page.evaluate(
+            f"(arguments) => {function}(...arguments)", arguments
+        )
+        return seen
+
+    def _note(self, name: str, event: dict[str, Any]) -> None:
+        self._events.put_nowait((name, event))
+
+    async def _record(self) -> tuple[Preflight | None, str | None]:
+        """Read the developer tools' events until the script's own request has ended."""
+        requests: dict[str, dict[str, Any]] = {}
+        preflight = None
+        while True:
+            name, event = await self._events.get()
+            request = requests.get(event["requestId"])
+            if name == "requestWillBeSent":
+                requests[event["requestId"]] = event
+            elif request is None:
+                continue
+            elif name == "responseReceived" and event["type"] == "Preflight":
+                preflight = Preflight(
+                    request["request"]["headers"],
+                    event["response"]["status"],
+                    {name.lower(): value for name, value in event["response"]["headers"].items()},
+                )
+            elif name.startswith("loading") and request["type"] == "Fetch":
+                return preflight, event.get("corsErrorStatus", {}).get("corsError")

@@ -1,0 +1,84 @@
+"""Commands that run beside a test."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import threading
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Child:
+    """A running command whose output can be awaited.
+
+    Leaving the `with` block asks it to end and waits until it has.
+    """
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+        self.command = command
+        self.output = ""
+        self._ended = False
+        self._news = threading.Condition()
+        self._process = subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_for(self, pattern: str, *, seconds: float = 30) -> re.Match[str]:
+        """Return the first match of `pattern` in the output, past or to come."""
+        with self._news:
+            self._news.wait_for(lambda: self._ended or re.search(pattern, self.output), seconds)
+            match = re.search(pattern, self.output)
+        if match is None:
+            raise AssertionError(f"{self.command} never said {pattern!r}, but:\n{self.output}")
+        return match
+
+    def terminate(self) -> None:
+        """Ask it to end, as an init system would."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, *, seconds: float = 30) -> int:
+        """Return the exit code; past `seconds` the child is killed and the wait fails."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            self._reader.join(seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.terminate()
+        self.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._tell(line)
+        self._tell("", ended=True)
+
+    def _tell(self, line: str, *, ended: bool = False) -> None:
+        with self._news:
+            self.output += line
+            self._ended = ended
+            self._news.notify_all()

@@ -1,0 +1,85 @@
+"""Small HTTP servers of the tests' own, on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from email.message import Message
+
+LOOPBACK = "127.0.0.1"
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Serve with `handler` from threads; yields the port."""
+    with ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
+def silence() -> Iterator[str]:
+    """Yield the URL of a server that takes connections and never answers."""
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        yield f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a stub archive answers."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Stub:
+    """An archive with fixed answers, and the requests that reached it."""
+
+    url: str
+    requests: list[tuple[str, str, Message]]
+
+
+@contextmanager
+def stub(reply: Reply) -> Iterator[Stub]:
+    """Serve `reply` to every request."""
+    requests: list[tuple[str, str, Message]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            requests.append((self.command, self.path, self.headers))
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(reply.status)
+            for name, value in reply.headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(reply.body)))
+            self.end_headers()
+            self.wfile.write(reply.body)
+
+        do_GET = do_POST = do_OPTIONS = answer  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...
+
+    with serving(Handler) as port:
+        yield Stub(f"http://{LOOPBACK}:{port}", requests)
