@@ -1,0 +1,1311 @@
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import traceback
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+import yaml
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from dicomweb_cors_proxy.config import SCHEMA, ConfigurationError, Settings, load
+from dicomweb_cors_proxy.dicomweb import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ROOT = Path(__file__).parent.parent
+ARCHIVE = "http://orthanc:8042/dicom-web"
+VIEWER = "https://viewer.example"
+SUFFICIENT = {"upstream.url": ARCHIVE, "cors.allow_origins": [VIEWER]}
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into mappings in mappings."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return tree
+
+
+def value_of(configuration: Settings, key: str) -> object:
+    found: object = configuration
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
+
+
+class Places:
+    """The places of one configuration, none of which is the machine's own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file = directory / "config.yaml"
+        self.secrets = directory / "secrets"
+        self.secrets.mkdir()
+        self.environ = {"CREDENTIALS_DIRECTORY": str(self.secrets)}
+        self.flags: dict[str, Any] = {}
+
+    def write(self, document: object) -> None:
+        text = document if isinstance(document, str) else yaml.safe_dump(document)
+        self.file.write_text(text, encoding="utf-8")
+
+    def load(self) -> Settings:
+        file = self.file if self.file.exists() else None
+        return load(config_file=file, flags=self.flags, environ=self.environ)
+
+    def problems(self) -> tuple[str, ...]:
+        with pytest.raises(ConfigurationError) as caught:
+            self.load()
+        return caught.value.problems
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path)
+
+
+def problems_of(values: Mapping[str, Any]) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings(**nested(values))
+    return caught.value.problems
+
+
+def test_two_keys_are_enough() -> None:
+    assert Settings(**nested(SUFFICIENT)).warnings() == ()
+
+
+def test_nothing_at_all_lacks_two_keys() -> None:
+    assert problems_of({}) == (
+        (
+            "upstream.url: is missing; set the root of the archive's DICOMweb services, "
+            f"such as {ARCHIVE}"
+        ),
+        "cors.allow_origins: [] lists no origin; list the viewer's, such as https://viewer.example",
+    )
+
+
+URL_PROBLEMS = [
+    ("orthanc:8042", f"'orthanc:8042' has no scheme; write {ARCHIVE}"),
+    ("orthanc:8042/pacs", "'orthanc:8042/pacs' has no scheme; write http://orthanc:8042/pacs"),
+    ("//orthanc/pacs", "'//orthanc/pacs' has no scheme; write http://orthanc/pacs"),
+    ("/dicom-web", f"'/dicom-web' has no scheme; write {ARCHIVE}"),
+    ("u:secret@orthanc", f"'***@orthanc' has no scheme; write {ARCHIVE}"),
+    ("ftp://orthanc", "'ftp://orthanc' has a scheme other than http and https"),
+    (
+        "https://u:secret@orthanc/",
+        (
+            "'https://***@orthanc/' has user information in it; "
+            "credentials for the archive belong in upstream.auth"
+        ),
+    ),
+    ("http://", "'http://' names no host"),
+    ("http://:8042/x", "'http://:8042/x' names no host"),
+    ("http://a:0", "'http://a:0' has no valid port: that is a number from 1 to 65535"),
+    ("http://a:", "'http://a:' has no valid port: that is a number from 1 to 65535"),
+    ("http://a:65536", "'http://a:65536' has no valid port: that is a number from 1 to 65535"),
+    *(
+        (
+            f"http://{host}/",
+            (
+                f"'http://{host}/' has no valid host: that is a DNS name, an IPv4 address, "
+                "or IPv6 as in [2001:db8::1]"
+            ),
+        )
+        for host in ("a..b", "-!", "10.0.0.256", "[::1", "[10.0.0.1]", "[fe80::1%eth0]", "a" * 64)
+    ),
+    ("http://a?token=secret", "'http://a?…' has a query, which is no part of it; leave it out"),
+    ("http://a/#b", "'http://a/#b' has a fragment, which is no part of it; leave it out"),
+    (
+        "http://a/b c",
+        (
+            "'http://a/b c' has a character that no URL holds: "
+            "percent-encode it, in a host write Punycode"
+        ),
+    ),
+    (
+        "http://ä/",
+        "'http://ä/' has a character that no URL holds: ",
+    ),
+    (
+        "http://a/b%2",
+        "'http://a/b%2' has a % that two hexadecimal digits don't follow; write a literal % as %25",
+    ),
+    (
+        "http://a/{b}",
+        "'http://a/{b}' has a character that a URL's path can't hold; percent-encode it",
+    ),
+    *(
+        (
+            f"http://a/{path}",
+            f"'http://a/{path}' has a dot segment, . or ..; write the path that it leads to",
+        )
+        for path in (".", "b/../c", "%2e%2E", "b%2f..", "b%5c..")
+    ),
+    ("http://a/\nb", "a text of several lines has a character that no URL holds"),
+    ("http://a/" + "b" * 200 + " ", f"'http://a/{'b' * 91}…' has a character that no URL holds"),
+]
+
+
+@pytest.mark.parametrize(
+    "key", ["url", "qido_url", "wado_url", "stow_url", "ups_url", "wado_uri_url"]
+)
+@pytest.mark.parametrize(("url", "sentence"), URL_PROBLEMS)
+def test_an_archive_url_is_a_scheme_a_host_and_a_path(key: str, url: str, sentence: str) -> None:
+    [problem] = problems_of(SUFFICIENT | {f"upstream.{key}": url})
+    assert problem.startswith(f"upstream.{key}: {sentence}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://orthanc",
+        "https://10.0.0.1:65535/",
+        "http://[2001:db8::1]:8042/a/b/c/",
+        "http://my_orthanc/%C3%A4%2F/~x;y=1/@:,!$&'()*+=",
+        "http://orthanc./a//b",
+    ],
+)
+def test_an_archive_url_is_kept_as_it_is_written(url: str) -> None:
+    assert Settings(**nested(SUFFICIENT | {"upstream.url": url})).upstream.url == url
+
+
+def test_a_scheme_is_lower_cased() -> None:
+    assert (
+        Settings(**nested(SUFFICIENT | {"upstream.url": "HTTP://A/B"})).upstream.url == "http://A/B"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("server.port", "abc", "'abc' is not a whole number between 0 and 65535"),
+        ("server.port", 65536, "65536 is not a whole number between 0 and 65535"),
+        ("server.port", 80.5, "80.5 is not a whole number between 0 and 65535"),
+        ("server.port", True, "true is not a whole number between 0 and 65535"),
+        ("server.port", None, "null is not a whole number between 0 and 65535"),
+        ("server.port", 10**400, "such a number is not a whole number between 0 and 65535"),
+        ("server.port", {"a": 1}, "a mapping is not a whole number between 0 and 65535"),
+        ("server.port", [1], "a list is not a whole number between 0 and 65535"),
+        ("upstream.max_connections", 0, "0 is not a whole number between 1 and 1000000"),
+        ("upstream.read_timeout", "5s", "'5s' is not a number of seconds between 0.001 and 86400"),
+        (
+            "upstream.pool_timeout",
+            "nan",
+            "'nan' is not a number of seconds between 0.001 and 86400",
+        ),
+        ("server.shutdown_timeout", -1, "-1 is not a number of seconds between 0 and 86400"),
+        ("server.max_header_bytes", 63, "63 is not a number of bytes between 64 and 16777216"),
+        ("server.max_body_bytes", -1, "-1 is not a number of bytes between 0 and 1125899906842624"),
+        ("cors.max_age", 86401, "86401 is not a whole number of seconds between -1 and 86400"),
+        ("repair_accept", "maybe", "'maybe' is not true or false"),
+        ("repair_accept", None, "null is not true or false; leave the key out for its default"),
+        ("access.mode", "write", "'write' is not 'read-only' or 'read-write'"),
+        ("logging.level", "INFO", "'INFO' is not 'debug', 'info', 'warning' or 'error'"),
+        (
+            "cross_origin_resource_policy",
+            "any",
+            "'any' is not 'cross-origin', 'same-site' or 'same-origin'",
+        ),
+        ("upstream.url", 8042, "8042 is not text; put it in quotes"),
+        ("upstream.ca_file", 5, "5 is not a path"),
+        ("cors.allow_origins", VIEWER, f"'{VIEWER}' is not a list; write ['{VIEWER}']"),
+        ("cors.allow_headers", None, "null is not a list; leave the key out for its default"),
+        ("upstream", "x", "holds keys of its own, not a value; set upstream.url or others"),
+        (
+            "server.host",
+            "http://a",
+            (
+                "'http://a' is no address to listen on; write 127.0.0.1, a host name, "
+                "or 0.0.0.0 or :: for all interfaces (the port is server.port)"
+            ),
+        ),
+        ("server.base_path", "dicom/", "'dicom/' doesn't start with a slash; write '/dicom'"),
+        ("server.base_path", "/dicom/", "'/dicom/' has an empty segment; write '/dicom'"),
+        ("server.base_path", "//", "'//' has an empty segment; write '/'"),
+        (
+            "server.base_path",
+            "/a?b",
+            "'/a?…' has a character that a URL's path can't hold; percent-encode it",
+        ),
+        (
+            "server.base_path",
+            "/a/../b",
+            "'/a/../b' has a dot segment, . or ..; write the path that it leads to",
+        ),
+        (
+            "server.base_path",
+            "http://a/b",
+            "'http://a/b' is a URL; write its path, as in /dicom-web (the URL is public_url's)",
+        ),
+        (
+            "server.base_path",
+            "/metrics",
+            "'/metrics' hides a path that the proxy answers itself; choose another",
+        ),
+        (
+            "server.instance_name",
+            "a b",
+            "'a b' can't stand in Via; write up to 64 letters, digits, dots and hyphens",
+        ),
+        (
+            "public_url",
+            "pacs.example",
+            "'pacs.example' has no scheme; write https://pacs.example/dicom-web",
+        ),
+        (
+            "public_url",
+            "https://me@pacs.example",
+            "'https://***@pacs.example' has user information in it; leave it out",
+        ),
+        (
+            "upstream.auth.username",
+            "u:secret",
+            "holds a colon; write the name alone, the password has a key of its own",
+        ),
+        ("upstream.auth.username", "", "is empty or holds control characters"),
+    ],
+)
+def test_a_problem_names_key_value_and_remedy(key: str, value: object, sentence: str) -> None:
+    expected = f"{key}: {sentence}"
+    assert expected in problems_of(SUFFICIENT | {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("cors.allow_origins", 5, "5 is not text; put it in quotes"),
+        ("access.extra_paths", "reports", "'reports' doesn't start with a slash"),
+        ("server.trusted_proxies", "10.0.0.1/8", "'10.0.0.1/8' is no network"),
+        (
+            "server.allowed_hosts",
+            "*.pacs.example",
+            "'*.pacs.example' has a wildcard, which is not supported; list each host",
+        ),
+        (
+            "server.allowed_hosts",
+            "http://pacs.example",
+            "'http://pacs.example' is not what a Host header holds; write host or host:port",
+        ),
+        (
+            "server.allowed_hosts",
+            "PACS:8080",
+            "'PACS:8080' has upper-case letters; write pacs:8080",
+        ),
+        ("server.allowed_hosts", "::1", "'::1' names no host"),
+        ("server.allowed_hosts", "pacs:http", "'pacs:http' has no valid port"),
+    ],
+)
+def test_a_problem_in_a_list_names_the_place(key: str, value: object, sentence: str) -> None:
+    [problem] = problems_of(SUFFICIENT | {key: ["/a", value][key != "access.extra_paths" :]})
+    assert problem.startswith(f"{key}[{0 if key != 'access.extra_paths' else 1}]: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("server.host", "::1"),
+        ("server.host", "proxy_1.local"),
+        ("server.port", 0),
+        ("server.base_path", "/"),
+        ("server.base_path", "/a/b%C3%A4"),
+        ("server.max_body_bytes", 0),
+        ("server.allowed_hosts", ("pacs.example", "pacs.example:8443", "[::1]:8080")),
+        ("server.trusted_proxies", ("10.0.0.1", "10.0.0.0/8", "fd00::/8")),
+        ("access.extra_paths", ("/reports/*", "/**")),
+        ("cross_origin_resource_policy", None),
+        ("public_url", "https://pacs.example/a/b"),
+    ],
+)
+def test_what_is_right_is_kept(key: str, value: object) -> None:
+    assert value_of(Settings(**nested(SUFFICIENT | {key: value})), key) == value
+
+
+@pytest.mark.parametrize(
+    ("urls", "problems"),
+    [
+        (
+            {"qido_url": ARCHIVE},
+            ["upstream.wado_url: is missing; without upstream.url, this one has to be set too"],
+        ),
+        (
+            {"wado_url": ARCHIVE},
+            ["upstream.qido_url: is missing; without upstream.url, this one has to be set too"],
+        ),
+        ({"qido_url": ARCHIVE, "wado_url": ARCHIVE}, []),
+        ({"url": "ftp://a"}, ["upstream.url: 'ftp://a' has a scheme other than http and https"]),
+        (
+            {"qido_url": "ftp://a", "wado_url": ARCHIVE},
+            ["upstream.qido_url: 'ftp://a' has a scheme other than http and https"],
+        ),
+    ],
+)
+def test_searches_and_retrieval_have_a_url(urls: dict[str, str], problems: list[str]) -> None:
+    values = {"upstream": urls, "cors": {"allow_origins": [VIEWER]}}
+    if problems:
+        with pytest.raises(ConfigurationError) as caught:
+            Settings(**values)
+        assert list(caught.value.problems) == problems
+    else:
+        Settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("auth", "problems"),
+    [
+        ({"type": "none"}, []),
+        ({"type": "basic", "username": "u", "password": "p:ä"}, []),
+        ({"type": "bearer", "token": "abc"}, []),
+        (
+            {"type": "basic"},
+            [
+                "username: is missing; upstream.auth.type: basic needs it",
+                "password: is missing; upstream.auth.type: basic needs it",
+            ],
+        ),
+        ({"type": "bearer"}, ["token: is missing; upstream.auth.type: bearer needs it"]),
+        (
+            {"username": "u"},
+            ["username: is not for upstream.auth.type: none; leave it out, or set basic"],
+        ),
+        (
+            {"type": "basic", "username": "u", "password": "p", "token": "t"},
+            ["token: is not for upstream.auth.type: basic; leave it out, or set bearer"],
+        ),
+        (
+            {"type": "digest", "username": "u", "password": "p"},
+            ["type: 'digest' is not 'none', 'basic' or 'bearer'"],
+        ),
+        (
+            {"type": "bearer", "token": "Bearer hunter2"},
+            ["token: is not of visible ASCII alone; write the token without 'Bearer'"],
+        ),
+        (
+            {"type": "basic", "username": "u", "password": "hunter2\n"},
+            ["password: is empty or holds control characters"],
+        ),
+        (
+            {"type": "basic", "username": "u", "password": ["hunter2"]},
+            ["password: this is not text"],
+        ),
+    ],
+)
+def test_credentials_fit_their_type(auth: dict[str, Any], problems: list[str]) -> None:
+    values = nested(SUFFICIENT | {"upstream.auth": auth, "server.allowed_hosts": ["pacs.example"]})
+    if problems:
+        with pytest.raises(ConfigurationError) as caught:
+            Settings(**values)
+        assert caught.value.problems == tuple(f"upstream.auth.{problem}" for problem in problems)
+    else:
+        assert Settings(**values).warnings() == ()
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of certificates and keys."""
+    directory = tmp_path_factory.mktemp("pem")
+    authority = trustme.CA()
+    files = {"ca": authority.cert_pem, "empty": trustme.Blob(b"")}
+    for name in ("one", "other"):
+        issued = authority.issue_cert(f"{name}.example")
+        files[f"{name}.pem"] = issued.cert_chain_pems[0]
+        files[f"{name}.key"] = issued.private_key_pem
+    for name, blob in files.items():
+        blob.write_to_path(str(directory / name))
+    key = load_pem_private_key(files["one.key"].bytes(), None)
+    encrypted = key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase")
+    )
+    (directory / "encrypted.key").write_bytes(encrypted)
+    return {name: str(directory / name) for name in (*files, "encrypted.key", "none")}
+
+
+@pytest.mark.parametrize(
+    ("cert_key", "key_key"),
+    [
+        ("server.tls_cert_file", "server.tls_key_file"),
+        ("upstream.client_cert_file", "upstream.client_key_file"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("certificate", "key", "problem"),
+    [
+        ("one.pem", "one.key", None),
+        ("one.pem", None, "{key_key}: is missing; {cert_key} needs it"),
+        (None, "one.key", "{cert_key}: is missing; {key_key} needs it"),
+        ("one.pem", "other.key", "{key_key}: '{key}' is not the key of '{certificate}'"),
+        ("one.pem", "one.pem", "{key_key}: '{key}' holds no private key in PEM form"),
+        (
+            "one.pem",
+            "encrypted.key",
+            "{key_key}: '{key}' is encrypted; name a key without a passphrase",
+        ),
+        ("one.key", "one.key", "{cert_key}: '{certificate}' holds no certificate in PEM form"),
+        ("empty", "one.key", "{cert_key}: '{certificate}' holds no certificate in PEM form"),
+        (
+            "none",
+            "one.key",
+            (
+                "{cert_key}: '{certificate}' can't be read (No such file or directory); "
+                "name a PEM file that the proxy may read"
+            ),
+        ),
+    ],
+)
+def test_a_certificate_and_its_key_fit(  # noqa: PLR0917
+    pem: dict[str, str],
+    cert_key: str,
+    key_key: str,
+    certificate: str | None,
+    key: str | None,
+    problem: str | None,
+) -> None:
+    files = {name: pem[file] for name, file in ((cert_key, certificate), (key_key, key)) if file}
+    if problem is None:
+        Settings(**nested(SUFFICIENT | files))
+    else:
+        expected = problem.format(
+            cert_key=cert_key,
+            key_key=key_key,
+            certificate=files.get(cert_key),
+            key=files.get(key_key),
+        )
+        assert problems_of(SUFFICIENT | files) == (expected,)
+
+
+def test_an_authority_is_read(pem: dict[str, str]) -> None:
+    Settings(**nested(SUFFICIENT | {"upstream.ca_file": pem["ca"]}))
+    [problem] = problems_of(SUFFICIENT | {"upstream.ca_file": "\0"})
+    assert problem.startswith("upstream.ca_file: '\\x00' can't be read (no valid path)")
+
+
+def test_problems_of_policies_have_whole_keys_and_what_is_inherited_is_told_once() -> None:
+    problems = problems_of(
+        SUFFICIENT
+        | {
+            "cors.allow_origins": ["https://Viewer.example"],
+            "cors.allow_methods": ["TRACE"],
+            "cors.per_origin": [
+                {"allow_origins": ["https://a.example"], "allow_methods": ["TRACK"]},
+                {"allow_origins": ["*"], "allow_credentials": True, "max_age": "long"},
+                {},
+                "https://b.example",
+                {"allow_origins": ["https://c.example"], "max_ages": 1},
+                {"allow_origins": ["https://d.example"], "allow_methods": ["TRACE"]},
+            ],
+        }
+    )
+    assert [problem.partition(" ")[0] for problem in problems] == [
+        "cors.per_origin[1].max_age:",
+        "cors.per_origin[3]:",
+        "cors.per_origin[4].max_ages:",
+        "cors.allow_origins:",
+        "cors.allow_methods:",
+        "cors.per_origin[0].allow_methods:",
+        "cors.per_origin[1].allow_origins:",
+        "cors.per_origin[2].allow_origins:",
+        "cors.per_origin[5].allow_methods:",
+    ]
+    assert problems[1] == (
+        "cors.per_origin[3]: 'https://b.example' is not a mapping with the keys of a policy"
+    )
+    assert problems[2] == "cors.per_origin[4].max_ages: is not known; did you mean max_age?"
+
+
+def test_all_problems_are_told_at_once() -> None:
+    problems = problems_of(
+        {
+            "upstream.url": "orthanc",
+            "upstream.auth.type": "basic",
+            "upstream.read_timeouts": 5,
+            "cors.allow_origins": [VIEWER, None],
+            "cors.max_age": "x",
+            "cors.allow_headers": ["cookie"],
+            "server.tls_key_file": __file__,
+            "server.port": "x",
+            "wado": True,
+        }
+    )
+    assert {problem.partition(":")[0] for problem in problems} == {
+        "upstream.url",
+        "upstream.auth.username",
+        "upstream.auth.password",
+        "upstream.read_timeouts",
+        "cors.allow_origins[1]",
+        "cors.max_age",
+        "cors.allow_headers",
+        "server.tls_cert_file",
+        "server.port",
+        "wado",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("upstreem", "did you mean upstream?"),
+        ("upstream.read_timout", "did you mean upstream.read_timeout?"),
+        ("upstream.auth.user", "did you mean upstream.auth.username?"),
+        ("port", "did you mean server.port?"),
+        ("allow_origin", "did you mean cors.allow_origins?"),
+        ("cors.allowOrigins", "did you mean cors.allow_origins?"),
+        ("server.base-path", "did you mean server.base_path?"),
+        ("public-url", "did you mean public_url?"),
+        ("server.workers", "the README lists all keys"),
+        ("compress", "the README lists all keys"),
+    ],
+)
+def test_an_unknown_key_suggests_the_nearest(places: Places, name: str, reason: str) -> None:
+    expected = f"{name}: is not known; {reason}"
+    assert problems_of(SUFFICIENT | {name: 1}) == (expected,)
+
+    places.write(nested(SUFFICIENT | {name: {"a": 1}}))
+    assert places.problems() == (f"{expected} (file {places.file})",)
+
+    places.write(nested(SUFFICIENT))
+    places.flags = {name: 1}
+    assert places.problems() == (f"{expected} (flag)",)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("UPSTREAM_URL", "UPSTREAM__URL"),
+        ("upstream_auth_password", "UPSTREAM__AUTH__PASSWORD"),
+        ("SERVER_PORT", "SERVER__PORT"),
+        ("PORT", "SERVER__PORT"),
+        ("UPSTREAM__URLS", "UPSTREAM__URL"),
+        ("CORS__PER_ORIGIN__0__MAX_AGE", "CORS__PER_ORIGIN"),
+        ("COMPRESS", None),
+    ],
+)
+def test_an_unknown_variable_suggests_the_nearest(
+    places: Places, name: str, meant: str | None
+) -> None:
+    places.write(nested(SUFFICIENT))
+    hint = f"did you mean DICOMWEB_PROXY_{meant}?" if meant else "the README lists all keys"
+    variable = f"DICOMWEB_PROXY_{name}"
+    places.environ[variable] = "1"
+    assert places.problems() == (f"{variable}: is not known; {hint}",)
+
+    del places.environ[variable]
+    hint = f"did you mean dicomweb_proxy_{meant.lower()}?" if meant else hint
+    file = places.secrets / variable.lower()
+    file.write_text("1")
+    assert places.problems() == (f"secret file {file}: is not known; {hint}",)
+
+
+def test_a_group_is_no_variable(places: Places) -> None:
+    places.environ["DICOMWEB_PROXY_UPSTREAM"] = "{}"
+    assert places.problems()[0] == (
+        "DICOMWEB_PROXY_UPSTREAM: holds keys of its own, not a value; "
+        "set DICOMWEB_PROXY_UPSTREAM__URL or others"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DICOMWEB_PROXY_SERVICE_HOST", "10.0.0.1"),
+        ("DICOMWEB_PROXY_SERVICE_PORT", "8080"),
+        ("DICOMWEB_PROXY_SERVICE_PORT_HTTP", "8080"),
+        ("DICOMWEB_PROXY_PORT", "tcp://10.0.0.1:8080"),
+        ("DICOMWEB_PROXY_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("DICOMWEB_PROXY_PORT_8080_TCP_PROTO", "tcp"),
+        ("DICOMWEB_PROXY_PORT_8080_TCP_PORT", "8080"),
+        ("DICOMWEB_PROXY_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("DICOMWEB_PROXY_METRICS_SERVICE_HOST", "10.0.0.1"),
+        ("DICOMWEB_PROXY_METRICS_PORT_53_UDP", "udp://10.0.0.1:53"),
+        ("DICOMWEB_PROXY_UNKNOWN", ""),
+        ("DICOMWEB_CORS_PROXY_PORT", "8080"),
+    ],
+)
+def test_variables_that_are_none_of_ours_are_passed_over(
+    places: Places, variable: str, value: str
+) -> None:
+    places.write(nested(SUFFICIENT))
+    places.environ[variable] = value
+    assert set(places.load().sources.values()) == {f"file {places.file}", "default"}
+
+
+def test_files_and_folders_that_are_none_of_ours_are_passed_over(places: Places) -> None:
+    places.write(nested(SUFFICIENT))
+    (places.secrets / "database-password").write_bytes(b"\xff")
+    (places.secrets / "server__port").mkdir()
+    (places.secrets / "dicomweb_proxy_server__host").mkdir()
+    (places.secrets / "server__max_headers").symlink_to("nowhere")
+    assert set(places.load().sources.values()) == {f"file {places.file}", "default"}
+
+
+@pytest.fixture(scope="module")
+def others(pem: dict[str, str]) -> dict[str, Any]:
+    """A value other than its default for every key, which make a valid configuration together."""
+    return {
+        "upstream.url": "http://archive.example/a",
+        "upstream.qido_url": "http://archive.example/b",
+        "upstream.wado_url": "http://archive.example/c",
+        "upstream.stow_url": "http://archive.example/d",
+        "upstream.ups_url": "http://archive.example/e",
+        "upstream.wado_uri_url": "http://archive.example/f/",
+        "upstream.connect_timeout": 0.5,
+        "upstream.read_timeout": 600,
+        "upstream.pool_timeout": 1,
+        "upstream.max_connections": 7,
+        "upstream.verify_tls": False,
+        "upstream.ca_file": pem["ca"],
+        "upstream.client_cert_file": pem["one.pem"],
+        "upstream.client_key_file": pem["one.key"],
+        "upstream.auth.type": "basic",
+        "upstream.auth.username": "007",
+        "upstream.auth.password": "yes",
+        "upstream.auth.token": None,  # can't differ: it is for another type
+        "cors.allow_origins": ["https://a.example", "https://*.b.example"],
+        "cors.allow_methods": ["GET", "DELETE"],
+        "cors.allow_headers": ["*", "authorization"],
+        "cors.expose_headers": ["etag"],
+        "cors.max_age": -1,
+        "cors.allow_credentials": True,
+        "cors.dangerously_allow_insecure_origins": True,
+        "cors.per_origin": [{"allow_origins": ["https://c.example"], "max_age": 5}],
+        "access.mode": "read-write",
+        "access.extra_paths": ["/reports/*", "/**/x"],
+        "repair_accept": False,
+        "public_url": "https://pacs.example/dicom-web",
+        "cross_origin_resource_policy": None,
+        "server.host": "::",
+        "server.port": 0,
+        "server.base_path": "/",
+        "server.allowed_hosts": ["[::1]:8080", "pacs.example"],
+        "server.tls_cert_file": pem["other.pem"],
+        "server.tls_key_file": pem["other.key"],
+        "server.trusted_proxies": ["10.0.0.0/8", "fd00::1"],
+        "server.max_header_bytes": 1024,
+        "server.max_target_bytes": 1024,
+        "server.max_body_bytes": 10_000,
+        "server.max_headers": 10,
+        "server.max_concurrent_requests": 10,
+        "server.instance_name": "inner",
+        "server.header_timeout": 1.5,
+        "server.body_timeout": 1.5,
+        "server.write_timeout": 1.5,
+        "server.keepalive_timeout": 1.5,
+        "server.shutdown_timeout": 0,
+        "logging.level": "error",
+    }
+
+
+def as_text(value: object) -> str:
+    """Write a value as a variable has it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and isinstance(value[0], str):
+        return ",".join(value)
+    return json.dumps(value)
+
+
+def test_every_key_can_be_set_from_python(others: dict[str, Any]) -> None:
+    configuration = Settings(**nested(others))
+    assert list(others) == list(SCHEMA.settings)
+    for setting in SCHEMA.settings.values():
+        value = value_of(configuration, setting.key)
+        assert value != setting.default or setting.key == "upstream.auth.token"
+        assert configuration.sources[setting.key] == "argument"
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower])
+def test_every_key_is_a_variable(
+    places: Places, others: dict[str, Any], change: Callable[[str], str]
+) -> None:
+    names = {key: change(SCHEMA.settings[key].variable) for key in others}
+    places.environ |= {names[key]: as_text(value) for key, value in others.items()}
+    assert places.load().sources == {key: f"environment {names[key]}" for key in others}
+    assert places.load().model_dump() == Settings(**nested(others)).model_dump()
+
+
+@pytest.mark.parametrize("change", [str.upper, str.lower])
+@pytest.mark.parametrize("prefix", ["DICOMWEB_PROXY_", ""])
+def test_every_key_is_a_secret_file(
+    places: Places, others: dict[str, Any], prefix: str, change: Callable[[str], str]
+) -> None:
+    files = {key: places.secrets / change(prefix + key.replace(".", "__")) for key in others}
+    for key, value in others.items():
+        files[key].write_text(as_text(value) + "\r\n", newline="")
+    assert places.load().sources == {key: f"secret file {files[key]}" for key in others}
+    assert places.load().model_dump() == Settings(**nested(others)).model_dump()
+
+
+def test_every_key_stands_in_the_file(places: Places, others: dict[str, Any]) -> None:
+    places.write(nested(others))
+    assert set(places.load().sources.values()) == {f"file {places.file}"}
+    assert places.load().model_dump() == Settings(**nested(others)).model_dump()
+
+
+def test_every_key_is_a_flag(places: Places, others: dict[str, Any]) -> None:
+    places.flags = {**others, "cors.allow_methods": ()}
+    given = {key: value for key, value in places.flags.items() if value not in (None, ())}
+    assert {k for k, source in places.load().sources.items() if source == "flag"} == set(given)
+    assert places.load().model_dump() == Settings(**nested(given)).model_dump()
+
+
+def test_what_is_in_force_is_printed_as_yaml_with_secrets_masked(others: dict[str, Any]) -> None:
+    printed = {key: value for key, value, _ in Settings(**nested(others)).effective()}
+    assert list(printed) == list(others)
+    shown = {
+        "upstream.url": "http://archive.example/a",
+        "upstream.connect_timeout": "0.5",
+        "upstream.read_timeout": "600",
+        "upstream.verify_tls": "false",
+        "upstream.auth.password": "********",
+        "upstream.auth.token": "null",
+        "cors.allow_origins": "[https://a.example, https://*.b.example]",
+        "cors.per_origin": '[{"allow_origins": ["https://c.example"], "max_age": 5}]',
+        "cross_origin_resource_policy": "null",
+        "server.port": "0",
+    }
+    assert {key: printed[key] for key in shown} == shown
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        (
+            "cors.allow_origins",
+            " https://a.example , ,https://b.example,",
+            ("https://a.example", "https://b.example"),
+        ),
+        ("cors.allow_headers", ' ["accept", "x-a"]', ("accept", "x-a")),
+        ("cors.allow_headers", "[]", ()),
+        ("server.allowed_hosts", "[::1]:8080", ("[::1]:8080",)),
+        ("repair_accept", "off", False),
+        ("server.max_body_bytes", "null", None),
+        ("server.port", "", 8080),
+    ],
+)
+def test_how_a_text_is_read(places: Places, key: str, text: str, value: object) -> None:
+    places.write(nested(SUFFICIENT))
+    places.environ[SCHEMA.settings[key].variable] = text
+    assert value_of(places.load(), key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "reason"),
+    [
+        ("cors.per_origin", "https://a.example", "is not well-formed JSON"),
+        ("cors.per_origin", "[" * 100_000, "is not well-formed JSON"),
+        ("cors.per_origin", "{}", "a mapping is not a list"),
+        ("cors.allow_origins", '["https://a.example"', "is not well-formed JSON"),
+        ("cors.allow_origins", "null", "null is not a list; leave the key out for its default"),
+        ("server.port", "null", "null is not a whole number between 0 and 65535"),
+    ],
+)
+def test_a_problem_names_its_source(places: Places, key: str, text: str, reason: str) -> None:
+    places.write(nested(SUFFICIENT))
+    variable = SCHEMA.settings[key].variable
+    places.environ[variable] = text
+    assert places.problems() == (f"{key}: {reason} (environment {variable})",)
+
+
+def test_a_key_is_set_once_in_a_place(places: Places) -> None:
+    places.write(nested(SUFFICIENT))
+    for name in ("server__port", "SERVER__PORT"):
+        (places.secrets / name).write_text("1")
+        places.environ[f"DICOMWEB_PROXY_{name}"] = "1"
+    assert places.problems() == (
+        (
+            f"server.port: is set by secret file {places.secrets}/SERVER__PORT too; keep one "
+            f"of the two (secret file {places.secrets}/server__port)"
+        ),
+        (
+            "server.port: is set by environment DICOMWEB_PROXY_server__port too; keep one of "
+            "the two (environment DICOMWEB_PROXY_SERVER__PORT)"
+        ),
+    )
+
+
+NUMBERS = ["server.port", "server.max_headers", "upstream.max_connections", "cors.max_age"]
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(NUMBERS),
+        st.dictionaries(
+            st.sampled_from(["flag", "environment", "secret file", "file"]), st.integers(1, 999)
+        ),
+    )
+)
+def test_flags_win_over_environment_over_secret_files_over_the_file(
+    chosen: dict[str, dict[str, int]],
+) -> None:
+    with TemporaryDirectory() as directory:
+        places = Places(Path(directory))
+        in_file = {key: values["file"] for key, values in chosen.items() if "file" in values}
+        places.write(nested(SUFFICIENT | in_file))
+        for key, values in chosen.items():
+            variable = SCHEMA.settings[key].variable
+            if "flag" in values:
+                places.flags[key] = values["flag"]
+            if "environment" in values:
+                places.environ[variable] = str(values["environment"])
+            if "secret file" in values:
+                (places.secrets / variable).write_text(str(values["secret file"]))
+        loaded = places.load()
+
+    for key in NUMBERS:
+        values = chosen.get(key, {})
+        for place in ("flag", "environment", "secret file", "file"):
+            if place in values:
+                assert value_of(loaded, key) == values[place]
+                assert loaded.sources[key].startswith(place)
+                break
+        else:
+            assert value_of(loaded, key) == SCHEMA.settings[key].default
+            assert loaded.sources[key] == "default"
+
+
+def test_lists_replace_and_null_unsets(places: Places) -> None:
+    places.write(nested(SUFFICIENT | {"server.max_body_bytes": 5}))
+    places.environ |= {
+        "DICOMWEB_PROXY_CORS__ALLOW_ORIGINS": "https://other.example",
+        "DICOMWEB_PROXY_SERVER__MAX_BODY_BYTES": "null",
+    }
+    assert places.load().cors.allow_origins == ("https://other.example",)
+    assert places.load().server.max_body_bytes is None
+
+
+def test_the_environment_names_the_file_and_the_secrets(places: Places, tmp_path: Path) -> None:
+    places.write(nested(SUFFICIENT | {"server.port": 1, "server.max_headers": 1}))
+    (places.secrets / "server__port").write_text("2")
+    secrets = tmp_path / "more"
+    secrets.mkdir()
+    (secrets / "server__port").write_text("3")
+    environ = {
+        **places.environ,
+        "dicomweb_proxy_config": str(places.file),
+        "DICOMWEB_PROXY_SECRETS_DIR": str(secrets),
+    }
+    assert load(environ=environ).server.port == 3
+    assert load(environ=environ).server.max_headers == 1
+
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(nested(SUFFICIENT)))
+    assert load(environ=environ, config_file=other).server.max_headers == 100
+
+    environ["DICOMWEB_PROXY_SECRETS_DIR"] = ""
+    assert load(environ=environ).server.port == 2
+
+
+def test_a_named_folder_of_secrets_has_to_be_there(places: Places) -> None:
+    places.write(nested(SUFFICIENT))
+    places.environ["CREDENTIALS_DIRECTORY"] = "/nowhere"
+    places.load()
+    places.environ["DICOMWEB_PROXY_SECRETS_DIR"] = "/nowhere"
+    assert places.problems() == (
+        (
+            "/nowhere: can't be read (No such file or directory); name a folder that the proxy may "
+            "read (environment DICOMWEB_PROXY_SECRETS_DIR)"
+        ),
+    )
+
+
+def test_a_secret_file_is_text(places: Places) -> None:
+    places.write(nested(SUFFICIENT))
+    file = places.secrets / "upstream__auth__password"
+    file.write_bytes(b"\xff")
+    assert places.problems() == (f"secret file {file}: can't be read (not UTF-8 text)",)
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/", "\0"])
+def test_a_file_that_cant_be_read_is_the_only_problem(path: str) -> None:
+    environ = {"DICOMWEB_PROXY_CONFIG": path, "DICOMWEB_PROXY_SERVER__PORT": "x"}
+    with pytest.raises(ConfigurationError) as caught:
+        load(environ=environ)
+    unreadable, port = caught.value.problems
+    assert unreadable.startswith(f"file {path}: can't be read (".replace("\0", "\\x00"))
+    assert port.startswith("server.port: 'x'")
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ("- a", ": holds no mapping; begin with a key such as upstream:"),
+        ("secret", ": holds no mapping; begin with a key such as upstream:"),
+        (
+            "a: b: secret",
+            (
+                ", line 1: is not valid YAML (mapping values are not allowed here); "
+                "check indentation and quotes"
+            ),
+        ),
+        (
+            "upstream:\n\turl: secret",
+            (
+                ", line 2: is not valid YAML (found character '\\t' that cannot start any token); "
+                "check indentation and quotes"
+            ),
+        ),
+        (
+            "upstream:\n  auth:\n    password: *secret",
+            (
+                ", line 3: is not valid YAML (found undefined alias …); put quotes around "
+                "what begins with *"
+            ),
+        ),
+        (
+            "password: !secret 5",
+            (
+                ", line 1: is not valid YAML (could not determine a constructor for the tag …); "
+                "check indentation and quotes"
+            ),
+        ),
+        (
+            "password: !se'cret 5",
+            (
+                ", line 1: is not valid YAML (could not determine a constructor for the tag …); "
+                "check indentation and quotes"
+            ),
+        ),
+        (
+            "server:\n  port: 1\n  'port': 2",
+            (
+                ", line 3: is not valid YAML (the key port stands there for the second time); "
+                "check indentation and quotes"
+            ),
+        ),
+        (
+            "cors:\n  allow_origins: [*]",
+            (
+                ", line 2: is not valid YAML (expected alphabetic or numeric character, but found "
+                "']'); put quotes around what begins with *"
+            ),
+        ),
+        (
+            "? [server]\n: 1",
+            ", line 1: is not valid YAML (found unhashable key); check indentation and quotes",
+        ),
+        ("\0", ": is not YAML; write UTF-8 text, and no deeper than the example"),
+        ("[" * 5000, ": is not YAML; write UTF-8 text, and no deeper than the example"),
+    ],
+)
+def test_what_is_not_yaml_is_told_by_line(places: Places, document: str, problem: str) -> None:
+    places.write(document)
+    assert places.problems() == (f"file {places.file}{problem}",)
+
+
+def test_an_empty_group_is_no_problem(places: Places) -> None:
+    places.write("upstream: {url: http://a}\ncors: {allow_origins: ['*']}\nserver:\nlogging: {}\n")
+    assert places.load().server.port == 8080
+
+
+def test_anchors_and_merges_are_fine(places: Places) -> None:
+    places.write(
+        "upstream: {url: &url http://a, wado_uri_url: *url}\n"
+        "cors: &policy\n  allow_origins: [https://a.example]\n  max_age: 5\n"
+        "access:\n"
+    )
+    assert places.load().upstream.wado_uri_url == "http://a"
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ("upstream: x", "upstream: holds keys of its own, not a value; set upstream.url or others"),
+        (
+            "upstream.url: x",
+            "upstream.url: is not known; keys are nested by indentation, as in the example",
+        ),
+        ("~: x", "None: is not known; keys are nested by indentation, as in the example"),
+    ],
+)
+def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
+    places.write(document)
+    assert places.problems()[0] == f"{problem} (file {places.file})"
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        (
+            {"upstream.url": "https://a", "upstream.verify_tls": False},
+            (
+                "upstream.verify_tls: is false: whoever is between proxy and archive can read and "
+                "change everything; set upstream.ca_file to trust the archive's own certificate"
+            ),
+        ),
+        (
+            {"upstream.auth": {"type": "bearer", "token": "t"}},
+            (
+                "server.allowed_hosts: is empty, so a page can rebind its host name to this proxy "
+                "and read all that upstream.auth opens; list the hosts by which clients reach the "
+                "proxy"
+            ),
+        ),
+        (
+            {"server.trusted_proxies": ["10.0.0.0/8", "::/0"]},
+            (
+                "server.trusted_proxies: '::/0' believes every client's X-Forwarded-*; "
+                "list the proxies"
+            ),
+        ),
+        ({"cors.max_age": 86400}, "cors.max_age: '86400' "),
+        (
+            {"cors.per_origin": [{"allow_origins": ["*"]}]},
+            "cors.per_origin[0].allow_origins: '*' lets any page on the web read the answers",
+        ),
+    ],
+)
+def test_warnings(changes: dict[str, Any], warning: str) -> None:
+    [found] = Settings(**nested(SUFFICIENT | changes)).warnings()
+    assert found.startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("urls", "served"),
+    [
+        (
+            {"url": "http://a"},
+            {
+                Service.ROOT: "http://a",
+                Service.SEARCH: "http://a",
+                Service.RETRIEVE: "http://a",
+                Service.STORE: "http://a",
+                Service.WORKLIST: "http://a",
+            },
+        ),
+        (
+            {"qido_url": "http://q", "wado_url": "http://w"},
+            {Service.ROOT: "http://q", Service.SEARCH: "http://q", Service.RETRIEVE: "http://w"},
+        ),
+        (
+            {
+                "url": "http://a",
+                "qido_url": "http://q",
+                "wado_url": "http://w",
+                "stow_url": "http://s",
+                "ups_url": "http://u",
+                "wado_uri_url": "http://i",
+            },
+            {
+                Service.ROOT: "http://a",
+                Service.SEARCH: "http://q",
+                Service.RETRIEVE: "http://w",
+                Service.STORE: "http://s",
+                Service.WORKLIST: "http://u",
+                Service.WADO_URI: "http://i",
+            },
+        ),
+    ],
+)
+def test_each_service_has_its_url(urls: dict[str, str], served: dict[Service, str]) -> None:
+    values = nested({"upstream": urls, "cors.allow_origins": [VIEWER]})
+    assert Settings(**values).service_urls() == served
+
+
+@pytest.mark.parametrize(
+    ("public_url", "own"),
+    [
+        ("https://pacs.example/dicom-web", b"https://pacs.example"),
+        ("HTTPS://PACS.example:443", b"https://pacs.example"),
+        ("http://pacs.example:80/", b"http://pacs.example"),
+        ("http://[::1]:8080/", b"http://[::1]:8080"),
+    ],
+)
+def test_the_own_origin_is_that_of_the_public_url(public_url: str, own: bytes) -> None:
+    without = Settings(**nested(SUFFICIENT))
+    assert without.cors_engine().decide(own).outcome == "refused"
+    configured = Settings(**nested(SUFFICIENT | {"public_url": public_url}))
+    assert configured.cors_engine().decide(own).outcome == "none"
+
+
+def test_policies_by_origin_come_first_and_inherit() -> None:
+    configuration = Settings(
+        **nested(
+            SUFFICIENT
+            | {
+                "cors.max_age": 60,
+                "cors.per_origin": [
+                    {"allow_origins": ["https://*.b.example"], "allow_credentials": True},
+                    {"allow_origins": ["https://a.b.example"], "max_age": 5},
+                ],
+            }
+        )
+    )
+    engine = configuration.cors_engine()
+    preflights = {
+        origin: dict(engine.preflight(origin, b"GET", []).headers)
+        for origin in (b"https://a.b.example", VIEWER.encode())
+    }
+    name = b"access-control-allow-credentials"
+    assert [name in headers for headers in preflights.values()] == [True, False]
+    ages = [headers[b"access-control-max-age"] for headers in preflights.values()]
+    assert ages == [b"60", b"60"]
+
+
+def test_settings_are_frozen() -> None:
+    configuration = Settings(**nested(SUFFICIENT))
+    with pytest.raises(ValidationError):
+        configuration.server.port = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        configuration.repair_accept = False  # type: ignore[misc]
+
+
+def test_python_reads_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICOMWEB_PROXY_SERVER__PORT", "1")
+    monkeypatch.setenv("SERVER", '{"port": 1}')
+    assert Settings(**nested(SUFFICIENT)).server.port == 8080
+
+
+def test_load_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in SUFFICIENT.items():
+        monkeypatch.setenv(SCHEMA.settings[key].variable, as_text(value))
+    assert load().upstream.url == ARCHIVE
+
+
+SECRET = "hunter2"  # too long and odd to turn up by chance
+KEYS = sorted(
+    {part for key in SCHEMA.settings for part in key.split(".")}
+    | {"<<", "x", "null", "server.port"}
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.dates()
+    | st.text(max_size=20)
+    | st.sampled_from([ARCHIVE, VIEWER, "*", "read-write", "basic", "bearer", "80", "/", "null"])
+)
+DOCUMENTS = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(KEYS) | SCALARS, inner, max_size=8)
+    ),
+    max_leaves=20,
+)
+
+
+def assert_sentences(problems: tuple[str, ...]) -> None:
+    assert problems
+    for problem in problems:
+        assert problem.isprintable()
+        assert SECRET not in problem
+
+
+@settings(max_examples=100, deadline=None)
+@given(document=DOCUMENTS.map(yaml.dump) | st.text() | st.binary())
+def test_a_file_is_a_configuration_or_a_list_of_problems(document: str | bytes) -> None:
+    with TemporaryDirectory() as directory:
+        places = Places(Path(directory))
+        places.file.write_bytes(document if isinstance(document, bytes) else document.encode())
+        try:
+            assert isinstance(places.load(), Settings)
+        except ConfigurationError as error:
+            assert_sentences(error.problems)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from(sorted(setting.variable for setting in SCHEMA.settings.values()))
+        | st.text(max_size=20).map("DICOMWEB_PROXY_".__add__),
+        st.text(max_size=40)
+        | DOCUMENTS.map(lambda value: json.dumps(value, default=str, skipkeys=True)),
+    )
+)
+def test_an_environment_is_a_configuration_or_a_list_of_problems(environ: dict[str, str]) -> None:
+    try:
+        assert isinstance(load(environ={"CREDENTIALS_DIRECTORY": "/dev/null", **environ}), Settings)
+    except ConfigurationError as error:
+        assert_sentences(error.problems)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(KEYS), DOCUMENTS))
+def test_python_values_are_a_configuration_or_a_list_of_problems(values: dict[str, Any]) -> None:
+    try:
+        assert isinstance(Settings(**values), Settings)
+    except ConfigurationError as error:
+        assert_sentences(error.problems)
+
+
+@pytest.mark.parametrize("key", ["upstream.auth.password", "upstream.auth.token"])
+@pytest.mark.parametrize("junk", ["", "\n", "\0", ":", " ", "@x", "ä"])
+@pytest.mark.parametrize("type_", ["none", "basic", "bearer", "digest"])
+def test_no_secret_is_ever_shown(places: Places, key: str, junk: str, type_: str) -> None:
+    secret = SECRET + junk
+    places.write(nested(SUFFICIENT | {"upstream.auth.type": type_, "server.port": "x"}))
+    places.environ[SCHEMA.settings[key].variable] = secret
+    with pytest.raises(ConfigurationError) as caught:
+        places.load()
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_loaded_secret_is_not_shown(places: Places) -> None:
+    places.write(nested(SUFFICIENT | {"upstream.auth": {"type": "bearer", "token": SECRET}}))
+    configuration = places.load()
+    assert SECRET not in repr(configuration) + str(configuration.effective())
+    token = configuration.upstream.auth.token
+    assert token is not None
+    assert token.get_secret_value() == SECRET
+
+
+@pytest.fixture(scope="module")
+def example() -> str:
+    return (ROOT / "config.example.yaml").read_text(encoding="utf-8")
+
+
+def test_the_example_is_valid_and_has_every_default() -> None:
+    loaded = load(
+        config_file=ROOT / "config.example.yaml", environ={"CREDENTIALS_DIRECTORY": "/dev/null"}
+    )
+    assert loaded.warnings() == ()
+    assert set(loaded.sources.values()) == {f"file {ROOT / 'config.example.yaml'}"}
+    differing = {
+        setting.key
+        for setting in SCHEMA.settings.values()
+        if value_of(loaded, setting.key) != setting.default
+    }
+    assert differing == {"upstream.url", "cors.allow_origins"}
+
+
+def test_the_example_describes_every_key(example: str) -> None:
+    described: dict[str, str] = {}
+    groups: list[str] = []
+    comment = ""
+    for line in example.splitlines():
+        text = line.strip()
+        if text.startswith("#"):
+            comment = comment or text.removeprefix("# ")
+            continue
+        if match := re.match(r"( *)(\w+):", line):
+            del groups[len(match[1]) // 2 :]
+            groups.append(match[2])
+            described[".".join(groups)] = comment
+        comment = ""
+    assert {key: described.get(key) for key in SCHEMA.settings} == {
+        key: setting.description for key, setting in SCHEMA.settings.items()
+    }
+    assert set(described) == set(SCHEMA.settings) | set(SCHEMA.groups)
+
+
+def test_the_readme_has_the_table_of_settings() -> None:
+    renewed = runpy.run_path(str(ROOT / "tools/config_table.py"))["renewed"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert renewed(readme) == readme, "run tools/config_table.py"
