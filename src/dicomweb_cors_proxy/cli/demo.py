@@ -1,0 +1,54 @@
+"""`demo`: show what the proxy does, with nothing else installed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from dicomweb_cors_proxy.cli.configuration import CONFIGURATION
+from dicomweb_cors_proxy.config import ConfigurationError
+
+if TYPE_CHECKING:
+    from dicomweb_cors_proxy.demo.servers import Demo
+
+LAST_PORT = 65533  # leaves two for the proxy and the archive
+
+
+@click.command()
+@click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, LAST_PORT),
+    default=8000,
+    show_default=True,
+    help="Port of the page; the proxy has the next, the archive the one after that.",
+)
+def demo(host: str, port: int) -> None:
+    """Show a sample archive without CORS, the proxy in front of it, and a page that asks both.
+
+    Exit status: 0 when told to stop, 1 if it can't listen.
+    """
+    from dicomweb_cors_proxy.demo.servers import Demo, ListenError  # noqa: PLC0415  (takes long)
+    from dicomweb_cors_proxy.observability import configure  # noqa: PLC0415
+
+    configure("warning")
+    try:
+        shown = Demo(host, port)
+        shown.run(on_start=lambda: click.echo("\n".join(greeting(shown))))
+    except ListenError as error:
+        click.echo(error, err=True)
+        sys.exit(1)
+    except ConfigurationError as error:
+        click.echo(error, err=True)
+        sys.exit(CONFIGURATION)
+
+
+def greeting(shown: Demo) -> list[str]:
+    """What to open, and what runs where."""
+    return [
+        f"Open {shown.page} (Ctrl+C ends the demo)",
+        f"  archive  {shown.archive}  sends no CORS headers",
+        f"  proxy    {shown.proxy}  in front of it, lets that page in",
+    ]

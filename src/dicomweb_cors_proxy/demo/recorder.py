@@ -1,0 +1,102 @@
+"""What the servers saw of each request: scripts are shown neither preflights nor refused answers.
+
+For synthetic data only; the proxy itself keeps nothing of a request.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Header = tuple[bytes, bytes]
+
+KEPT: Final = 1000  # exchanges
+
+# Cookies of other servers on this host are nobody's business.
+_HIDDEN: Final = frozenset({b"cookie", b"set-cookie"})
+
+
+@dataclass
+class Exchange:
+    """A request, as the server `at` got it, and the head of its answer.
+
+    Attributes:
+        number: of requests in the order in which they began.
+        via: whether the request came through the proxy.
+        milliseconds: from the request's head to the answer's.
+        detail: of an answer that describes a problem (RFC 9457).
+    """
+
+    number: int
+    at: str
+    via: bool
+    method: str
+    target: str
+    request: list[tuple[str, str]]
+    status: int = 0
+    answer: list[tuple[str, str]] = field(default_factory=list)
+    milliseconds: float = 0
+    detail: str = ""
+
+
+class Recorder:
+    """Keeps the latest exchanges of the applications that it is put around."""
+
+    def __init__(self) -> None:
+        self.latest = 0  # number of the exchange that began last
+        self._answered: deque[Exchange] = deque(maxlen=KEPT)
+
+    def since(self, number: int) -> list[Exchange]:
+        """Return the answered exchanges that began after `number`."""
+        later = (exchange for exchange in self._answered if exchange.number > number)
+        return sorted(later, key=lambda exchange: exchange.number)
+
+    def around(self, app: ASGIApp, *, at: str) -> ASGIApp:
+        """Return `app`, with its exchanges recorded."""
+
+        async def recorded(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            begin = time.perf_counter()
+            self.latest += 1
+            query = scope["query_string"]
+            target = scope["raw_path"] + (b"?" + query if query else b"")
+            exchange = Exchange(
+                number=self.latest,
+                at=at,
+                via=any(name == b"via" for name, _ in scope["headers"]),
+                method=scope["method"],
+                target=target.decode("latin-1"),
+                request=_readable(scope["headers"]),
+            )
+
+            async def send_recorded(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    exchange.milliseconds = (time.perf_counter() - begin) * 1000
+                    exchange.status = message["status"]
+                    exchange.answer = _readable(message["headers"])
+                    self._answered.append(exchange)
+                elif ("content-type", "application/problem+json") in exchange.answer:
+                    exchange.detail = json.loads(message["body"])["detail"]
+                await send(message)
+
+            await app(scope, receive, send_recorded)
+
+        return recorded
+
+
+def _readable(headers: Iterable[Header]) -> list[tuple[str, str]]:
+    return [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name not in _HIDDEN
+    ]
