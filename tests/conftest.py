@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from tests.support.proxy import Proxy, serving
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
+
+    LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL_TESTS"))
 
@@ -30,6 +33,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Proxy]]:
             return running.enter_context(serving(settings, tmp_path, *flags, env=env))
 
         yield start
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory]:
+    """A module that names `LOOPS` has its tests run in each of them."""
+    module = item.getparent(pytest.Module)
+    return getattr(module and module.obj, "LOOPS", {"asyncio": asyncio.new_event_loop})
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,7 +18,13 @@ class Child:
     Leaving the `with` block asks it to end and waits until it has.
     """
 
-    def __init__(self, command: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.command = command
         self.output = ""
         self._ended = False
@@ -26,6 +32,7 @@ class Child:
         self._process = subprocess.Popen(
             command,
             env=env,
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

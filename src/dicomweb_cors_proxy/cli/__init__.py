@@ -6,6 +6,8 @@ import click
 
 from dicomweb_cors_proxy import __version__
 from dicomweb_cors_proxy.cli.check import check
+from dicomweb_cors_proxy.cli.demo import demo
+from dicomweb_cors_proxy.cli.healthcheck import healthcheck
 from dicomweb_cors_proxy.cli.serve import serve
 
 
@@ -17,3 +19,5 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(demo)
+main.add_command(healthcheck)

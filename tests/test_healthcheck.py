@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+import yaml
+from click.testing import CliRunner
+
+from dicomweb_cors_proxy.cli import main
+from tests.support.demo import three_free_ports
+from tests.support.processes import Child
+from tests.support.servers import LOOPBACK, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+COMMAND = str(Path(sys.executable).with_name("dicomweb-cors-proxy"))
+SETTINGS = {
+    "DICOMWEB_PROXY_UPSTREAM__URL": f"http://{LOOPBACK}:9/dicom-web",
+    "DICOMWEB_PROXY_CORS__ALLOW_ORIGINS": "https://viewer.example",
+    "DICOMWEB_PROXY_SERVER__ALLOWED_HOSTS": "pacs.example",
+}
+
+
+@contextmanager
+def running(env: Mapping[str, str], *arguments: str) -> Iterator[Child]:
+    with Child([COMMAND, *arguments], env=os.environ | env) as child:
+        child.wait_for(r"\bat  |proxy  ")
+        yield child
+
+
+def check(env: Mapping[str, str], pid: int) -> int:
+    return CliRunner(env=env).invoke(main, ["healthcheck", "--pid", str(pid)]).exit_code
+
+
+@pytest.fixture(params=["variable", "file", "flag", "all interfaces"])
+def started(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[dict[str, str], list[str]]:
+    """How a proxy can be told its port: environment and flags."""
+    port = free_port()
+    variable = {"DICOMWEB_PROXY_SERVER__PORT": str(port)}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"server": {"port": port}}))
+    return {
+        "variable": (SETTINGS | variable, []),
+        "file": (SETTINGS | {"DICOMWEB_PROXY_CONFIG": str(file)}, []),
+        "flag": (SETTINGS, ["--port", str(port)]),
+        "all interfaces": (SETTINGS | variable, ["--host", "::"]),
+    }[request.param]
+
+
+def test_follows_the_port(started: tuple[dict[str, str], list[str]]) -> None:
+    env, flags = started
+    with running(env, "serve", *flags) as proxy:
+        assert check(env, proxy.pid) == 0
+
+
+def test_fails_where_nothing_listens() -> None:
+    assert check(SETTINGS | {"DICOMWEB_PROXY_SERVER__PORT": str(free_port())}, os.getpid()) == 1
+
+
+def test_follows_tls_and_a_process_before(tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert("pacs.example")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(chain)
+    certificate.private_key_pem.write_to_path(key)
+    port = str(free_port())
+    command = ["serve", "--port", port, "--tls-cert", str(chain), "--tls-key", str(key)]
+    init = Child([sys.executable, "-c", "import time; time.sleep(60)", "--", COMMAND, *command])
+    with init, running(SETTINGS, *command):
+        assert check(SETTINGS, init.pid) == 0
+
+
+def test_follows_the_demo() -> None:
+    port = three_free_ports()
+    with running(SETTINGS, "demo", "--port", str(port)) as demo:
+        assert check(SETTINGS, demo.pid) == 0
+
+
+def test_a_configuration_that_no_longer_holds() -> None:
+    assert check(SETTINGS | {"DICOMWEB_PROXY_SERVER__PORT": "0x50"}, os.getpid()) == 1
+
+
+def test_is_not_in_the_help() -> None:
+    assert "healthcheck" not in CliRunner().invoke(main, ["--help"]).output

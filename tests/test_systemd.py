@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from dicomweb_cors_proxy.server import Config, Server, bind
+from dicomweb_cors_proxy.systemd import READY, notify
+from tests.support.processes import Child
+from tests.support.servers import LOOPBACK, free_port
+from tests.support.sockets import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import Receive, Scope, Send
+
+ARCHIVE = f"http://{LOOPBACK}:9/dicom-web"
+
+
+class Manager:
+    """The service manager's end of the protocol."""
+
+    def __init__(self, address: str, listener: socket.socket) -> None:
+        self.address = address
+        self._socket = listener
+
+    def next(self) -> str:
+        """Wait for a message."""
+        self._socket.settimeout(30)
+        return self._socket.recv(4096).decode()
+
+    def pending(self) -> list[str]:
+        """The messages that are there by now."""
+        self._socket.setblocking(False)
+        messages = []
+        try:
+            while True:
+                messages.append(self._socket.recv(4096).decode())
+        except BlockingIOError:
+            return messages
+
+
+@pytest.fixture
+def manager(request: pytest.FixtureRequest) -> Iterator[Manager]:
+    with (
+        TemporaryDirectory() as folder,  # a socket's path has to be shorter than pytest's are
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
+    ):
+        is_path = getattr(request, "param", "path") == "path"
+        name = str(Path(folder, "notify") if is_path else uuid4())
+        listener.bind(name if is_path else f"\0{name}")
+        yield Manager(name if is_path else f"@{name}", listener)
+
+
+@contextmanager
+def serve(manager: Manager, port: int, *flags: str) -> Iterator[Child]:
+    """Run the command without waiting for anything."""
+    command = [sys.executable, "-m", "dicomweb_cors_proxy", "serve", "--upstream", ARCHIVE]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DICOMWEB_PROXY_")}
+    environ = inherited | {"NOTIFY_SOCKET": manager.address}
+    with Child([*command, "--port", str(port), *flags], env=environ) as child:
+        yield child
+
+
+@pytest.mark.parametrize("manager", ["path", "abstract"], indirect=True)
+def test_serve_tells_when_it_serves_and_when_it_stops(manager: Manager) -> None:
+    port = free_port()
+    with serve(manager, port, "--allow-origin", "https://viewer.example") as child:
+        assert manager.next() == "READY=1", child.output
+        answer = httpx.get(f"http://{LOOPBACK}:{port}/healthz", trust_env=False)
+        assert answer.status_code == 200
+        assert manager.pending() == []
+        child.terminate()
+        assert manager.next() == "STOPPING=1"
+        assert child.wait() == 0
+    assert manager.pending() == []
+
+
+def test_not_ready_with_the_port_taken(manager: Manager) -> None:
+    with (
+        bind(LOOPBACK, 0)[0] as taken,
+        serve(manager, taken.getsockname()[1], "--allow-origin", "https://viewer.example") as child,
+    ):
+        assert child.wait() == 1
+    assert manager.pending() == []
+
+
+def test_not_ready_with_a_bad_configuration(manager: Manager) -> None:
+    with serve(manager, free_port(), "--allow-origin", "https://viewer.example/") as child:
+        assert child.wait() == 2
+    assert manager.pending() == []
+
+
+async def test_not_ready_before_the_application_is(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+    during_startup: list[list[str]] = []
+
+    async def app(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        during_startup.append(manager.pending())
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    server = Server(Config(app, settings(ARCHIVE).server))
+    server.should_exit = True
+    await server.serve(bind(LOOPBACK, 0))
+    assert during_startup == [[]]
+    assert manager.pending() == ["READY=1", "STOPPING=1"]
+
+
+@pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "notify"])
+def test_silent_without_a_socket(
+    address: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if address is None:
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    else:
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notify(READY)
+    assert not caplog.messages
+
+
+def test_a_manager_that_is_gone_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    notify(READY)
+    assert caplog.messages == ["$NOTIFY_SOCKET can't be told READY=1: No such file or directory"]
