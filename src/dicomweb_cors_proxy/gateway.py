@@ -96,14 +96,12 @@ class Gateway:
 
     def _route(self, inbound: Inbound) -> tuple[Route, bytes]:
         base = self._base_path
-        path = inbound.path
-        below = path[len(base) :]
-        if not base and path == b"/":
+        below = inbound.path[len(base) :]
+        if not base and below == b"/":
             below = b""
-        if path.startswith(base) and (not below or below.startswith(b"/")):
-            route = self._resources.match(below)
-            if route is not None:
-                return route, below
+        route = self._resources.match(below) if inbound.path.startswith(base) else None
+        if route is not None:
+            return route, below
         raise Problem(
             404,
             "Not a DICOMweb resource. The DICOMweb root is "

@@ -97,10 +97,11 @@ class Inbound:
 
 def _below(root_path: str, raw_path: bytes) -> bytes:
     """What the client sent, without the root path that a server has put in front of it."""
-    for root in (root_path.encode("utf-8"), quote(root_path).encode("ascii")):
-        below = raw_path.removeprefix(root)
-        if below != raw_path and (not below or below.startswith(_TARGET_FORMS)):
-            return below or b"/"
+    if root_path:  # which some servers put there as it is, some percent-encoded
+        for root in (root_path.encode(), quote(root_path).encode()):
+            below = raw_path.removeprefix(root)
+            if below != raw_path and (not below or below.startswith(_TARGET_FORMS)):
+                return below or b"/"
     return raw_path
 
 
@@ -140,7 +141,7 @@ class Screen:
             raise Problem(400, "The request has more than one Origin header.")
         if any(coding.lower() != b"chunked" for coding in inbound.transfer_codings):
             # The server takes off the chunks alone: the archive would store a compressed body.
-            raise Problem(400, "The request has a Transfer-Encoding other than chunked.")
+            raise Problem(400, "The only transfer coding understood is chunked.")
         if inbound.target == b"*":
             raise Problem(400, "OPTIONS * asks about no resource; name the DICOMweb root.")
         if len(inbound.target) > self._max_target_bytes:

@@ -12,9 +12,11 @@ What it does not do: HTTP/2, proxies, redirects, cookies, content decoding, 101 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 import httptools
@@ -42,6 +44,8 @@ IDLE_EXPIRY = 30.0
 
 
 class Origin(NamedTuple):
+    """What connections are shared by (RFC 6454 §4)."""
+
     scheme: str
     host: str
     port: int
@@ -59,92 +63,259 @@ class Timeouts(NamedTuple):
 
 
 class ResponseHead(NamedTuple):
+    """Status line and header lines, as they came."""
+
     http_version: bytes
     status: int
     reason: bytes
     headers: list[Header]
 
 
+class Answer:
+    """The answer to one request, out of its bytes. Does no I/O.
+
+    Framing (RFC 9112 §6.3) is read strictly: whoever guesses where one answer ends may hand out
+    its rest as the next. Bytes after the end are dropped, and end the use of the connection.
+    """
+
+    def __init__(self, method: bytes, max_head_bytes: int) -> None:
+        self._method = method
+        self._max_head_bytes = max_head_bytes
+        # None once what is left is nothing but body.
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._refusal: str | None = None
+        self._reason = b""
+        self._headers: list[Header] = []
+        self._head_bytes = 0
+        self._overhead = 0  # bytes fed since the last that were of any use
+        self._interim_responses = 0
+        self._chunked = False
+        self._remaining: int | None = None  # of a Content-Length body, bytes
+        self._body: list[bytes] = []
+        self.buffered = 0  # bytes of the body that nobody has taken yet
+        self.head: ResponseHead | None = None
+        self.complete = False
+        self.persistent = False  # may another request follow on the connection?
+
+    def feed(self, data: bytes) -> None:
+        """Take what the archive sent.
+
+        Raises:
+            httpx.RemoteProtocolError: it is not an answer to the request.
+        """
+        if self._parser is None:
+            self.on_body(data)
+            return
+        self._overhead += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            if not self.complete:
+                reason = self._refusal or f"malformed answer: {exc}"
+                raise httpx.RemoteProtocolError(reason) from exc
+            self.persistent = False
+        if self.complete or (self.head is not None and not self._chunked):
+            self._parser = None
+        elif self._overhead > self._max_head_bytes:
+            raise httpx.RemoteProtocolError(self._too_long)
+
+    def feed_eof(self, *, cut: bool) -> None:
+        """The archive will send nothing more; `cut` if only because its connection broke.
+
+        Raises:
+            httpx.RemoteProtocolError: the answer is not complete.
+        """
+        self.persistent = False
+        if self.complete:
+            return
+        if self.head is None:
+            raise httpx.RemoteProtocolError("closed before an answer")
+        if cut or self._chunked or self._remaining is not None:
+            raise httpx.RemoteProtocolError("closed in the middle of an answer")
+        self.complete = True
+
+    def take(self) -> bytes:
+        """All of the body that is here and was not taken before."""
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        self.buffered = 0
+        return data
+
+    def discard(self) -> None:
+        """Let go of the body, and of the reference cycle with the parser."""
+        self._body.clear()
+        self._parser = None
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.persistent = False
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+        self._count(len(reason))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.head is not None:
+            return  # a trailer field: RFC 9110 §6.5.1 lets a recipient drop it
+        self._headers.append((name, value.rstrip(b" \t")))  # the parser strips the front only
+        if len(self._headers) > MAX_HEADERS:
+            self._refuse(f"more than {MAX_HEADERS} header lines")
+        self._count(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            return
+        parser = cast("httptools.HttpResponseParser", self._parser)  # it is what calls us
+        status = parser.get_status_code()
+        version = parser.get_http_version()
+        if status < 100 or status == 101 or version not in ("1.0", "1.1"):
+            self._refuse(f"status {status} of HTTP/{version}")
+        if status < 200:
+            self._interim_responses += 1
+            if self._interim_responses > MAX_INTERIM_RESPONSES:
+                self._refuse(f"more than {MAX_INTERIM_RESPONSES} interim responses")
+            return
+
+        length, chunked, persistent = self._framing(version)
+        self._overhead = 0
+        self.head = ResponseHead(b"HTTP/" + version.encode(), status, self._reason, self._headers)
+        self.persistent = persistent
+        if self._method == b"HEAD" or status in (204, 304) or length == 0:
+            self.complete = True  # whatever length a bodyless one announces
+        elif length is None and not chunked:
+            self.persistent = False  # ends when the archive closes
+        self._chunked = chunked
+        self._remaining = length
+
+    def on_body(self, data: bytes) -> None:
+        if self.complete:
+            self.persistent = False
+            return
+        if self._remaining is not None:
+            if len(data) > self._remaining:
+                data = data[: self._remaining]
+                self.persistent = False
+            self._remaining -= len(data)
+            self.complete = self._remaining == 0
+        self._overhead = 0
+        self._body.append(data)
+        self.buffered += len(data)
+
+    def on_message_complete(self) -> None:
+        if self.head is not None:
+            self.complete = True
+        else:  # of an interim response
+            self._headers = []
+            self._reason = b""
+            self._head_bytes = self._overhead = 0
+
+    def _framing(self, version: str) -> tuple[int | None, bool, bool]:
+        """Content-Length, whether chunked, whether persistent; the parser has seen to digits."""
+        length = None
+        chunked = close = False
+        persistent = version == "1.1"
+        for name, value in self._headers:
+            match name.lower():
+                case b"content-length":
+                    length = int(value)
+                case b"transfer-encoding":
+                    if value.lower() != b"chunked" or chunked or version == "1.0":
+                        self._refuse("a Transfer-Encoding other than one `chunked`")
+                    chunked = True
+                case b"connection":
+                    options = {option.strip() for option in value.lower().split(b",")}
+                    close = close or b"close" in options
+                    persistent = persistent or b"keep-alive" in options
+        return length, chunked, persistent and not close
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._max_head_bytes:
+            self._refuse(self._too_long)
+
+    def _refuse(self, what: str) -> NoReturn:
+        """Break off out of a callback."""
+        self._refusal = what
+        raise httpx.RemoteProtocolError(what)
+
+    @property
+    def _too_long(self) -> str:
+        return f"a head, or trailers, of more than {self._max_head_bytes} bytes"
+
+
 class Connection(asyncio.Protocol):
     """One connection to the archive. It serves one exchange at a time, from `begin` to `end`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pool: Pool, max_head_bytes: int) -> None:
-        self._loop = loop
+    def __init__(self, pool: Pool, max_head_bytes: int) -> None:
+        self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._max_head_bytes = max_head_bytes
         self._transport: asyncio.Transport
-        self._parser: httptools.HttpResponseParser | None = None
-        self._busy = False
-        self.reused = False
-        self.idle_since = 0.0  # loop time
-        self._reset(b"GET")
-
-    def _reset(self, method: bytes) -> None:
-        self._method = method
-        self._reason = b""
-        self._headers: list[Header] = []
-        self._header_bytes = 0
-        self._unparsed_head_bytes = 0
-        self._interim_responses = 0
-        self._head: ResponseHead | None = None
-        self._remaining: int | None = None  # of a Content-Length body, bytes
-        self._bypass = False  # body bytes no longer go through the parser
-        self._chunks: deque[bytes] = deque()
-        self._buffered = 0
-        self._complete = False
-        self._persistent = False
-        self._error: Exception | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
+        self._tls: ssl.SSLObject | None
         self._reading_paused = False
         self._writing_paused = False
-        self._upload: asyncio.Task[None] | None = None
+        self._busy = False
+        self._answer: Answer  # of the last exchange begun
+        self._timeout: float | None = None
+        self._error: Exception | None = None  # what the connection came to its end by
+        self._event: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._upload: asyncio.Task[None]
         self._uploading = False
         self.heard = False  # a byte of the answer has come
+        self.reused = False
+        self.idle_since = 0.0  # loop time
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._tls = transport.get_extra_info("ssl_object")
 
     def data_received(self, data: bytes) -> None:
-        if self._error is not None:
-            return
         if not self._busy:
             # Nothing was asked: whatever this is must not become the next request's answer.
-            self.abort()
+            self._pool.drop(self)
+            return
+        if self._error is not None:
             return
         self.heard = True
-        if self._bypass:
-            self._body_received(data)
-            return
-        if self._parser is None:
-            self._parser = httptools.HttpResponseParser(self)
+        answer = self._answer
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
-            if self._complete:
-                self._persistent = False  # bytes after the end of a good answer
-            else:
-                self._fail(self._error or httpx.RemoteProtocolError(f"malformed answer: {exc}"))
+            answer.feed(data)
+        except httpx.RemoteProtocolError as exc:
+            self._fail(exc)
             return
-        except httptools.HttpParserUpgrade:
-            self._fail(httpx.RemoteProtocolError("101 without having been asked to upgrade"))
-            return
-        if self._head is None:
-            self._unparsed_head_bytes += len(data)
-            if self._unparsed_head_bytes > self._max_head_bytes:
-                self._fail(httpx.RemoteProtocolError(self._head_too_long))
-        elif self._remaining and not self._complete:
-            self._bypass = True
-            self._parser = None
+        if self._uploading and answer.head is not None and answer.head.status >= 300:
+            self._stop_upload()  # RFC 9112 §9.5: the archive doesn't want the rest
+        if answer.buffered >= READ_HIGH_WATER and not answer.complete and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        self._wake()
 
     def eof_received(self) -> None:
-        self._closed(None)
+        if not self._busy:
+            self._pool.drop(self)
+            return
+        try:
+            self._answer.feed_eof(cut=self._ended_without_close_notify())
+        except httpx.RemoteProtocolError as exc:
+            self._fail(exc)
+        self._stop_upload()
+        self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closed(exc)
-        self.resume_writing()
+        self._pool.forget(self)
+        if not self._busy:
+            return
+        if exc is not None and self._tls is None:
+            self._receive_the_rest()
+        if not self._answer.complete:
+            self._fail(httpx.ReadError(f"connection lost: {exc!r}"))
+        self._stop_upload()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -154,160 +325,23 @@ class Connection(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    # httptools callbacks
-
-    def on_message_begin(self) -> None:
-        if self._complete:
-            self._persistent = False
-
-    def on_status(self, reason: bytes) -> None:
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head is not None:
-            return  # a trailer field: RFC 9110 §6.5.1 lets a recipient drop it
-        self._headers.append((name, value))
-        self._header_bytes += len(name) + len(value) + 4
-        if len(self._headers) > MAX_HEADERS:
-            self._refuse(f"more than {MAX_HEADERS} header lines")
-        if self._header_bytes > self._max_head_bytes:
-            self._refuse(self._head_too_long)
-
-    def on_headers_complete(self) -> None:
-        if self._complete:
-            return
-        parser = self._parser
-        assert parser is not None  # noqa: S101  (it is what calls us)
-        status = parser.get_status_code()
-        version = parser.get_http_version()
-        if 100 <= status < 200:
-            self._interim_responses += 1
-            if self._interim_responses > MAX_INTERIM_RESPONSES:
-                self._refuse(f"more than {MAX_INTERIM_RESPONSES} interim responses")
-            return
-        if status < 100 or version not in ("1.0", "1.1"):
-            self._refuse(f"status {status} of HTTP/{version}")
-
-        chunked = close = False
-        persistent = version == "1.1"
-        for name, value in self._headers:
-            match name.lower():
-                case b"content-length":
-                    self._remaining = int(value)
-                case b"transfer-encoding":
-                    if value.strip().lower() != b"chunked" or chunked or version == "1.0":
-                        self._refuse("a Transfer-Encoding other than one `chunked`")
-                    chunked = True
-                case b"connection":
-                    options = {option.strip() for option in value.lower().split(b",")}
-                    close = close or b"close" in options
-                    persistent = persistent or b"keep-alive" in options
-        self._persistent = persistent and not close
-        self._head = ResponseHead(
-            b"HTTP/" + version.encode(), status, self._reason, self._headers
-        )
-        if self._method == b"HEAD" or status in (204, 304):
-            # The parser can't know of HEAD and would wait for the announced body.
-            self._remaining = None
-            self._parser = None
-            self._finish()
-        elif self._remaining == 0:
-            self._finish()
-        elif self._remaining is None and not chunked:
-            self._persistent = False  # ends when the archive closes
-        if self._uploading and (status >= 400 or close):
-            # The archive has made up its mind: RFC 9112 §9.5 says to stop sending.
-            self._stop_upload()
-        self._wake()
-
-    def on_body(self, data: bytes) -> None:
-        self._body_received(data)
-
-    def on_message_complete(self) -> None:
-        if self._head is not None:
-            if not self._complete:
-                self._finish()
-        else:  # of an interim response
-            self._headers = []
-            self._reason = b""
-            self._header_bytes = 0
-
-    # The answer's bytes
-
-    def _body_received(self, data: bytes) -> None:
-        if self._complete:
-            self._persistent = False
-            return
-        if self._remaining is not None:
-            if len(data) > self._remaining:
-                data = data[: self._remaining]
-                self._persistent = False
-            self._remaining -= len(data)
-        self._chunks.append(data)
-        self._buffered += len(data)
-        if self._remaining == 0:
-            self._finish()
-        elif self._buffered >= READ_HIGH_WATER and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
-        self._wake()
-
-    def _finish(self) -> None:
-        self._complete = True
-        self._wake()
-
-    def _closed(self, exc: Exception | None) -> None:
-        self._persistent = False
-        if not self._busy:
-            self._pool.forget(self)
-        elif self._complete or self._error is not None:
-            pass
-        elif exc is not None:
-            self._fail(httpx.ReadError(f"connection lost: {type(exc).__name__}"))
-        elif self._head is None:
-            self._fail(httpx.RemoteProtocolError("closed before an answer"))
-        elif self._remaining is not None or self._is_chunked:
-            self._fail(httpx.RemoteProtocolError("closed in the middle of an answer"))
-        else:
-            self._finish()
-
-    @property
-    def _is_chunked(self) -> bool:
-        return any(name.lower() == b"transfer-encoding" for name, _ in self._headers)
-
-    @property
-    def _head_too_long(self) -> str:
-        return f"a head of more than {self._max_head_bytes} bytes"
-
-    def _refuse(self, what: str) -> NoReturn:
-        """Break off out of a parser callback."""
-        self._error = httpx.RemoteProtocolError(what)
-        raise self._error
-
-    def _fail(self, error: Exception) -> None:
-        self._error = error
-        self._wake()
-        self.abort()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-    async def _wait(self, timeout: float | None) -> None:
-        """Wait for the next event; the clock stands still while an upload is under way."""
-        self._reader = reader = self._loop.create_future()
-        timer = None
-        if timeout is not None and not self._uploading:
-            timer = self._loop.call_later(timeout, self._expire, timeout)
+    def _ended_without_close_notify(self) -> bool:
+        """Whether anyone on the way could have cut a TLS stream off here (RFC 9112 §9.8)."""
         try:
-            await reader
-        finally:
-            self._reader = None
-            if timer is not None:
-                timer.cancel()
+            return self._tls is not None and self._tls.read(1) != b""
+        except ssl.SSLError:
+            return True
 
-    def _expire(self, timeout: float) -> None:
-        self._fail(httpx.ReadTimeout(f"nothing from the archive for {timeout:g} s"))
+    def _receive_the_rest(self) -> None:
+        """Read an answer that came right before the reset which made our last write fail.
+
+        An archive that refuses an upload and closes resets the connection; an event loop that
+        notices at a write closes the socket without another look at what there is to read.
+        """
+        fileno = self._transport.get_extra_info("socket").fileno()
+        with suppress(OSError):
+            if data := os.read(fileno, READ_HIGH_WATER):
+                self.data_received(data)
 
     # An exchange
 
@@ -319,106 +353,156 @@ class Connection(asyncio.Protocol):
         length: int | None,
         timeout: float | None,
     ) -> None:
-        """Send a request. `length` is the body's size in bytes, None for chunked."""
-        self._reset(method)
+        """Send a request.
+
+        Args:
+            method: decides whether the answer has a body.
+            head: request line and header lines.
+            body: None for no body.
+            length: of the body in bytes, None for chunked.
+            timeout: seconds to wait for the archive to send, or to take, a byte.
+        """
         self._busy = True
+        self._timeout = timeout
+        self._answer = Answer(method, self._max_head_bytes)
+        self.heard = False
         if self._transport.is_closing():
             self._fail(httpx.RemoteProtocolError("closed before an answer"))
             return
         self._transport.write(head)
         if body is not None:
             self._uploading = True
-            self._upload = self._loop.create_task(self._send(body, length, timeout))
+            self._upload = self._loop.create_task(self._send(body, length))
 
-    async def _send(
-        self, body: AsyncIterable[bytes], length: int | None, timeout: float | None
-    ) -> None:
-        sent = 0
-        write = self._transport.write
-        chunks = aiter(body)
-        try:
-            async for chunk in chunks:
-                if not chunk:
-                    continue
-                sent += len(chunk)
-                if length is None:
-                    write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                elif sent > length:
-                    raise httpx.LocalProtocolError("the body is longer than its Content-Length")
-                else:
-                    write(chunk)
-                if self._writing_paused:
-                    await self._drain(timeout)
-                if self._error is not None:
-                    return
-            if length is None:
-                write(b"0\r\n\r\n")
-            elif sent < length:
-                raise httpx.LocalProtocolError("the body is shorter than its Content-Length")
-        except Exception as exc:  # noqa: BLE001  (raised again to whoever waits for the answer)
-            if self._error is None:
-                self._fail(exc)
-        finally:
-            self._uploading = False
-            self._wake()
-            if isinstance(chunks, AsyncGenerator):
-                await chunks.aclose()
-
-    async def _drain(self, timeout: float | None) -> None:
-        self._drained = self._loop.create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._drained
-        except TimeoutError:
-            raise httpx.WriteTimeout(f"the archive took no byte for {timeout:g} s") from None
-        finally:
-            self._drained = None
-
-    def _stop_upload(self) -> None:
-        self._persistent = False
-        self._uploading = False
-        if self._upload is not None:
-            self._upload.cancel()
-
-    async def head(self, timeout: float | None) -> ResponseHead:
+    async def head(self) -> ResponseHead:
         """The answer's head, as soon as it is here, be the upload finished or not."""
-        while self._head is None:
-            if self._error is not None:
-                raise self._error
-            await self._wait(timeout)
-        return self._head
+        while (head := self._answer.head) is None:
+            await self._wait()
+        return head
 
-    async def read(self, timeout: float | None) -> bytes:
+    async def read(self) -> bytes:
         """The next bytes of the body; b"" at its end."""
-        while not self._chunks:
-            if self._complete:
+        answer = self._answer
+        while not answer.buffered:
+            if answer.complete:
                 return b""
-            if self._error is not None:
-                raise self._error
-            await self._wait(timeout)
-        chunk = self._chunks.popleft()
-        self._buffered -= len(chunk)
-        if self._reading_paused and self._buffered < READ_HIGH_WATER:
-            self._reading_paused = False
-            self._transport.resume_reading()
-        return chunk
+            await self._wait()
+        data = answer.take()
+        self._resume_reading()
+        return data
 
     def end(self) -> bool:
         """Finish the exchange; whether the connection can serve another one."""
-        if self._uploading:
-            self._stop_upload()
+        self._stop_upload()
         self._busy = False
-        self._chunks.clear()
-        if self._complete and self._persistent and not self._transport.is_closing():
-            if self._reading_paused:
-                self._reading_paused = False
-                self._transport.resume_reading()
+        answer = self._answer
+        answer.discard()
+        if answer.complete and answer.persistent and not self._transport.is_closing():
+            self._resume_reading()
             return True
         self.abort()
         return False
 
     def abort(self) -> None:
         self._transport.abort()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _fail(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+        self._wake()
+        self.abort()
+
+    async def _wait(self) -> None:
+        """Wait for the next event; the clock stands still while an upload is under way."""
+        if self._error is not None:
+            raise self._error
+        self._event = event = self._loop.create_future()
+        timer = None
+        if self._timeout is not None and not self._uploading:
+            timer = self._loop.call_later(self._timeout, self._expire)
+        try:
+            await event
+        finally:
+            self._event = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._event is not None and not self._event.done():
+            self._event.set_result(None)
+
+    def _expire(self) -> None:
+        if self._event is not None and not self._event.done():
+            self._fail(httpx.ReadTimeout(f"nothing from the archive for {self._timeout:g} s"))
+
+    # An upload
+
+    async def _send(self, body: AsyncIterable[bytes], length: int | None) -> None:
+        try:
+            chunks = aiter(body)
+            try:
+                await self._send_chunks(chunks, length)
+            finally:
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
+        except Exception as exc:  # noqa: BLE001  (raised again to whoever waits for the answer)
+            self._fail(exc)
+        except asyncio.CancelledError:
+            if self._uploading:  # by its source, not by `_stop_upload`
+                self._fail(httpx.LocalProtocolError("the body broke off"))
+            raise
+        finally:
+            self._uploading = False
+            self._wake()
+
+    async def _send_chunks(self, chunks: AsyncIterator[bytes], length: int | None) -> None:
+        sent = 0
+        async for chunk in chunks:
+            if not chunk:
+                continue  # it would end a chunked body
+            sent += len(chunk)
+            if length is None:
+                self._transport.write(b"%x\r\n" % len(chunk))
+                self._transport.write(chunk)
+                self._transport.write(b"\r\n")
+            elif sent > length:
+                raise httpx.LocalProtocolError("the body is longer than its Content-Length")
+            else:
+                self._transport.write(chunk)
+            if self._writing_paused:
+                await self._drain()
+        if length is None:
+            self._transport.write(b"0\r\n\r\n")
+        elif sent < length:
+            raise httpx.LocalProtocolError("the body is shorter than its Content-Length")
+
+    async def _drain(self) -> None:
+        """Wait until the archive has taken most of what was written."""
+        while self._writing_paused:
+            pending = self._transport.get_write_buffer_size()
+            self._drained = self._loop.create_future()
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await self._drained
+            except TimeoutError:
+                # It may be slow, and it may be waiting for us to read its answer.
+                if pending == self._transport.get_write_buffer_size() and not self._reading_paused:
+                    message = f"the archive took no byte for {self._timeout:g} s"
+                    raise httpx.WriteTimeout(message) from None
+            finally:
+                self._drained = None
+
+    def _stop_upload(self) -> None:
+        if self._uploading:
+            self._uploading = False
+            # The archive would take another request for the rest of the body.
+            self._answer.persistent = False
+            self._upload.cancel()
 
 
 class Pool:
@@ -437,10 +521,10 @@ class Pool:
         self._max_head_bytes = max_head_bytes
         self._loop = asyncio.get_running_loop()
         self._in_use = 0
-        self._waiters: dict[asyncio.Future[None], None] = {}
+        self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
-        # Insertion-ordered: the last entry is the one used last.
-        self.idle: dict[Connection, None] = {}
+        self._closed = False
+        self.idle: OrderedDict[Connection, None] = OrderedDict()  # the last used last
 
     @property
     def in_use(self) -> int:
@@ -452,109 +536,129 @@ class Pool:
         Raises:
             httpx.PoolTimeout, httpx.ConnectTimeout, httpx.ConnectError
         """
-        await self._take_slot(timeouts.pool)
-        try:
-            if self.idle and not fresh:
-                connection, _ = self.idle.popitem()
-                connection.reused = True
-                return connection
-            if self._in_use + len(self.idle) > self._limit:
-                oldest = next(iter(self.idle))
-                self.forget(oldest)
-                oldest.abort()
-            return await self._connect(timeouts.connect)
-        except BaseException:
-            self._give_slot_back()
-            raise
+        await self._take_slot(timeouts)
+        if self.idle and not fresh:
+            connection, _ = self.idle.popitem()
+            connection.reused = True
+            return connection
+        return await self._connect(timeouts)
+
+    async def replace(self, connection: Connection, timeouts: Timeouts) -> Connection:
+        """End the connection's exchange and open another connection in its slot.
+
+        Raises:
+            httpx.ConnectTimeout, httpx.ConnectError
+        """
+        connection.end()
+        return await self._connect(timeouts)
 
     def release(self, connection: Connection) -> None:
         """End the connection's exchange."""
         if connection.end():
-            connection.idle_since = self._loop.time()
-            self.idle[connection] = None
-            if self._sweeper is None:
-                self._sweeper = self._loop.call_later(IDLE_EXPIRY, self._sweep)
+            if self._closed:
+                connection.abort()
+            else:
+                self._keep(connection)
         self._give_slot_back()
 
     def forget(self, connection: Connection) -> None:
         self.idle.pop(connection, None)
 
+    def drop(self, connection: Connection) -> None:
+        self.forget(connection)
+        connection.abort()
+
     def close(self) -> None:
+        """Close what is idle, and what is in use as soon as it is not."""
+        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-            self._sweeper = None
-        while self.idle:
-            self.idle.popitem()[0].abort()
+        for connection in list(self.idle):
+            self.drop(connection)
 
-    async def _take_slot(self, timeout: float | None) -> None:
+    def _keep(self, connection: Connection) -> None:
+        connection.idle_since = self._loop.time()
+        self.idle[connection] = None
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(IDLE_EXPIRY, self._sweep)
+
+    async def _take_slot(self, timeouts: Timeouts) -> None:
         if self._in_use < self._limit:
             self._in_use += 1
             return
         waiter = self._loop.create_future()
         self._waiters[waiter] = None
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeouts.pool):
                 await waiter
         except BaseException as exc:
             if waiter.done() and not waiter.cancelled():
                 self._give_slot_back()  # it was ours already when we were told to stop
             if isinstance(exc, TimeoutError):
-                message = f"all {self._limit} connections stayed busy for {timeout:g} s"
+                message = f"all {self._limit} connections stayed busy for {timeouts.pool:g} s"
                 raise httpx.PoolTimeout(message) from None
             raise
         finally:
             self._waiters.pop(waiter, None)
 
     def _give_slot_back(self) -> None:
-        for waiter in self._waiters:
+        while self._waiters:
+            waiter, _ = self._waiters.popitem(last=False)
             if not waiter.done():
                 waiter.set_result(None)
                 return
         self._in_use -= 1
 
-    async def _connect(self, timeout: float | None) -> Connection:
+    async def _connect(self, timeouts: Timeouts) -> Connection:
+        """Open a connection in a slot that was taken; the slot is given back if that fails."""
         origin = self._origin
+        if self._in_use + len(self.idle) > self._limit:
+            self.drop(next(iter(self.idle)))
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeouts.connect):
                 _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop, self, self._max_head_bytes),
+                    lambda: Connection(self, self._max_head_bytes),
                     origin.host,
                     origin.port,
                     ssl=self._context,
                     server_hostname=origin.host if self._context else None,
                 )
-        except TimeoutError:
-            raise httpx.ConnectTimeout(f"no connection within {timeout:g} s") from None
-        except OSError as exc:  # ssl.SSLError is one
-            raise httpx.ConnectError(str(exc)) from exc
+        except BaseException as exc:
+            self._give_slot_back()
+            if isinstance(exc, TimeoutError):
+                raise httpx.ConnectTimeout("no connection to the archive in time") from None
+            if isinstance(exc, OSError):  # ssl.SSLError is one
+                raise httpx.ConnectError(str(exc) or repr(exc)) from exc
+            raise
         return connection
 
     def _sweep(self) -> None:
         self._sweeper = None
-        oldest_allowed = self._loop.time() - IDLE_EXPIRY
+        now = self._loop.time()
         while self.idle:
             connection = next(iter(self.idle))
-            if connection.idle_since > oldest_allowed:
-                self._sweeper = self._loop.call_at(
-                    connection.idle_since + IDLE_EXPIRY, self._sweep
-                )
+            expiry = connection.idle_since + IDLE_EXPIRY
+            if expiry > now:
+                self._sweeper = self._loop.call_at(expiry, self._sweep)
                 return
-            self.forget(connection)
-            connection.abort()
+            self.drop(connection)
 
 
 class Body(httpx.AsyncByteStream):
     """An answer's body. `aclose` gives the connection back, or closes it if bytes are missing."""
 
-    def __init__(self, connection: Connection, pool: Pool, timeout: float | None) -> None:
+    def __init__(self, connection: Connection, pool: Pool) -> None:
         self._connection = connection
         self._pool = pool
-        self._timeout = timeout
         self._open = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while chunk := await self._connection.read(self._timeout):
-            yield chunk
+        while self._open:
+            data = await self._connection.read()
+            if not data:
+                return
+            yield data
+        raise httpx.StreamClosed  # what comes now is the answer to another request
 
     async def aclose(self) -> None:
         if self._open:
@@ -584,7 +688,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._max_connections = max_connections
         self._ssl_context = ssl_context
         self._max_head_bytes = max_head_bytes
-        self._pools: dict[Origin, Pool] = {}
+        self.pools: dict[Origin, Pool] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request; return when the answer's head is here.
@@ -594,10 +698,10 @@ class Transport(httpx.AsyncBaseTransport):
             httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.RemoteProtocolError:
                 after. A safe method without a body was then tried a second time, on a new
                 connection, if a kept-alive one closed before the first byte of an answer.
+            httpx.LocalProtocolError: the body is not what the request's header lines announce.
         """
-        url = request.url
         method = request.method.encode("ascii")
-        target = request.extensions.get("target", url.raw_path)
+        target = request.extensions.get("target", request.url.raw_path)
         limits = request.extensions.get("timeout", {})
         timeouts = Timeouts(limits.get("connect"), limits.get("read"), limits.get("pool"))
         headers = request.headers.raw
@@ -609,55 +713,68 @@ class Transport(httpx.AsyncBaseTransport):
                 b"\r\n",
             ]
         )
-        pool = self._pool(url)
+        pool = self._pool(request.url)
 
         # A write never travels on a connection that may have died unnoticed: it can't be repeated.
         fresh = method not in SAFE_METHODS or body is not None
+        connection = await pool.acquire(timeouts, fresh=fresh)
         while True:
-            connection = await pool.acquire(timeouts, fresh=fresh)
             try:
                 connection.begin(method, head, body, length, timeouts.read)
-                answer = await connection.head(timeouts.read)
+                answer = await connection.head()
                 break
             except (httpx.ReadError, httpx.RemoteProtocolError):
-                pool.release(connection)
                 if connection.heard or not connection.reused:
+                    pool.release(connection)
                     raise
-                fresh = True
             except BaseException:
                 pool.release(connection)
                 raise
+            connection = await pool.replace(connection, timeouts)
         return httpx.Response(
             answer.status,
             headers=answer.headers,
-            stream=Body(connection, pool, timeouts.read),
+            stream=Body(connection, pool),
             extensions={"http_version": answer.http_version, "reason_phrase": answer.reason},
         )
 
     async def aclose(self) -> None:
-        for pool in self._pools.values():
+        for pool in self.pools.values():
             pool.close()
 
     def _pool(self, url: httpx.URL) -> Pool:
-        origin = Origin(url.scheme, url.host, url.port or DEFAULT_PORTS[url.scheme])
-        pool = self._pools.get(origin)
+        host = url.raw_host.decode("ascii")  # an internationalized name as DNS and TLS have it
+        origin = Origin(url.scheme, host, url.port or DEFAULT_PORTS[url.scheme])
+        pool = self.pools.get(origin)
         if pool is None:
             context = None
             if origin.scheme == "https":
                 context = self._ssl_context or ssl.create_default_context()
             pool = Pool(origin, self._max_connections, context, self._max_head_bytes)
-            self._pools[origin] = pool
+            self.pools[origin] = pool
         return pool
 
     @staticmethod
     def _framing(
         request: httpx.Request, headers: list[Header]
     ) -> tuple[AsyncIterable[bytes] | None, int | None]:
-        for name, value in headers:
-            lower = name.lower()
-            length = int(value) if lower == b"content-length" else None
-            if length or lower == b"transfer-encoding":
-                if not isinstance(request.stream, httpx.AsyncByteStream):
-                    raise httpx.LocalProtocolError("the body is not an asynchronous stream")
-                return request.stream, length
-        return None, None
+        """The body, if one is announced, and its length in bytes, None for chunked."""
+        announced = [
+            (name.lower(), value)
+            for name, value in headers
+            if name.lower() in (b"content-length", b"transfer-encoding")
+        ]
+        match announced:
+            case []:
+                return None, None
+            case [(b"transfer-encoding", b"chunked")]:
+                length = None
+            case [(b"content-length", value)] if value.isdigit():
+                length = int(value)
+                if not length:
+                    return None, None
+            case _:
+                raise httpx.LocalProtocolError("a request framed in no way or in two ways")
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise httpx.LocalProtocolError("the body is not an asynchronous stream")
+        return request.stream, length

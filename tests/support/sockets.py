@@ -28,6 +28,7 @@ class Head:
 
     first_line: bytes
     headers: list[tuple[bytes, bytes]]
+    raw: bytes = b""  # both of them, as they came
 
     def all(self, name: bytes) -> list[bytes]:
         return [value for key, value in self.headers if key.lower() == name]
@@ -61,7 +62,7 @@ class Wire:
         for line in lines:
             name, _, value = line.partition(b":")
             headers.append((name, value.strip()))
-        return Head(first, headers)
+        return Head(first, headers, raw)
 
     async def chunk(self) -> bytes:
         """One chunk of a chunked body; b"" for the last."""

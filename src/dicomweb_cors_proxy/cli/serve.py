@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,11 @@ from dicomweb_cors_proxy.cli.configuration import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from dicomweb_cors_proxy.config import Settings
+    from dicomweb_cors_proxy.server import Server
 
 
 @click.command()
@@ -54,11 +57,17 @@ def serve(config_file: Path | None, **flags: Any) -> None:  # noqa: ANN401
             err=True,
         )
         sys.exit(1)
-    for line in greeting(settings, sockets[0].getsockname()[1]):
-        click.echo(line, err=True)
     server = Server(Config(create_app(settings), settings.server))
-    server.run(sockets)
-    sys.exit(0 if server.started else 1)
+    lines = greeting(settings, sockets[0].getsockname()[1])
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(server, sockets, lines))
+
+
+async def _serve(server: Server, sockets: list[socket.socket], lines: list[str]) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets))
+        await server.ready.wait()
+        click.echo("\n".join(lines), err=True)
 
 
 def greeting(settings: Settings, port: int) -> list[str]:

@@ -1,0 +1,655 @@
+"""The server's side of HTTP/1.1 (RFC 9112), on httptools: what uvicorn gives every connection.
+
+uvicorn's own protocol has no deadlines and no limits for a head, refuses without CORS headers what
+it can't read, sends chunks to HTTP/1.0 clients, closes after a 304 that announces a length, and
+resets a client that it refuses in the middle of an upload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import select
+import socket
+import struct
+import time
+from collections import deque
+from email.utils import formatdate
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+
+from dicomweb_cors_proxy.answers import Problem, ResponseAborted
+from dicomweb_cors_proxy.inbound import (
+    REFUSAL,
+    head_too_large,
+    target_too_long,
+    too_many_headers,
+)
+from dicomweb_cors_proxy.observability import place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from starlette.types import ASGIApp, Message, Scope
+    from uvicorn.server import ServerState
+
+    from dicomweb_cors_proxy.server import Config
+
+logger = logging.getLogger(__name__)
+
+SERVER = b"dicomweb-cors-proxy"
+
+# Bytes that wait for the other end before more are taken: of an upload, and of an answer.
+HIGH_WATER = 64 * 1024
+
+# Requests read ahead of the one that is being answered.
+PIPELINED = 8
+
+# A head that is over a limit is still read for its Origin, so that the page can read the refusal;
+# beyond this many times the limit nothing more is read.
+PATIENCE = 4
+
+# Seconds for which the rest of an unread upload is taken and dropped after an early answer: a
+# close with bytes unread is a reset, and would take the answer from the client (RFC 9112 §9.6).
+LINGER = 30.0
+
+# Seconds between two looks whether a client is still there while nothing is read from it.
+LOOK = 0.25
+
+# Seconds for an application to end by itself when its client has left, and the other way round.
+GRACE = 0.25
+
+_METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
+
+_STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 600)} | {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+
+
+class Stage(Enum):
+    """What the next byte of a client belongs to."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
+class Exchange:
+    """One request and its answer: `receive` and `send` of an ASGI application."""
+
+    def __init__(
+        self, connection: Protocol, scope: Scope, *, keep_alive: bool, expects_continue: bool
+    ) -> None:
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.more_body = True
+        self.buffered = 0
+        self.task: asyncio.Task[None] | None = None
+        self._connection = connection
+        self._expects_continue = expects_continue
+        self._chunks: list[bytes] = []
+        self._body_given = False
+        self._failure: Problem | None = None
+        self._left = False
+        self._news = asyncio.Event()
+        self._started = False
+        self._complete = False
+        self._chunked = False
+        self._until_close = False  # the answer ends where the connection does
+        self._remaining = 0  # bytes of a Content-Length
+
+    async def run(self, app: ASGIApp) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+        except ResponseAborted:
+            pass
+        except Exception as exc:  # noqa: BLE001  (its message may hold patient data)
+            logger.error("bug: %s", place(exc))  # noqa: TRY400
+        finally:
+            if not self._complete:
+                self._connection.cut(reset=self._until_close)
+
+    # The request
+
+    def body_received(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self.buffered += len(chunk)
+        self._news.set()
+
+    def body_ended(self) -> None:
+        self.more_body = False
+        self._news.set()
+
+    def body_failed(self, problem: Problem) -> None:
+        if self._started:
+            self.client_left()
+        self._failure = problem
+        self._news.set()
+
+    def client_left(self) -> None:
+        """Tell the application when it next asks; end it if it doesn't."""
+        if not self._left:
+            self._left = True
+            self._news.set()
+            if self.task is not None:
+                self.task.get_loop().call_later(GRACE, self.task.cancel)
+
+    async def receive(self) -> Message:
+        if self._expects_continue:  # RFC 9110 §10.1.1: only now is the body wanted
+            self._expects_continue = False
+            if self.more_body and not self._chunks and not self._left:
+                self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while True:
+            if self._left or self._complete:
+                return {"type": "http.disconnect"}
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            if self._chunks or not (self.more_body or self._body_given):
+                self._body_given = not self.more_body
+                body = b"".join(self._chunks)
+                self._chunks.clear()
+                self.buffered = 0
+                self._connection.regulate_reading()
+                return {"type": "http.request", "body": body, "more_body": self.more_body}
+            self._news.clear()
+            await self._news.wait()
+
+    # The answer
+
+    async def send(self, message: Message) -> None:
+        await self._connection.writable.wait()
+        if self._left or self._complete:
+            return
+        if not self._started:
+            self._send_head(message["status"], message["headers"])
+        else:
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+
+    def _send_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        self._started = True
+        self._expects_continue = False
+        lines = [_STATUS_LINES[status]]
+        names = set()
+        length = None
+        for name, value in headers:
+            names.add(name)
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"connection":
+                self.keep_alive = self.keep_alive and value.lower() != b"close"
+                continue
+            lines += (name, b": ", value, b"\r\n")
+        if b"date" not in names:  # RFC 9110 §6.6.1
+            lines += (b"date: ", http_date(), b"\r\n")
+        if b"server" not in names:
+            lines += (b"server: ", SERVER, b"\r\n")
+
+        lines += self._framing(status, length)
+        self._connection.transport.write(b"".join(lines))
+
+    def _framing(self, status: int, length: int | None) -> list[bytes]:
+        """Decide where the answer ends, and return the end of the head, which says so."""
+        lines = []
+        if self.scope["method"] == "HEAD" or status in (204, 304):
+            pass  # whatever the head announces, no body follows
+        elif length is not None:
+            self._remaining = length
+        elif self.scope["http_version"] == "1.0":
+            self._until_close = True
+            self.keep_alive = False
+        else:
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        if self.more_body:
+            self.keep_alive = False  # the rest of it is not going to be read
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        return [*lines, b"\r\n"]
+
+    def _send_body(self, body: bytes, *, more: bool) -> None:
+        write = self._connection.transport.write
+        if body and self.scope["method"] != "HEAD":
+            if self._chunked:
+                write(b"%x\r\n" % len(body))
+                write(body)
+                write(b"\r\n")
+            elif self._until_close:
+                write(body)
+            elif len(body) > self._remaining:
+                self._break_off()
+                return
+            else:
+                self._remaining -= len(body)
+                write(body)
+        if more:
+            return
+        if self._remaining:
+            self._break_off()
+            return
+        if self._chunked:
+            write(b"0\r\n\r\n")
+        self._complete = True
+        self._news.set()
+        self._connection.answered(self)
+
+    def _break_off(self) -> None:
+        """The body isn't as long as its head said."""
+        self.client_left()
+        self._connection.cut(reset=False)
+
+
+class Protocol(asyncio.Protocol):
+    """One client's connection.
+
+    `_exchanges` holds the requests that have come and are not answered. The first is being
+    answered; the last is still being read in `Stage.BODY`.
+    """
+
+    alpn_protocols = ("http/1.1",)  # uvicorn offers them in TLS
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._app = config.loaded_app
+        self._limits = config.limits
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._exchanges: deque[Exchange] = deque()
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self._reading_paused = False
+        self._ignoring = False  # whatever else the client sends
+        self._draining = False
+        # A client that keeps us waiting: for its head, its next request, its end.
+        self._deadline: asyncio.TimerHandle | None = None
+        self._write_watch: asyncio.TimerHandle | None = None
+        self._pause_watch: asyncio.TimerHandle | None = None
+
+        self._parser = httptools.HttpRequestParser(self)
+        self._stage = Stage.IDLE
+        self._heads = 0  # how many have begun
+        self._unknown_method: bytes | None = None
+        self._begin_head()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport = cast("asyncio.Transport", transport)
+        transport.set_write_buffer_limits(HIGH_WATER)
+        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._connection_scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "scheme": "https" if is_ssl(transport) else "http",
+            "server": get_local_addr(transport),
+            "client": get_remote_addr(transport),
+            "root_path": "",
+        }
+        self._set_deadline(self._limits.header_timeout, self.close)
+
+    def eof_received(self) -> None:
+        self._client_left()
+        self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._server_state.connections.discard(self)
+        for timer in (self._deadline, self._write_watch, self._pause_watch):
+            if timer is not None:
+                timer.cancel()
+        self._client_left()
+        self.writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        was_in_head = self._stage is Stage.HEAD
+        pending: list[bytes | memoryview] = [data]
+        while pending and not self._ignoring:
+            pending[:1] = self._parse(pending[0])
+        if self._stage is Stage.HEAD and not self._ignoring:
+            if was_in_head:
+                # Where a head begins in these bytes, how many of them are its own is not known;
+                # they are no more than one read.
+                self._unparsed_bytes += len(data)
+                self._check_patience()
+            if self._deadline is None:
+                self._set_deadline(self._limits.header_timeout, self._head_is_late)
+        self.regulate_reading()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+        if self._write_watch is not None and not self.transport.is_closing():
+            self._write_watch.cancel()
+            self._write_watch = None
+
+    # Reading requests
+
+    def _parse(self, data: bytes | memoryview) -> list[bytes | memoryview]:
+        """Feed the parser; return what it has to be fed next."""
+        was_idle = self._stage is Stage.IDLE
+        heads = self._heads
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._stage is Stage.HEAD:
+                return [self._head_without_upgrade(), memoryview(data)[upgrade.args[0] :]]
+            self._ignoring = True  # CONNECT, or a head that is refused
+        except httptools.HttpParserInvalidMethodError:
+            # The parser knows a list of methods, HTTP any token (RFC 9110 §9.1): the request is
+            # read as a GET, and refused under its own name.
+            is_first = was_idle and self._heads == heads + 1
+            if is_first and (method := _METHOD.match(data)):
+                self._unknown_method = method[1]
+                self._restart_parser()
+                return [b"GET", memoryview(data)[method.end(1) :]]
+            self._malformed()
+        except httptools.HttpParserError:
+            self._malformed()
+        return []
+
+    def _restart_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._stage = Stage.IDLE
+
+    def _head_without_upgrade(self) -> bytes:
+        """Return the head to be read again.
+
+        Upgrade may be ignored (RFC 9110 §7.8), but the parser skips the body of who asks for it.
+        """
+        method = self._unknown_method or self._parser.get_method()
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (method, self._target, version)]
+        lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]
+        self._restart_parser()
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _begin_head(self) -> None:
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
+        self._refusal: Problem | None = None
+        self._header_bytes = 0
+        self._header_count = 0
+        self._unparsed_bytes = 0
+
+    def _malformed(self) -> None:
+        if self._stage is not Stage.BODY:
+            self._refuse(Problem(400, "The request is not well-formed HTTP/1.1."))
+            return
+        self._ignoring = True
+        exchange = self._exchanges[-1]
+        exchange.keep_alive = False
+        exchange.body_failed(
+            Problem(400, "The request's body is not well-formed: chunked framing.")
+        )
+
+    def _check_patience(self) -> None:
+        limits = self._limits
+        if self._unparsed_bytes > PATIENCE * (limits.max_header_bytes + limits.max_target_bytes):
+            self._refuse(self._refusal or head_too_large(limits.max_header_bytes))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer a head that can't be read to its end."""
+        self._ignoring = True
+        if self._stage is Stage.IDLE:
+            self._begin_head()
+        self._refusal = problem
+        self._dispatch("GET", "1.1", keep_alive=False)
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._clear_deadline()
+        self._stage = Stage.HEAD
+        self._heads += 1
+        self._begin_head()
+
+    def on_url(self, url: bytes) -> None:
+        if len(self._target) + len(url) <= self._limits.max_target_bytes:
+            self._target += url
+        else:
+            self._refusal = target_too_long(self._limits.max_target_bytes)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._stage is Stage.BODY:
+            return  # a trailer field: RFC 9110 §6.5.1 lets a recipient drop it
+        limits = self._limits
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        self._header_count += 1
+        self._header_bytes += len(name) + len(value) + 4
+        if self._refusal is not None:
+            pass
+        elif self._header_count > limits.max_headers:
+            self._refusal = too_many_headers(limits.max_headers)
+        elif self._header_bytes > limits.max_header_bytes:
+            self._refusal = head_too_large(limits.max_header_bytes)
+        elif name == b"transfer-encoding":
+            # RFC 9112 §6.1: HTTP/1.0 has none, and who announces one may be smuggling.
+            if value.lower() != b"chunked" or self._parser.get_http_version() == "1.0":
+                self._refusal = Problem(
+                    400, "The only transfer coding understood is chunked, in HTTP/1.1."
+                )
+        elif name == b"expect":
+            self._expects_continue = value.lower() == b"100-continue"
+        if self._refusal is None or name == b"origin":
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        method = parser.get_method()
+        version = parser.get_http_version()
+        if method == b"CONNECT":
+            self._refusal = self._refusal or Problem(
+                405, "This server is no tunnel.", [(b"allow", b"GET, HEAD, OPTIONS")]
+            )
+        elif version not in ("1.0", "1.1"):
+            self._refusal = Problem(400, "This server speaks HTTP/1.1.")
+        elif parser.should_upgrade() and self._refusal is None:
+            return  # and starts again without it: see _parse
+        if self._unknown_method is not None:
+            method, self._unknown_method = self._unknown_method, None
+        self._clear_deadline()
+        self._dispatch(method.decode("ascii"), version, keep_alive=parser.should_keep_alive())
+
+    def on_body(self, body: bytes) -> None:
+        self._exchanges[-1].body_received(body)
+
+    def on_message_complete(self) -> None:
+        if self._stage is Stage.BODY:
+            self._stage = Stage.IDLE
+            self._exchanges[-1].body_ended()
+
+    # Exchanges
+
+    def _dispatch(self, method: str, version: str, *, keep_alive: bool) -> None:
+        refusal = self._refusal
+        # A refused target may be cut, and must lead to no resource that doesn't look for refusals.
+        target = self._target if refusal is None else b"/"
+        path, _, query = target.partition(b"?")
+        scope = {
+            **self._connection_scope,
+            "http_version": version,
+            "method": method,
+            "path": unquote(path.decode("ascii")),
+            "raw_path": path,
+            "query_string": query,
+            "headers": self._headers,
+            "state": self._app_state.copy(),
+            "extensions": {} if refusal is None else {REFUSAL: refusal},
+        }
+        exchange = Exchange(
+            self,
+            scope,
+            keep_alive=(keep_alive and version == "1.1" and refusal is None and not self._draining),
+            expects_continue=self._expects_continue and version == "1.1",
+        )
+        self._stage = Stage.BODY
+        self._exchanges.append(exchange)
+        if len(self._exchanges) == 1:
+            self._start(exchange)
+
+    def _start(self, exchange: Exchange) -> None:
+        tasks = self._server_state.tasks
+        exchange.task = self._loop.create_task(exchange.run(self._app))
+        tasks.add(exchange.task)
+        exchange.task.add_done_callback(tasks.discard)
+
+    def answered(self, exchange: Exchange) -> None:
+        """Go on to the next request, or to the end of the connection."""
+        self._exchanges.popleft()
+        if not exchange.keep_alive:
+            self._end(unread=exchange.more_body or self._ignoring)
+            return
+        if self._exchanges:
+            self._start(self._exchanges[0])
+        elif self._stage is Stage.IDLE:
+            self._set_deadline(self._limits.keepalive_timeout, self.close)
+        self.regulate_reading()
+
+    def _client_left(self) -> None:
+        for exchange in self._exchanges:
+            exchange.client_left()
+
+    # Deadlines and back-pressure
+
+    def _set_deadline(self, seconds: float, callback: Callable[[], object]) -> None:
+        self._clear_deadline()
+        self._deadline = self._loop.call_later(seconds, callback)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _head_is_late(self) -> None:
+        timeout = self._limits.header_timeout
+        if self._reading_paused:  # by us
+            self._set_deadline(timeout, self._head_is_late)
+            return
+        self._deadline = None
+        self._refuse(
+            Problem(
+                408,
+                f"The request's head did not arrive within {timeout:g} s (server.header_timeout).",
+            )
+        )
+
+    def regulate_reading(self) -> None:
+        """Read on, unless as much is waiting as may."""
+        waiting = self._exchanges
+        pause = not self._ignoring and (
+            len(waiting) > PIPELINED or (bool(waiting) and waiting[-1].buffered > HIGH_WATER)
+        )
+        if pause is self._reading_paused or self.transport.is_closing():
+            return
+        self._reading_paused = pause
+        if pause:
+            self.transport.pause_reading()
+            self._pause_watch = self._loop.call_later(LOOK, self._look_for_client)
+        else:
+            self.transport.resume_reading()
+            if self._pause_watch is not None:
+                self._pause_watch.cancel()
+
+    def _look_for_client(self) -> None:
+        """Nothing is read, so the event loop wouldn't see the client leave."""
+        if _has_left(self.transport.get_extra_info("socket")):
+            self.transport.abort()
+        else:
+            self._pause_watch = self._loop.call_later(LOOK, self._look_for_client)
+
+    def _watch_writing(self, last_size: int = -1, *, stalled: bool = False) -> None:
+        """Abort once the client has taken no byte for `write_timeout`."""
+        if self._write_watch is not None:
+            self._write_watch.cancel()
+        size = self.transport.get_write_buffer_size()
+        if stalled and size == last_size:
+            self.transport.abort()
+            return
+        self._write_watch = self._loop.call_later(
+            self._limits.write_timeout / 2,
+            lambda: self._watch_writing(size, stalled=size == last_size),
+        )
+
+    # The end
+
+    def close(self) -> None:
+        """Close as soon as the client has taken what is written."""
+        if not self.transport.is_closing():
+            self._ignoring = True
+            self._clear_deadline()
+            self.transport.close()
+            self._watch_writing()
+
+    def _end(self, *, unread: bool) -> None:
+        """Close behind a complete answer."""
+        self._ignoring = True
+        self._exchanges.clear()
+        if not unread:
+            self.close()
+            return
+        self.regulate_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._set_deadline(LINGER, self.transport.abort)
+
+    def cut(self, *, reset: bool) -> None:
+        """End the connection so that the client can't take what it has for the whole."""
+        if reset:  # an orderly close would be the end of the answer
+            with contextlib.suppress(OSError):
+                self.transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+            self.transport.abort()
+        else:
+            self.close()
+
+    def shutdown(self) -> None:
+        """Finish what has come, and close."""
+        self._draining = True
+        if self._exchanges:
+            self._exchanges[-1].keep_alive = False
+        elif self._stage is Stage.IDLE and not self._ignoring:
+            is_written = self.transport.get_write_buffer_size() == 0
+            self.close()
+            if is_written:  # a client owes us no farewell, for which TLS would wait
+                self._loop.call_later(GRACE, self.transport.abort)
+
+
+def _has_left(client: socket.socket) -> bool:
+    """Whether the other end has closed or reset the connection, be there bytes to read or not."""
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(client.fileno(), getattr(select, "POLLRDHUP", 0))
+    return bool(poll.poll(0))
+
+
+_date = (0, b"")
+
+
+def http_date() -> bytes:
+    """Now, as RFC 9110 §5.6.7 writes it."""
+    global _date  # noqa: PLW0603  (one clock for the process)
+    now = int(time.time())
+    if _date[0] != now:
+        _date = now, formatdate(now, usegmt=True).encode("ascii")
+    return _date[1]

@@ -1,0 +1,91 @@
+"""How the archive is reached over TLS, and what belongs to the application's life."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+import trustme
+
+from dicomweb_cors_proxy import create_app
+from tests.support.sockets import Wire, answer, archive, proxy, request, settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.sockets import Head
+
+CA = trustme.CA()
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> dict[str, str]:
+    """Files of the authority and of a client's certificate."""
+    client = CA.issue_cert("proxy.example")
+    files = {
+        "ca_file": CA.cert_pem,
+        "client_cert_file": client.cert_chain_pems[0],
+        "client_key_file": client.private_key_pem,
+    }
+    for name, blob in files.items():
+        blob.write_to_path(str(tmp_path / name))
+    return {name: str(tmp_path / name) for name in files}
+
+
+def tls(name: str, *, asks_client: bool = False) -> ssl.SSLContext:
+    """An archive with a certificate for `name`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CA.issue_cert(name).configure_cert(context)
+    if asks_client:
+        CA.configure_trust(context)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+@pytest.mark.parametrize(
+    ("name", "asks_client", "keys", "changes", "status"),
+    [
+        ("127.0.0.1", False, ["ca_file"], {}, 200),
+        ("127.0.0.1", False, [], {}, 502),
+        ("archive.example", False, ["ca_file"], {}, 502),
+        ("archive.example", False, [], {"verify_tls": False}, 200),
+        ("127.0.0.1", True, ["ca_file", "client_cert_file", "client_key_file"], {}, 200),
+        ("127.0.0.1", True, ["ca_file"], {}, 502),
+    ],
+    ids=["trusted", "unknown", "other name", "unchecked", "mutual", "no client certificate"],
+)
+async def test_tls(
+    *,
+    name: str,
+    asks_client: bool,
+    keys: list[str],
+    changes: dict[str, object],
+    status: int,
+    pem: dict[str, str],
+) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(b"hello"))
+
+    upstream = {key: pem[key] for key in keys} | changes
+    async with (
+        archive(handle, tls=tls(name, asks_client=asks_client)) as a,
+        proxy(settings(a.url, upstream=upstream)) as p,
+    ):
+        head, _ = await p.ask(request())
+    assert head.status == status
+
+
+async def test_the_transport_is_closed_at_the_end() -> None:
+    class Transport(httpx.MockTransport):
+        closed = False
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    transport = Transport(lambda _: httpx.Response(200))
+    app = create_app(settings("http://archive.example"), transport=transport)
+    async with app.router.lifespan_context(app):
+        assert not transport.closed
+    assert transport.closed

@@ -1,0 +1,113 @@
+"""What the README shows is run, so that a reader can copy it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from dicomweb_cors_proxy.config import Settings, load
+from tests.support.processes import Child
+from tests.support.servers import Reply, free_port, stub
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines()]
+YAML = [block for kind, block in BLOCKS if kind == "yaml"]
+ARCHIVE = "http://orthanc:8042/dicom-web"
+VIEWER = "https://viewer.example"
+SCRIPTS = Path(sys.executable).parent
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DICOMWEB_PROXY_")}
+    return inherited | variables
+
+
+def command(*words: str) -> str:
+    (line,) = (line for line in COMMANDS if set(words) <= set(shlex.split(line)))
+    return line
+
+
+def granted(url: str) -> bool:
+    """Whether the policy of the README's examples is in force there."""
+    answer = httpx.options(
+        f"{url}/studies",
+        headers={"Origin": VIEWER, "Access-Control-Request-Method": "GET"},
+        trust_env=False,
+    )
+    return answer.headers.get("access-control-allow-origin") == VIEWER
+
+
+@pytest.mark.parametrize("block", YAML)
+def test_a_configuration_is_valid_and_gives_no_warning(block: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(block, encoding="utf-8")
+    assert load(config_file=file, environ={}).warnings() == ()
+
+
+def test_serve() -> None:
+    with stub(Reply(body=b"[]")) as archive:
+        line = command("serve", "--upstream").replace(ARCHIVE, archive.url)
+        program, *arguments = shlex.split(line)
+        with Child(
+            [str(SCRIPTS / program), *arguments, "--port", "0"], env=clean_environment()
+        ) as child:
+            url = child.wait_for(r"\bat +(http\S+)")[1]
+            assert granted(url)
+            assert httpx.get(f"{url}/studies", trust_env=False).json() == []
+
+
+def test_the_printed_url_is_that_of_the_defaults() -> None:
+    server = Settings(upstream={"url": ARCHIVE}, cors={"allow_origins": [VIEWER]}).server
+    assert f"`http://{server.host}:{server.port}{server.base_path}`" in README
+
+
+def test_uvicorn() -> None:
+    words = shlex.split(command("uvicorn", "dicomweb_cors_proxy.asgi:app"))
+    start = words.index("uvicorn")
+    variables = dict(word.split("=", 1) for word in words[:start])
+    assert variables["DICOMWEB_PROXY_UPSTREAM__URL"] == ARCHIVE
+    port = free_port()
+    with (
+        stub(Reply(body=b"[]")) as archive,
+        Child(
+            [sys.executable, "-m", *words[start:], "--port", str(port)],
+            env=clean_environment(**variables | {"DICOMWEB_PROXY_UPSTREAM__URL": archive.url}),
+        ) as child,
+    ):
+        child.wait_for("Application startup complete")
+        url = f"http://127.0.0.1:{port}/dicom-web"
+        assert granted(url)
+        answer = httpx.get(f"{url}/studies", trust_env=False)
+        assert [name for name, _ in answer.headers.raw].count(b"Date") <= 1
+        assert answer.json() == []
+
+
+def test_every_other_command_has_a_test_of_its_own() -> None:
+    """`demo`, the tests and the container are run elsewhere; anything new has to be run, too."""
+    elsewhere = (r"\S+ demo$", "-m pytest$", r"^docker ", "^sudo ", "^systemd")
+    tested = (command("serve", "--upstream"), command("uvicorn", "dicomweb_cors_proxy.asgi:app"))
+    for line in COMMANDS:
+        assert line in tested or any(re.search(pattern, line) for pattern in elsewhere), line
+
+
+def test_the_viewers_roots_are_the_proxys() -> None:
+    (block,) = (block for kind, block in BLOCKS if kind == "js")
+    roots = dict(re.findall(r"(\w+Root): '([^']+)'", block))
+    assert {name: urlsplit(url).path for name, url in roots.items()} == {
+        "qidoRoot": "/dicom-web",
+        "wadoRoot": "/dicom-web",
+        "wadoUriRoot": "/dicom-web/wado",
+    }
+
+
+def test_every_link_leads_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)", README):
+        assert urlsplit(target).scheme or (Path(__file__).parents[1] / target).exists(), target

@@ -1,0 +1,922 @@
+"""Connections to an archive: opened, shared, kept, found dead, given up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import trustme
+import uvloop
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from dicomweb_cors_proxy.transport import IDLE_EXPIRY, Connection, Origin, Pool, Timeouts, Transport
+from tests.support.servers import free_port, silence
+from tests.support.sockets import answer, archive
+from tests.support.upstream import CHUNKED, Clock, Source, ask, body_of, request, turns, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    from tests.support.sockets import Archive, Head, Wire
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+LIMIT = 3
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[Transport]:
+    transport = Transport(max_connections=LIMIT)
+    yield transport
+    for pool in transport.pools.values():
+        assert pool.in_use == 0
+    await transport.aclose()
+
+
+def pool_of(transport: Transport) -> Pool:
+    [pool] = transport.pools.values()
+    return pool
+
+
+async def hello(wire: Wire, head: Head) -> None:
+    """An archive that reads all and answers all."""
+    if {b"content-length", b"transfer-encoding"} & {name.lower() for name, _ in head.headers}:
+        await wire.body(head)
+    await wire.send(answer(b"" if head.first_line.startswith(b"HEAD") else b"hello", length=5))
+
+
+# Opening
+
+
+class Dialled(OSError):
+    """Raised where a connection would be opened."""
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "server_hostname"),
+    [
+        ("http://archive.example", "archive.example", 80, None),
+        ("https://archive.example", "archive.example", 443, "archive.example"),
+        ("http://archive.example:8042", "archive.example", 8042, None),
+        ("https://[::1]:8443", "::1", 8443, "::1"),
+        ("https://b\xfccher.example", "xn--bcher-kva.example", 443, "xn--bcher-kva.example"),
+    ],
+)
+async def test_what_is_dialled(
+    url: str, host: str, port: int, server_hostname: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialled: list[object] = []
+
+    async def create_connection(_: object, *args: object, **options: object) -> None:
+        dialled.extend([*args, options["server_hostname"], options["ssl"] is not None])
+        raise Dialled
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+    transport = Transport()
+    with pytest.raises(httpx.ConnectError, match="Dialled"):
+        await ask(transport, request(url))
+    assert dialled == [host, port, server_hostname, url.startswith("https")]
+    assert pool_of(transport).in_use == 0
+
+
+async def test_origins_share_no_connections(transport: Transport) -> None:
+    async with archive(hello) as one, archive(hello) as other:
+        for upstream in (one, other, one, other):
+            await ask(transport, request(upstream.url))
+        assert len(one.connections) == len(other.connections) == 1
+
+
+async def test_a_refused_connection(transport: Transport) -> None:
+    with pytest.raises(httpx.ConnectError):
+        await ask(transport, request(f"http://127.0.0.1:{free_port()}", connect=60))
+
+
+async def test_the_connect_timeout_includes_the_tls_handshake(transport: Transport) -> None:
+    with silence() as url, Clock() as clock:
+        asking = asyncio.create_task(
+            ask(transport, request(url.replace("http:", "https:"), connect=5))
+        )
+        await until(lambda: 5 in clock.armed)
+        await turns(20)
+        assert not asking.done()
+        await clock.advance(5)
+        with pytest.raises(httpx.ConnectTimeout):
+            await asking
+
+
+async def test_a_connect_timeout_of_the_operating_system(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def create_connection(*_: object, **__: object) -> None:
+        raise TimeoutError(110, "Connection timed out")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+    with pytest.raises(httpx.ConnectTimeout):
+        await ask(transport, request("http://archive.example"))
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+def trusting(*authorities: trustme.CA) -> Transport:
+    context = ssl.create_default_context()
+    for authority in authorities:
+        authority.configure_trust(context)
+    return Transport(ssl_context=context)
+
+
+async def test_tls(authority: trustme.CA) -> None:
+    body = random.Random(1).randbytes(3_000_000)
+
+    async def handle(wire: Wire, head: Head) -> None:
+        received = await wire.body(head)
+        await wire.send(answer(received[::-1]))
+
+    async with archive(handle, tls=server_context(authority)) as upstream:
+        transport = trusting(authority)
+        chunks = [body[at : at + 70_000] for at in range(0, len(body), 70_000)]
+        for _ in range(2):
+            source = Source(*chunks, None)
+            answered = await ask(transport, request(upstream.url, "POST", CHUNKED, body=source))
+            assert answered.body == body[::-1]
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("trusted", ["another authority", "the system's authorities"])
+async def test_an_authority_we_do_not_trust(authority: trustme.CA, trusted: str) -> None:
+    transport = trusting(trustme.CA()) if trusted == "another authority" else Transport()
+    async with archive(hello, tls=server_context(authority)) as upstream:
+        with pytest.raises(httpx.ConnectError) as raised:
+            await ask(transport, request(upstream.url))
+        assert isinstance(raised.value.__cause__, ssl.SSLCertVerificationError)
+    assert pool_of(transport).in_use == 0
+
+
+async def test_a_certificate_of_another_name(authority: trustme.CA) -> None:
+    transport = trusting(authority)
+    async with archive(hello, tls=server_context(authority, "archive.example")) as upstream:
+        with pytest.raises(httpx.ConnectError, match="127.0.0.1") as raised:
+            await ask(transport, request(upstream.url))
+        assert isinstance(raised.value.__cause__, ssl.SSLCertVerificationError)
+
+
+async def test_tls_with_an_archive_that_speaks_none(authority: trustme.CA) -> None:
+    async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ESMTP\r\n")
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(httpx.ConnectError) as raised:
+        await ask(trusting(authority), request(f"https://127.0.0.1:{port}"))
+    assert isinstance(raised.value.__cause__, ssl.SSLError)
+    server.close()
+
+
+async def test_tls_with_an_archive_that_hangs_up(authority: trustme.CA) -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(httpx.ConnectError, match=r"\w"):
+        await ask(trusting(authority), request(f"https://127.0.0.1:{port}"))
+    server.close()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_client_certificate(authority: trustme.CA, shown: bool) -> None:
+    server = server_context(authority)
+    server.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    if shown:
+        authority.issue_cert("proxy.example").configure_cert(client)
+    transport = Transport(ssl_context=client)
+    async with archive(hello, tls=server) as upstream:
+        asking = ask(transport, request(upstream.url))
+        if shown:
+            assert (await asking).body == b"hello"
+        else:
+            with pytest.raises((httpx.NetworkError, httpx.RemoteProtocolError)):
+                await asking
+        assert pool_of(transport).in_use == 0
+        await transport.aclose()
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 5", b"X: until it closes"])
+@pytest.mark.parametrize("notified", [True, False])
+async def test_the_end_of_tls_without_a_close_notify_is_a_cut(
+    authority: trustme.CA, length: bytes, notified: bool
+) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\n%b\r\n\r\nhello" % length)
+        if notified:
+            wire.writer.close()
+        else:
+            wire.writer.get_extra_info("socket").shutdown(1)
+        await wire.closed()
+
+    transport = trusting(authority)
+    async with archive(handle, tls=server_context(authority)) as upstream:
+        asking = ask(transport, request(upstream.url))
+        if notified or length.startswith(b"Content"):
+            assert (await asking).body == b"hello"
+        else:
+            with pytest.raises(httpx.RemoteProtocolError, match="in the middle"):
+                await asking
+        await transport.aclose()
+
+
+async def test_a_reset_under_tls_is_a_read_error(authority: trustme.CA) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        wire.reset()
+
+    transport = trusting(authority)
+    async with archive(handle, tls=server_context(authority)) as upstream:
+        with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+            await ask(transport, request(upstream.url))
+
+
+# Keeping
+
+
+class Recorder:
+    """An archive that notes on which connection each request came."""
+
+    def __init__(self, handle: Callable[[Wire, Head], Awaitable[None]] = hello) -> None:
+        self._handle = handle
+        self._wires: list[Wire] = []
+        self.log: list[tuple[str, int]] = []
+
+    async def __call__(self, wire: Wire, head: Head) -> None:
+        if wire not in self._wires:
+            self._wires.append(wire)
+        method, target, _ = head.first_line.decode().split(" ")
+        self.log.append((f"{method} {target[-1]}", self._wires.index(wire)))
+        await self._handle(wire, head)
+
+
+def numbered(upstream: Archive, number: int, method: str = "GET", **more: Any) -> httpx.Request:
+    return request(upstream.url, method, target=b"/%d" % number, **more)
+
+
+async def test_the_last_used_connection_is_used_first(transport: Transport) -> None:
+    recorder = Recorder()
+    async with archive(recorder) as upstream:
+        first, second = [
+            await transport.handle_async_request(numbered(upstream, number)) for number in (0, 1)
+        ]
+        await first.aclose()
+        await second.aclose()
+        for response in (first, second):
+            assert response.is_closed
+        assert len(pool_of(transport).idle) == 0  # neither was read to its end
+
+        answers = [await transport.handle_async_request(numbered(upstream, n)) for n in (2, 3)]
+        for response in answers:
+            await response.aread()
+        for number in (4, 5):
+            await ask(transport, numbered(upstream, number))
+    assert recorder.log == [
+        ("GET 0", 0),
+        ("GET 1", 1),
+        ("GET 2", 2),
+        ("GET 3", 3),
+        ("GET 4", 3),
+        ("GET 5", 3),
+    ]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "REPORT"])
+async def test_a_write_travels_on_a_connection_of_its_own(
+    method: str, transport: Transport
+) -> None:
+    recorder = Recorder()
+    async with archive(recorder) as upstream:
+        await ask(transport, numbered(upstream, 0))
+        await ask(transport, numbered(upstream, 1, method))
+        await ask(transport, numbered(upstream, 2))
+    assert recorder.log == [("GET 0", 0), (f"{method} 1", 1), ("GET 2", 1)]
+
+
+async def test_a_get_with_a_body_travels_on_a_connection_of_its_own(transport: Transport) -> None:
+    recorder = Recorder()
+    async with archive(recorder) as upstream:
+        await ask(transport, numbered(upstream, 0))
+        outgoing = request(upstream.url, "GET", CHUNKED, body=Source(b"x", None), target=b"/1")
+        await ask(transport, outgoing)
+    assert recorder.log == [("GET 0", 0), ("GET 1", 1)]
+
+
+async def test_a_new_connection_at_the_limit_costs_the_oldest_idle_one(
+    transport: Transport,
+) -> None:
+    async with archive(hello) as upstream:
+        responses = [
+            await transport.handle_async_request(numbered(upstream, n)) for n in range(LIMIT)
+        ]
+        for response in responses:
+            await response.aread()
+        oldest, *others = pool_of(transport).idle
+        await ask(transport, numbered(upstream, 9, "POST"))
+        assert await upstream.connections[0].closed()
+        assert oldest not in pool_of(transport).idle
+        assert [*pool_of(transport).idle][:-1] == others
+
+
+@pytest.mark.parametrize("how", ["closes", "resets", "speaks"])
+async def test_what_an_idle_connection_does_ends_it(how: str, transport: Transport) -> None:
+    async with archive(hello) as upstream:
+        await ask(transport, numbered(upstream, 0))
+        [wire] = upstream.connections
+        if how == "closes":
+            wire.writer.close()
+        elif how == "resets":
+            wire.reset()
+        else:
+            wire.writer.write(answer(b"forged"))
+        await until(lambda: not pool_of(transport).idle)
+        assert (await ask(transport, numbered(upstream, 1))).body == b"hello"
+    assert len(upstream.requests) == len(upstream.connections) == 2
+
+
+def once(then: Callable[[Wire], Awaitable[None]]) -> Callable[[Wire, Head], Awaitable[None]]:
+    """Answer the first request of a connection, and `then` the second."""
+    greeted: set[Wire] = set()
+
+    async def handle(wire: Wire, head: Head) -> None:
+        if wire in greeted:
+            await then(wire)
+        else:
+            greeted.add(wire)
+            await hello(wire, head)
+
+    return handle
+
+
+async def close(wire: Wire) -> None:
+    wire.writer.close()
+
+
+async def reset(wire: Wire) -> None:
+    wire.reset()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("how", [close, reset])
+async def test_a_stale_connection_is_replaced_once(
+    how: Callable[[Wire], Awaitable[None]], method: str, transport: Transport
+) -> None:
+    recorder = Recorder(once(how))
+    async with archive(recorder) as upstream:
+        for number in range(3):
+            assert (await ask(transport, numbered(upstream, number, method))).status == 200
+    assert recorder.log == [
+        (f"{method} 0", 0),
+        (f"{method} 1", 0),
+        (f"{method} 1", 1),
+        (f"{method} 2", 1),
+        (f"{method} 2", 2),
+    ]
+
+
+async def test_a_stale_connection_is_replaced_only_once(transport: Transport) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        if len(upstream.requests) > 1:
+            wire.writer.close()
+        else:
+            await hello(wire, head)
+
+    async with archive(handle) as upstream:
+        await ask(transport, request(upstream.url))
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask(transport, request(upstream.url))
+    assert (len(upstream.requests), len(upstream.connections)) == (3, 2)
+
+
+async def test_a_stale_connection_is_not_replaced_after_a_byte(transport: Transport) -> None:
+    async def say_h(wire: Wire) -> None:
+        await wire.send(b"H")
+        wire.writer.close()
+
+    async with archive(once(say_h)) as upstream:
+        await ask(transport, request(upstream.url))
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask(transport, request(upstream.url))
+    assert len(upstream.requests) == 2
+
+
+async def test_a_timeout_is_not_repeated(transport: Transport) -> None:
+    async def hang(wire: Wire) -> None:
+        await wire.closed()
+
+    async with archive(once(hang)) as upstream:
+        await ask(transport, request(upstream.url))
+        with Clock() as clock:
+            asking = asyncio.create_task(ask(transport, request(upstream.url, read=60)))
+            await until(lambda: clock.armed == [60])
+            await clock.advance(60)
+            with pytest.raises(httpx.ReadTimeout):
+                await asking
+    assert len(upstream.requests) == 2
+
+
+async def test_a_write_is_never_repeated(transport: Transport) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        if head.first_line.startswith(b"POST"):
+            await wire.body(head)
+            wire.writer.close()
+        else:
+            await hello(wire, head)
+
+    async with archive(handle) as upstream:
+        await ask(transport, request(upstream.url))
+        body = Source(b"x", None)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask(transport, request(upstream.url, "POST", CHUNKED, body=body))
+    assert len(upstream.requests) == 2
+
+
+async def test_a_connection_that_dies_as_it_is_taken_is_replaced(transport: Transport) -> None:
+    async with archive(hello) as upstream:
+        await ask(transport, request(upstream.url))
+        [connection] = pool_of(transport).idle
+        connection.abort()  # and nobody has been told yet
+        assert (await ask(transport, request(upstream.url))).body == b"hello"
+    assert len(upstream.requests) == 2
+
+
+async def test_a_new_connection_that_is_dead_at_once_is_an_error(transport: Transport) -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+        await ask(transport, request(f"http://127.0.0.1:{port}"))
+    server.close()
+
+
+async def test_a_replacement_does_not_queue_again() -> None:
+    transport = Transport(max_connections=1)
+    proceed = asyncio.Event()
+
+    async def close_later(wire: Wire) -> None:
+        await proceed.wait()
+        wire.writer.close()
+
+    recorder = Recorder(once(close_later))
+    async with archive(recorder) as upstream:
+        await ask(transport, numbered(upstream, 0))
+        asking = [asyncio.create_task(ask(transport, numbered(upstream, n))) for n in (1, 2)]
+        await until(lambda: len(recorder.log) == 2)
+        proceed.set()
+        await asyncio.gather(*asking)
+        assert [what for what, _ in recorder.log][:3] == ["GET 0", "GET 1", "GET 1"]
+        assert pool_of(transport).in_use == 0
+        await transport.aclose()
+
+
+async def test_a_replacement_that_cannot_be_opened_gives_its_slot_back(
+    transport: Transport,
+) -> None:
+    async with archive(once(close)) as upstream:
+        await ask(transport, request(upstream.url))
+        with pytest.MonkeyPatch.context() as patch:
+
+            async def create_connection(*_: object, **__: object) -> None:
+                raise ConnectionRefusedError
+
+            patch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+            with pytest.raises(httpx.ConnectError, match="Refused"):
+                await ask(transport, request(upstream.url))
+
+
+# Expiry and closing
+
+
+async def test_an_idle_connection_expires(transport: Transport) -> None:
+    with Clock() as clock:
+        async with archive(hello) as upstream:
+            two = [await transport.handle_async_request(numbered(upstream, n)) for n in (0, 1)]
+            await two[0].aread()
+            await clock.advance(10)
+            await two[1].aread()
+            old, young = pool_of(transport).idle
+            await clock.advance(IDLE_EXPIRY - 11)
+            assert [*pool_of(transport).idle] == [old, young]
+            await clock.advance(1)
+            assert [*pool_of(transport).idle] == [young]
+            assert await upstream.connections[0].closed()
+            await ask(transport, numbered(upstream, 2))  # starts anew
+            await clock.advance(IDLE_EXPIRY - 1)
+            assert [*pool_of(transport).idle] == [young]
+            await clock.advance(1)
+            assert await upstream.connections[1].closed()
+            assert (len(pool_of(transport).idle), clock.armed) == (0, [])
+            await ask(transport, numbered(upstream, 3))
+            assert clock.armed == [IDLE_EXPIRY]
+            assert len(upstream.connections) == 3
+
+
+async def test_closing(transport: Transport) -> None:
+    async with archive(hello) as upstream:
+        with Clock() as clock:
+            idle, busy = [
+                await transport.handle_async_request(numbered(upstream, n)) for n in (0, 1)
+            ]
+            await idle.aread()
+            await transport.aclose()
+            assert clock.armed == []
+            assert await upstream.connections[0].closed()
+            assert await busy.aread() == b"hello"
+            assert await upstream.connections[1].closed()
+            assert (len(pool_of(transport).idle), clock.armed) == (0, [])
+
+
+# Sharing
+
+
+async def test_the_limit_is_kept(transport: Transport) -> None:
+    busy = most = 0
+
+    async def handle(wire: Wire, head: Head) -> None:
+        nonlocal busy, most
+        busy += 1
+        most = max(most, busy)
+        await turns(10)
+        busy -= 1
+        await hello(wire, head)
+
+    async with archive(handle) as upstream:
+        methods = ["GET", "POST"] * 15
+        answers = await asyncio.gather(
+            *(ask(transport, request(upstream.url, method)) for method in methods)
+        )
+    assert {answered.body for answered in answers} == {b"hello"}
+    assert most == LIMIT
+
+
+async def test_who_waits_longest_is_next() -> None:
+    transport = Transport(max_connections=1)
+    recorder = Recorder()
+    async with archive(recorder) as upstream:
+        holding = await transport.handle_async_request(numbered(upstream, 0))
+        asking = []
+        for number in range(1, 6):
+            asking.append(asyncio.create_task(ask(transport, numbered(upstream, number))))
+            await turns(1)
+        asking[1].cancel()
+        await holding.aread()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert recorder.log == [(f"GET {number}", 0) for number in (0, 1, 3, 4, 5)]
+        await transport.aclose()
+
+
+async def test_the_pool_timeout(transport: Transport) -> None:
+    async with archive(hello) as upstream:
+        holding = [
+            await transport.handle_async_request(numbered(upstream, n)) for n in range(LIMIT)
+        ]
+        with Clock() as clock:
+            waiting = [
+                asyncio.create_task(ask(transport, numbered(upstream, 9, pool=pool)))
+                for pool in (10, 20)
+            ]
+            await until(lambda: clock.armed == [10, 20])
+            await clock.advance(10)
+            with pytest.raises(httpx.PoolTimeout, match="3 connections stayed busy for 10 s"):
+                await waiting[0]
+            await holding.pop().aread()
+            assert (await waiting[1]).body == b"hello"
+            assert clock.armed == [IDLE_EXPIRY]
+        for response in holding:
+            await response.aread()
+        assert (pool_of(transport).in_use, len(pool_of(transport).idle)) == (0, LIMIT)
+
+
+@pytest.mark.parametrize("stopped", ["cancelled", "timed out"])
+async def test_a_slot_given_to_one_that_stops_goes_to_the_next(stopped: str) -> None:
+    transport = Transport(max_connections=1)
+    async with archive(hello) as upstream:
+        with Clock() as clock:
+            holding = await transport.handle_async_request(numbered(upstream, 0))
+            first, second = (
+                asyncio.create_task(ask(transport, numbered(upstream, n, pool=10))) for n in (1, 2)
+            )
+            await until(lambda: clock.armed == [10, 10])
+            await holding.aclose()  # the slot is the first's, who has not run yet
+            if stopped == "cancelled":
+                first.cancel()
+                await turns(5)
+            else:
+                [_, timer] = sorted(clock.timers, key=lambda timer: timer.when)
+                for timer in clock.timers.copy():
+                    if timer.callback.__self__.__class__ is asyncio.Timeout:
+                        timer.cancel()
+                        timer.callback()
+                        break
+            with pytest.raises((asyncio.CancelledError, httpx.PoolTimeout)):
+                await first
+            assert (await second).body == b"hello"
+        assert pool_of(transport).in_use == 0
+        await transport.aclose()
+
+
+async def test_a_slot_whose_connection_failed_goes_to_the_next() -> None:
+    transport = Transport(max_connections=1)
+    url = f"http://127.0.0.1:{free_port()}"
+    outcomes = await asyncio.gather(
+        *(ask(transport, request(url, pool=60)) for _ in range(5)), return_exceptions=True
+    )
+    assert [type(outcome) for outcome in outcomes] == [httpx.ConnectError] * 5
+    assert pool_of(transport).in_use == 0
+
+
+# Cancellation
+
+
+async def drip(wire: Wire, head: Head) -> None:
+    """Read and answer in small steps, so that there is much to be cancelled in."""
+    if head.get(b"transfer-encoding"):
+        while await wire.chunk():
+            await turns(1)
+    await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(3):
+        await turns(1)
+        await wire.send(b"5\r\nhello\r\n")
+    await wire.send(b"0\r\n\r\n")
+
+
+async def trickle(transport: Transport, upstream: Archive) -> None:
+    class Drops(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(3):
+                await turns(2)
+                yield b"x" * 100_000
+
+    await ask(transport, request(upstream.url, "POST", CHUNKED, body=Drops()))
+
+
+async def fetch(transport: Transport, upstream: Archive) -> None:
+    await ask(transport, request(upstream.url))
+
+
+@pytest.mark.parametrize("exchange", [fetch, trickle])
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("tls", [False, True])
+async def test_cancellation_at_every_turn(
+    exchange: Callable[[Transport, Archive], Coroutine[Any, Any, None]],
+    queued: bool,
+    tls: bool,
+    authority: trustme.CA,
+) -> None:
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    transport = Transport(max_connections=1, ssl_context=client)
+    server = server_context(authority) if tls else None
+    async with archive(drip, tls=server) as upstream:
+        await ask(transport, request(upstream.url))
+        tasks = len(asyncio.all_tasks())
+        turn = 0
+        finished = False
+        while not finished:
+            ahead = asyncio.create_task(fetch(transport, upstream)) if queued else None
+            cancelled = asyncio.create_task(exchange(transport, upstream))
+            await turns(turn)
+            finished = cancelled.done()
+            cancelled.cancel()
+            with suppress(asyncio.CancelledError):
+                await cancelled
+            if ahead:
+                await ahead
+            assert pool_of(transport).in_use == 0
+            turn += 1
+        assert turn > 5
+        await ask(transport, request(upstream.url))
+        await transport.aclose()
+        await until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+async def test_200_cancels_on_a_pool_of_3(transport: Transport) -> None:
+    chance = random.Random(7)
+    async with archive(drip) as upstream:
+        await ask(transport, request(upstream.url))
+        before = len(asyncio.all_tasks())
+        running: list[asyncio.Task[None]] = []
+        for _ in range(200):
+            exchange = chance.choice([fetch, trickle])
+            running.append(asyncio.create_task(exchange(transport, upstream)))
+            await turns(chance.randrange(8))
+            running.pop(chance.randrange(len(running))).cancel()
+            if len(running) > 5:
+                running.pop(0).cancel()
+        for task in running:
+            task.cancel()
+        await until(lambda: len(asyncio.all_tasks()) <= before + LIMIT)
+        pool = pool_of(transport)
+        assert pool.in_use == 0
+        assert len(pool.idle) <= LIMIT
+
+        three = [await transport.handle_async_request(request(upstream.url)) for _ in range(3)]
+        assert pool.in_use == LIMIT
+        for response in three:
+            assert await response.aread() == b"hello" * 3
+            await response.aclose()
+        assert pool.in_use == 0
+
+
+# A model
+
+
+class Wired(asyncio.Transport):
+    """An open connection, without a socket."""
+
+    def __init__(self, world: PoolMachine, protocol: Connection) -> None:
+        super().__init__()
+        self._world = world
+        self._protocol = protocol
+        self._closing = False
+        world.open.append(self)
+        protocol.connection_made(self)
+
+    def write(self, data: object) -> None: ...
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def abort(self) -> None:
+        self.lose(None)
+
+    def lose(self, exc: Exception | None) -> None:
+        if not self._closing:
+            self._closing = True
+            self._world.open.remove(self)
+            self._world.loop.call_soon(self._protocol.connection_lost, exc)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """What may happen to a pool, in any order. `held` is what `acquire` gave and has no end yet."""
+
+    @initialize(limit=st.integers(1, 3))
+    def start(self, limit: int) -> None:
+        self.limit = limit
+        self.loop = asyncio.new_event_loop()
+        self.loop.create_connection = self.connect  # type: ignore[assignment,method-assign]
+        self.asking: list[asyncio.Task[Connection]] = []  # in the order in which they came
+        self.dialling: dict[asyncio.Task[Any], asyncio.Future[None]] = {}
+        self.held: dict[Connection, Wired] = {}
+        self.wires: dict[Connection, Wired] = {}
+        self.open: list[Wired] = []
+        self.clock = Clock()
+
+        async def make() -> Pool:
+            self.clock.__enter__()
+            return Pool(Origin("http", "archive", 80), limit, None, 65536)
+
+        self.pool = self.loop.run_until_complete(make())
+
+    async def connect(
+        self, factory: Callable[[], Connection], *_: object, **__: object
+    ) -> tuple[Wired, Connection]:
+        task = asyncio.current_task()
+        assert task is not None
+        self.dialling[task] = self.loop.create_future()
+        try:
+            await self.dialling[task]
+        finally:
+            del self.dialling[task]
+        connection = factory()
+        self.wires[connection] = Wired(self, connection)
+        return self.wires[connection], connection
+
+    def settle(self) -> None:
+        self.loop.run_until_complete(turns(10))
+        for task in [task for task in self.asking if task.done()]:
+            self.asking.remove(task)
+            if not task.cancelled() and task.exception() is None:
+                connection = task.result()
+                assert connection not in self.held
+                self.held[connection] = self.wires[connection]
+                connection.begin(b"GET", b"", None, None, None)
+
+    @rule(fresh=st.booleans(), timeout=st.sampled_from([None, 10]))
+    def acquire(self, fresh: bool, timeout: float | None) -> None:
+        acquiring = self.pool.acquire(Timeouts(None, None, timeout), fresh=fresh)
+        self.asking.append(self.loop.create_task(acquiring))
+
+    @rule(which=st.randoms())
+    def settle_down(self, which: random.Random) -> None:
+        self.settle()
+
+    @precondition(lambda self: self.dialling)
+    @rule(chance=st.randoms(use_true_random=False), refused=st.booleans())
+    def pick_up(self, chance: random.Random, refused: bool) -> None:
+        dialled = chance.choice([*self.dialling.values()])
+        if dialled.done():
+            return
+        if refused:
+            dialled.set_exception(ConnectionRefusedError())
+        else:
+            dialled.set_result(None)
+
+    @precondition(lambda self: self.asking)
+    @rule(chance=st.randoms(use_true_random=False))
+    def cancel(self, chance: random.Random) -> None:
+        chance.choice(self.asking).cancel()
+
+    @precondition(lambda self: self.held)
+    @rule(chance=st.randoms(use_true_random=False), whole=st.booleans())
+    def release(self, chance: random.Random, whole: bool) -> None:
+        connection = chance.choice([*self.held])
+        if whole:
+            connection.data_received(answer(b"hello"))
+        wired = self.held.pop(connection)
+        alive = wired in self.open
+        self.pool.release(connection)
+        assert (connection in self.pool.idle) == (whole and alive)
+
+    @precondition(lambda self: self.held)
+    @rule(chance=st.randoms(use_true_random=False))
+    def replace(self, chance: random.Random) -> None:
+        connection = chance.choice([*self.held])
+        del self.held[connection]
+        replacing = self.pool.replace(connection, Timeouts(None, None, None))
+        self.asking.insert(0, self.loop.create_task(replacing))
+
+    @precondition(lambda self: self.open)
+    @rule(chance=st.randoms(use_true_random=False), how=st.sampled_from(["reset", "eof", "speak"]))
+    def die(self, chance: random.Random, how: str) -> None:
+        wired = chance.choice(self.open)
+        connection = next(key for key, value in self.wires.items() if value is wired)
+        if how == "eof":
+            connection.eof_received()
+        elif how == "speak" and connection in self.pool.idle:
+            connection.data_received(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
+        wired.lose(ConnectionResetError() if how == "reset" else None)
+
+    @rule(seconds=st.sampled_from([5, IDLE_EXPIRY]))
+    def wait(self, seconds: float) -> None:
+        self.loop.run_until_complete(self.clock.advance(seconds))
+
+    @invariant()
+    def every_slot_is_accounted_for(self) -> None:
+        self.settle()
+        waiting = [task for task in self.asking if task not in self.dialling]
+        assert self.pool.in_use == len(self.held) + len(self.dialling)
+        assert self.pool.in_use <= self.limit
+        assert not waiting or self.pool.in_use == self.limit
+        # First come, first served: those who wait came after those who are served.
+        assert self.asking[: len(self.dialling)] == [
+            task for task in self.asking if task in self.dialling
+        ]
+
+    @invariant()
+    def every_connection_is_somebodys(self) -> None:
+        idle = {self.wires[connection] for connection in self.pool.idle}
+        held = set(self.held.values())
+        assert not idle & held
+        assert set(self.open) <= idle | held
+        assert idle <= set(self.open)
+        assert len(self.open) + len(self.dialling) <= self.limit
+        assert not self.pool.idle or self.clock.armed
+
+    def teardown(self) -> None:
+        for task in self.asking:
+            task.cancel()
+        for connection in self.held:
+            self.pool.release(connection)
+        self.pool.close()
+        self.settle()
+        assert (self.pool.in_use, self.open, self.clock.armed) == (0, [], [])
+        self.loop.close()
+
+
+TestPool = PoolMachine.TestCase
+TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
