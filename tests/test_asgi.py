@@ -72,7 +72,7 @@ async def test_it_serves_and_keeps_urls_to_itself(http: str, root_path: str) -> 
                 assert (head.status, head.get(b"access-control-allow-origin")) == (404, ORIGIN)
         assert a.requests[0].first_line == b"GET /pacs/studies?PatientName=Doe HTTP/1.1"
         assert "Doe" not in plain.child.output
-        assert "dicom-web" not in plain.child.output
+        assert "/patients" not in plain.child.output
 
 
 async def test_a_cut_answer_is_seen_as_cut() -> None:

@@ -707,6 +707,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "server.keepalive_timeout": 1.5,
         "server.shutdown_timeout": 0,
         "logging.level": "error",
+        "logging.format": "json",
     }
 
 

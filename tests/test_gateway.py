@@ -265,6 +265,7 @@ async def test_the_archive_gets_the_end_to_end_headers_as_they_came() -> None:
                 "X-Forwarded-Host: evil.example",
                 "X-Forwarded-Prefix: /evil",
                 "X-Real-IP: 198.51.100.6",
+                "X-Request-ID: of-the-client",
                 "Expect: 100-continue",
             )
         )
@@ -280,6 +281,7 @@ async def test_the_archive_gets_the_end_to_end_headers_as_they_came() -> None:
         (b"x-forwarded-for", b"127.0.0.1"),
         (b"x-forwarded-host", b"proxy.example"),
         (b"x-forwarded-proto", b"http"),
+        (b"x-request-id", a.requests[0].get(b"x-request-id")),
         (b"via", b"1.1 dicomweb-cors-proxy"),
     ]
 
@@ -308,7 +310,14 @@ async def test_nothing_is_added_to_a_bare_request() -> None:
     async with archive(hello) as a, proxy(settings(a.url)) as p:
         await p.ask(b"GET /dicom-web/studies HTTP/1.1\r\nHost: p\r\n\r\n")
     names = [name for name, _ in a.requests[0].headers]
-    assert names == [b"host", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"via"]
+    assert names == [
+        b"host",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-request-id",
+        b"via",
+    ]
 
 
 UNQUOTED = "multipart/related; type=application/dicom; transfer-syntax=*"
@@ -489,6 +498,7 @@ async def test_the_client_gets_the_end_to_end_headers_as_they_came() -> None:
         (b"cross-origin-resource-policy", b"cross-origin"),
         (b"access-control-allow-origin", ORIGIN),
         (b"access-control-expose-headers", b"x-b"),
+        (b"x-request-id", head.get(b"x-request-id")),
     ]
 
 
@@ -585,7 +595,14 @@ HOP_BY_HOP = {
     b"upgrade",
     b"http2-settings",
 }
-OURS = {b"host", b"expect", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
+OURS = {
+    b"host",
+    b"expect",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+    b"x-request-id",
+}
 token = st.text("!#$%&'*+-.^_`|~09az", min_size=1, max_size=8).map(str.encode)
 value = st.binary(max_size=12).map(
     lambda raw: bytes(b for b in raw if b >= 32 and b != 127).strip()
@@ -643,6 +660,7 @@ def test_end_to_end_request_headers_arrive_unchanged(headers: list[tuple[bytes, 
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",
+        b"x-request-id",
     ]
 
 
@@ -651,6 +669,7 @@ def test_end_to_end_request_headers_arrive_unchanged(headers: list[tuple[bytes, 
 def test_end_to_end_answer_headers_arrive_unchanged(headers: list[tuple[bytes, bytes]]) -> None:
     SPY.headers = headers
     _, received, _ = asyncio.run(asgi.call(APP, asgi.scope()))
+    assert received.pop()[0] == b"x-request-id"
     assert received == [
         *(line for line in end_to_end(headers) if not line[0].startswith(b"access-control-")),
         (b"vary", b"Origin"),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dicomweb_cors_proxy.headers import (
     Header,
     TrustedProxies,
+    client_address,
     end_to_end,
     forwarded,
     max_forwards,
@@ -187,7 +188,7 @@ SAID_BY_THE_PEER = [
     "X-Forwarded-Prefix: /pacs",
     "x-forwarded-port: 8443",
     "x-real-ip: 198.51.100.1",
-    "forwarded: for=198.51.100.1;host=evil.example",
+    "forwarded: for=198.51.100.1;host=viewer.example",
     "x-forward: end-to-end",
 ]
 
@@ -214,6 +215,7 @@ def test_a_trusted_peers_word_stands() -> None:
         "X-Forwarded-Prefix: /pacs",
         "x-forwarded-port: 8443",
         "x-real-ip: 198.51.100.1",
+        "forwarded: for=198.51.100.1;host=viewer.example",
         "x-forward: end-to-end",
         "x-forwarded-for: 198.51.100.1, 198.51.100.2, 198.51.100.3, 10.0.0.1",
     )
@@ -328,3 +330,30 @@ def test_max_forwards(received: list[str], number: int | None) -> None:
 def test_with_max_forwards() -> None:
     received = lines("a: 1", "Max-Forwards: 10", "b: 2")
     assert with_max_forwards(received, 9) == lines("a: 1", "Max-Forwards: 9", "b: 2")
+
+
+# The client's address
+
+
+@pytest.mark.parametrize(
+    ("chain", "peer", "expected"),
+    [
+        (["198.51.100.6"], "10.0.0.1", "198.51.100.6"),
+        (["198.51.100.6"], "192.0.2.1", "192.0.2.1"),
+        (["198.51.100.6"], None, None),
+        ([], "10.0.0.1", "10.0.0.1"),
+        (["203.0.113.9, 198.51.100.6"], "10.0.0.1", "198.51.100.6"),
+        (["203.0.113.9", "198.51.100.6 ,\t10.0.0.2"], "10.0.0.1", "198.51.100.6"),
+        (["10.0.0.3, 10.0.0.2"], "10.0.0.1", "10.0.0.3"),
+        (["Doe, 10.0.0.2"], "10.0.0.1", "10.0.0.2"),
+        (["1.2.840.10008"], "10.0.0.1", "10.0.0.1"),
+        (["2001:DB8:0::1"], "10.0.0.1", "2001:db8::1"),
+        (["fe80::1%\x1b[31m"], "10.0.0.1", "fe80::1"),
+        (["198.51.100.6" + ", 10.0.0.2" * 32], "10.0.0.1", "10.0.0.2"),
+    ],
+)
+def test_the_clients_address(chain: list[str], peer: str | None, expected: str | None) -> None:
+    headers = [(b"X-Forwarded-For", line.encode()) for line in chain]
+    trusted = TrustedProxies(["10.0.0.0/8"])
+    others = [(b"forwarded", b"for=203.0.113.7"), (b"x-real-ip", b"203.0.113.7")]
+    assert client_address([*headers, *others], peer=peer, trusted=trusted) == expected

@@ -31,8 +31,9 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 def command(*words: str) -> str:
-    (line,) = (line for line in COMMANDS if set(words) <= set(shlex.split(line)))
-    return line
+    lines: list[str] = [line for line in COMMANDS if set(words) <= set(shlex.split(line))]
+    assert len(lines) == 1
+    return lines[0]
 
 
 def granted(url: str) -> bool:
@@ -42,7 +43,7 @@ def granted(url: str) -> bool:
         headers={"Origin": VIEWER, "Access-Control-Request-Method": "GET"},
         trust_env=False,
     )
-    return answer.headers.get("access-control-allow-origin") == VIEWER
+    return bool(answer.headers.get("access-control-allow-origin") == VIEWER)
 
 
 @pytest.mark.parametrize("block", YAML)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-import signal
 import socket
 import ssl
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
-import httpx
 import pytest
 import trustme
 import uvloop
 
 from dicomweb_cors_proxy.server import bind
-from tests.support.proxy import fronting, serving
-from tests.support.servers import LOOPBACK, Reply, free_port, stub
+from tests.support.servers import LOOPBACK, free_port
 from tests.support.sockets import (
-    ORIGIN,
     Archive,
     Head,
     Proxy,
@@ -112,7 +107,7 @@ class Gate:
 
 
 @asynccontextmanager
-async def running(gate: Gate, **server: Any) -> AsyncIterator[tuple[Proxy, Archive]]:
+async def running(gate: Gate, **server: object) -> AsyncIterator[tuple[Proxy, Archive]]:
     async with archive(gate) as a, proxy(settings(a.url, server=server)) as p:
         yield p, a
 
@@ -243,6 +238,20 @@ async def test_tls(pair: dict[str, Path], trust: ssl.SSLContext) -> None:
         assert a.requests[0].get(b"x-forwarded-proto") == b"https"
 
 
+async def test_a_tls_client_that_is_refused_in_the_middle_of_an_upload_gets_the_answer(
+    pair: dict[str, Path], trust: ssl.SSLContext
+) -> None:
+    gate = Gate(b"", b"")
+    async with running(gate, **pair) as (p, a), await connect(p, trust) as wire:
+        await wire.send(request("POST", "/nowhere", "Content-Length: 16777216"))
+        await wire.send(bytes(2**24))
+        head = await wire.head()
+        assert head.status == 404
+        assert head.get(b"connection") == b"close"
+        await wire.body(head)
+        assert a.requests == []
+
+
 async def test_a_tls_client_that_does_not_listen_holds_no_end(
     pair: dict[str, Path], trust: ssl.SSLContext
 ) -> None:
@@ -252,7 +261,7 @@ async def test_a_tls_client_that_does_not_listen_holds_no_end(
             wire = await connect(p, trust)
             await wire.send(request())
             assert await wire.body(await wire.head()) == b"hello"
-            wire.writer.transport.pause_reading()
+            cast("asyncio.Transport", wire.writer.transport).pause_reading()
     wire.writer.transport.abort()
 
 

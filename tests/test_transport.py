@@ -979,6 +979,7 @@ class Wired(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
+        self.written = b""
         self.unsent = 0
         self.reading = True
         self.aborted = False
@@ -986,7 +987,8 @@ class Wired(asyncio.Transport):
         self.connection = Connection(pool, MAX_HEAD)
         self.connection.connection_made(self)
 
-    def write(self, data: object) -> None: ...
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
 
     def get_write_buffer_size(self) -> int:
         return self.unsent
@@ -1032,6 +1034,15 @@ async def test_the_read_timeout_is_also_that_of_an_archive_that_takes_nothing(
             with pytest.raises(httpx.WriteTimeout, match="60 s"):
                 await asking
             assert clock.armed == []
+
+
+async def test_an_upload_goes_on_where_the_archive_has_taken_the_head() -> None:
+    wired = Wired()
+    wired.connection.pause_writing()
+    wired.connection.resume_writing()
+    wired.connection.begin(b"POST", b"a long head", Source(b"x", None), None, 60)
+    await turns(5)
+    assert wired.written == b"a long head1\r\nx\r\n0\r\n\r\n"
 
 
 async def test_a_slow_upload_is_no_timeout() -> None:

@@ -1,10 +1,15 @@
 """A reverse proxy that gives a DICOMweb archive correct CORS."""
 
-from importlib.metadata import version
-
 from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.config import Settings
 
 __all__ = ["Settings", "__version__", "create_app"]
 
-__version__ = version("dicomweb-cors-proxy")
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        # Some 30 ms of every start, were it imported above.
+        from importlib.metadata import version  # noqa: PLC0415
+
+        return version("dicomweb-cors-proxy")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

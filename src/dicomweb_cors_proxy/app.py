@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
@@ -14,8 +15,9 @@ from dicomweb_cors_proxy.answers import Answer, Problem
 from dicomweb_cors_proxy.gateway import Gateway
 from dicomweb_cors_proxy.health import Archive, Health
 from dicomweb_cors_proxy.inbound import Screen
-from dicomweb_cors_proxy.middleware import CORSMiddleware
-from dicomweb_cors_proxy.proxy import Limits, ReverseProxy
+from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics
+from dicomweb_cors_proxy.middleware import AccessLog, CORSMiddleware
+from dicomweb_cors_proxy.proxy import UPSTREAM_ERRORS, Limits, ReverseProxy
 from dicomweb_cors_proxy.transport import Transport
 
 if TYPE_CHECKING:
@@ -47,18 +49,29 @@ def create_app(
         limits=limits,
     )
     health = Health(Archive(gateway, transport, limits))
+    metrics = Metrics(
+        upstream_errors=UPSTREAM_ERRORS,
+        connections=transport.connections if isinstance(transport, Transport) else dict,
+    )
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(_refresh(metrics)) if metrics.is_shared else None
         try:
             yield
         finally:
+            if refreshing is not None:
+                refreshing.cancel()
             await transport.aclose()
+
+    def show_metrics(_: Request) -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     app = Starlette(
         routes=[
             Route("/healthz", health.live, methods=["GET"]),
             Route("/readyz", health.ready, methods=["GET"]),
+            Route("/metrics", show_metrics, methods=["GET"]),
         ],
         exception_handlers={Answer: _response, 405: _not_allowed},
         lifespan=lifespan,
@@ -66,17 +79,28 @@ def create_app(
     # Everything else goes to the proxy by its raw path. Starlette would match decoded paths, and
     # redirect to a Location made from Host where only a slash is missing.
     app.router.redirect_slashes = False
-    app.router.default = CORSMiddleware(
-        proxy,
-        cors=settings.cors_engine(),
-        screen=Screen(
-            max_target_bytes=server.max_target_bytes,
-            max_header_bytes=server.max_header_bytes,
-            max_headers=server.max_headers,
-            allowed_hosts=server.allowed_hosts,
+    app.router.default = AccessLog(
+        CORSMiddleware(
+            proxy,
+            cors=settings.cors_engine(),
+            screen=Screen(
+                max_target_bytes=server.max_target_bytes,
+                max_header_bytes=server.max_header_bytes,
+                max_headers=server.max_headers,
+                allowed_hosts=server.allowed_hosts,
+            ),
         ),
+        metrics=metrics,
+        resource=gateway.resource,
+        trusted_proxies=gateway.trusted_proxies,
     )
     return app
+
+
+async def _refresh(metrics: Metrics) -> None:
+    while True:
+        metrics.refresh()
+        await asyncio.sleep(REFRESH)
 
 
 def _response(_: Request, answer: Exception) -> Response:

@@ -11,7 +11,7 @@ import sys
 
 from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.config import ConfigurationError, load
-from dicomweb_cors_proxy.observability import configure
+from dicomweb_cors_proxy.logs import configure
 
 # uvicorn's supervisor starts a worker again that ends with any other status.
 STARTUP_FAILED = 3
@@ -33,7 +33,7 @@ except ConfigurationError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(STARTUP_FAILED)
 
-configure(settings.logging.level)
+configure(settings.logging.level, settings.logging.format, life_cycle=True)
 logger = logging.getLogger(__name__)
 for warning in settings.warnings():
     logger.warning(warning)

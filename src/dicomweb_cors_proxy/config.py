@@ -443,6 +443,9 @@ class LoggingSettings(_Group):
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged: debug, info, warning or error."
     )
+    format: Literal["console", "json"] = Field(
+        "console", description="How lines look: console for people, json for machines."
+    )
 
 
 class Settings(BaseSettings):

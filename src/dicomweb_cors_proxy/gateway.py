@@ -12,13 +12,14 @@ import httpx
 from dicomweb_cors_proxy import headers as fields
 from dicomweb_cors_proxy.answers import Answer, Problem
 from dicomweb_cors_proxy.dicomweb import ResourceTable, Route, Service, repair_accept
-from dicomweb_cors_proxy.proxy import OutboundRequest, body_too_large
+from dicomweb_cors_proxy.proxy import OutboundRequest, UpstreamProblem, body_too_large
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.config import Settings, UpstreamAuth
     from dicomweb_cors_proxy.inbound import Inbound
+    from dicomweb_cors_proxy.logs import Record
 
 Header = fields.Header
 
@@ -26,8 +27,9 @@ logger = logging.getLogger(__name__)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-# Host is the archive's own, and what a client expects the server has answered already.
-_NOT_FORWARDED = frozenset({b"host", b"expect"})
+# Host is the archive's own, what a client expects the server has answered already, and the
+# request's id is ours.
+_NOT_FORWARDED = frozenset({b"host", b"expect", b"x-request-id"})
 
 
 class Upstream:
@@ -60,7 +62,7 @@ class Gateway:
             wado_uri=Service.WADO_URI in self._upstreams,
         )
         self._instance_name = settings.server.instance_name
-        self._trusted_proxies = fields.TrustedProxies(settings.server.trusted_proxies)
+        self.trusted_proxies = fields.TrustedProxies(settings.server.trusted_proxies)
         self._max_body_bytes = settings.server.max_body_bytes
         self._repair_accept = settings.repair_accept
         self._authorization = authorization(settings.upstream.auth)
@@ -73,6 +75,7 @@ class Gateway:
     def rewrite(self, scope: Scope) -> OutboundRequest:
         """The archive's request for a client's. Raises `Answer` for 508, 404, 405, 403, 413."""
         inbound: Inbound = scope["inbound"]
+        record: Record = scope["record"]
         method: str = scope["method"]
         if fields.passed_through(scope["headers"], self._instance_name):
             raise Problem(
@@ -80,13 +83,14 @@ class Gateway:
                 "The request has been through this proxy already: does the archive's URL in "
                 "upstream point back to it? Chained proxies need different server.instance_name.",
             )
-        route, path = self._route(inbound)
+        route, path = self._route(inbound.path)
+        record.resource = route.template
         upstream = self._upstream(route, method)
         if method not in _SAFE_METHODS:
             self._refuse_foreign_write(inbound)
         self._refuse_announced_body(scope)
 
-        headers = [upstream.host, *self._headers(scope, inbound)]
+        headers = [upstream.host, *self._headers(scope, inbound, record)]
         if method == "OPTIONS":
             headers = self._count_forwards(headers, route)
         query = inbound.target[len(inbound.path) :]
@@ -94,12 +98,20 @@ class Gateway:
             path = b""
         return OutboundRequest(upstream.url, method, upstream.target(path) + query, headers)
 
-    def _route(self, inbound: Inbound) -> tuple[Route, bytes]:
+    def resource(self, path: bytes) -> str | None:
+        """The template of the resource at a path, None if it is none."""
+        route, _ = self._match(path)
+        return None if route is None else route.template
+
+    def _match(self, path: bytes) -> tuple[Route | None, bytes]:
         base = self._base_path
-        below = inbound.path[len(base) :]
+        below = path[len(base) :]
         if not base and below == b"/":
             below = b""
-        route = self._resources.match(below) if inbound.path.startswith(base) else None
+        return self._resources.match(below) if path.startswith(base) else None, below
+
+    def _route(self, path: bytes) -> tuple[Route, bytes]:
+        route, below = self._match(path)
         if route is not None:
             return route, below
         raise Problem(
@@ -149,7 +161,7 @@ class Gateway:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
                 raise body_too_large(limit)
 
-    def _headers(self, scope: Scope, inbound: Inbound) -> list[Header]:
+    def _headers(self, scope: Scope, inbound: Inbound, record: Record) -> list[Header]:
         headers = fields.end_to_end(
             (name, repair_accept(value))
             if name == b"accept" and self._repair_accept
@@ -170,8 +182,9 @@ class Gateway:
             peer=peer,
             scheme=scope["scheme"],
             host=inbound.host,
-            trusted=peer in self._trusted_proxies,
+            trusted=peer in self.trusted_proxies,
         )
+        headers.append((b"x-request-id", record.request_id.encode("ascii")))
         headers.append(fields.via(scope["http_version"], self._instance_name))
         return headers
 
@@ -212,10 +225,8 @@ class Gateway:
     def refuse_our_credentials(self, status: int) -> None:
         """A 401 or 403 to credentials of our own is our trouble, and no page's to log in for."""
         if self._authorization and status in (401, 403):
-            logger.warning(
-                "502: the archive answered %d to the credentials of upstream.auth", status
-            )
-            raise Problem(
+            raise UpstreamProblem(
+                "credentials",
                 502,
                 "The archive refused the proxy's own credentials. The operator should check "
                 "upstream.auth.",

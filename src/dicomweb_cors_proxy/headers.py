@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Header",
     "TrustedProxies",
+    "client_address",
     "end_to_end",
     "forwarded",
     "max_forwards",
@@ -54,6 +55,7 @@ _HOP_BY_HOP: Final = frozenset(
 )
 
 _MOST_FORWARDS: Final = 9999
+_MOST_PROXIES: Final = 32
 
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
@@ -143,18 +145,15 @@ def forwarded(
 
     `peer` is the address of the connection's other end (None if it has none), `scheme` and `host`
     are those of the request as it came to us. What a trusted peer says of the client stands: its
-    X-Forwarded-For is continued, its other X-Forwarded-* and X-Real-IP are kept. What anyone else
-    says is dropped. Forwarded (RFC 7239) is always dropped: proxies that set X-Forwarded-* let
-    the client's own Forwarded through, and archives may prefer it.
+    X-Forwarded-For is continued, its other X-Forwarded-*, X-Real-IP and Forwarded (RFC 7239) are
+    kept. What anyone else says is dropped.
     """
     kept: list[Header] = []
     chain: list[bytes] = []
     names = set()
     for header in headers:
         name = header[0].lower()
-        if name == b"forwarded":
-            continue
-        if name == b"x-real-ip" or name.startswith(b"x-forwarded-"):
+        if name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-"):
             if not trusted:
                 continue
             if name == b"x-forwarded-for":
@@ -171,6 +170,32 @@ def forwarded(
     if b"x-forwarded-proto" not in names:
         kept.append((b"x-forwarded-proto", scheme.encode("ascii")))
     return kept
+
+
+def client_address(
+    headers: Iterable[Header], *, peer: str | None, trusted: TrustedProxies
+) -> str | None:
+    """Return the address of the client that a trusted peer speaks for, else the peer's own.
+
+    That is the last in X-Forwarded-For that is no trusted proxy itself: what stands before it was
+    written by the client.
+    """
+    if peer not in trusted:
+        return peer
+    chain = [
+        address
+        for name, value in headers
+        if name.lower() == b"x-forwarded-for"
+        for address in value.split(b",")
+    ]
+    for address in reversed(chain[-_MOST_PROXIES:]):
+        try:
+            peer = str(ip_address(address.strip(b" \t").decode("latin-1").partition("%")[0]))
+        except ValueError:
+            break
+        if peer not in trusted:
+            break
+    return peer
 
 
 def via(http_version: str, name: str) -> Header:

@@ -32,7 +32,7 @@ from dicomweb_cors_proxy.inbound import (
     target_too_long,
     too_many_headers,
 )
-from dicomweb_cors_proxy.observability import place
+from dicomweb_cors_proxy.logs import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,8 +63,11 @@ LINGER = 30.0
 # Seconds between two looks whether a client is still there while nothing is read from it.
 LOOK = 0.25
 
-# Seconds for an application to end by itself when its client has left, and the other way round.
+# Seconds for an application to end by itself when its client has left.
 GRACE = 0.25
+
+# Seconds that an idle client has at shutdown to answer the end of TLS, which it needn't.
+FAREWELL = 0.25
 
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
 
@@ -354,8 +357,8 @@ class Protocol(asyncio.Protocol):
         except httptools.HttpParserInvalidMethodError:
             # The parser knows a list of methods, HTTP any token (RFC 9110 §9.1): the request is
             # read as a GET, and refused under its own name.
-            is_first = was_idle and self._heads == heads + 1
-            if is_first and (method := _METHOD.match(data)):
+            begins_here = was_idle and self._heads == heads + 1
+            if begins_here and (method := _METHOD.match(data)):
                 self._unknown_method = method[1]
                 self._restart_parser()
                 return [b"GET", memoryview(data)[method.end(1) :]]
@@ -430,27 +433,26 @@ class Protocol(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._stage is Stage.BODY:
             return  # a trailer field: RFC 9110 §6.5.1 lets a recipient drop it
-        limits = self._limits
         name = name.lower()
         value = value.rstrip(b" \t")
         self._header_count += 1
         self._header_bytes += len(name) + len(value) + 4
-        if self._refusal is not None:
-            pass
-        elif self._header_count > limits.max_headers:
-            self._refusal = too_many_headers(limits.max_headers)
-        elif self._header_bytes > limits.max_header_bytes:
-            self._refusal = head_too_large(limits.max_header_bytes)
-        elif name == b"transfer-encoding":
-            # RFC 9112 §6.1: HTTP/1.0 has none, and who announces one may be smuggling.
-            if value.lower() != b"chunked" or self._parser.get_http_version() == "1.0":
-                self._refusal = Problem(
-                    400, "The only transfer coding understood is chunked, in HTTP/1.1."
-                )
-        elif name == b"expect":
-            self._expects_continue = value.lower() == b"100-continue"
+        if self._refusal is None:
+            self._refusal = self._header_problem(name)
         if self._refusal is None or name == b"origin":
             self._headers.append((name, value))
+            if name == b"expect":
+                self._expects_continue = value.lower() == b"100-continue"
+
+    def _header_problem(self, name: bytes) -> Problem | None:
+        limits = self._limits
+        if self._header_count > limits.max_headers:
+            return too_many_headers(limits.max_headers)
+        if self._header_bytes > limits.max_header_bytes:
+            return head_too_large(limits.max_header_bytes)
+        if name == b"transfer-encoding" and self._parser.get_http_version() == "1.0":
+            return Problem(400, "HTTP/1.0 has no Transfer-Encoding.")  # RFC 9112 §6.1
+        return None
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -516,7 +518,7 @@ class Protocol(asyncio.Protocol):
         """Go on to the next request, or to the end of the connection."""
         self._exchanges.popleft()
         if not exchange.keep_alive:
-            self._end(unread=exchange.more_body or self._ignoring)
+            self._end()
             return
         if self._exchanges:
             self._start(self._exchanges[0])
@@ -599,13 +601,13 @@ class Protocol(asyncio.Protocol):
             self.transport.close()
             self._watch_writing()
 
-    def _end(self, *, unread: bool) -> None:
-        """Close behind a complete answer."""
-        self._ignoring = True
-        self._exchanges.clear()
-        if not unread:
+    def _end(self) -> None:
+        """Close behind a complete answer, but not in the face of a client that still sends."""
+        if self._stage is Stage.IDLE and not self._exchanges and not self._ignoring:
             self.close()
             return
+        self._ignoring = True
+        self._exchanges.clear()
         self.regulate_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -630,8 +632,8 @@ class Protocol(asyncio.Protocol):
         elif self._stage is Stage.IDLE and not self._ignoring:
             is_written = self.transport.get_write_buffer_size() == 0
             self.close()
-            if is_written:  # a client owes us no farewell, for which TLS would wait
-                self._loop.call_later(GRACE, self.transport.abort)
+            if is_written:
+                self._loop.call_later(FAREWELL, self.transport.abort)
 
 
 def _has_left(client: socket.socket) -> bool:

@@ -1,21 +1,161 @@
-"""The ASGI shell of the CORS engine."""
+"""The ASGI shells: of the CORS engine, and around it of log and metrics."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
+from functools import lru_cache
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.answers import Answer, Problem, ResponseAborted
-from dicomweb_cors_proxy.headers import merge_vary
-from dicomweb_cors_proxy.inbound import Inbound, Screen
-from dicomweb_cors_proxy.observability import place
+from dicomweb_cors_proxy.cors import MAX_ORIGIN_BYTES, Origin
+from dicomweb_cors_proxy.headers import client_address, merge_vary
+from dicomweb_cors_proxy.inbound import REFUSAL, Inbound, Screen
+from dicomweb_cors_proxy.logs import OTHER, REQUEST, UNMATCHED, Record, place, request_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from dicomweb_cors_proxy.cors import CORS
+    from dicomweb_cors_proxy.headers import TrustedProxies
+    from dicomweb_cors_proxy.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+# RFC 9110 §9.1 and RFC 5789. What else a client may call its method is not ours to repeat.
+_METHODS = frozenset(
+    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
+)
+
+# A UUID, with or without its hyphens: what nginx, Envoy and cloud load balancers make. Anything
+# freer could be a name or a UID.
+_REQUEST_ID = re.compile(rb"[0-9A-Fa-f]{8}(-?)(?:[0-9A-Fa-f]{4}\1){3}[0-9A-Fa-f]{12}")
+
+# nginx's status for a client that did not wait for its answer.
+CLIENT_LEFT = 499
+
+
+class AccessLog:
+    """Writes one line for every request, and counts it.
+
+    Puts a `Record` into `scope["record"]`, which the application completes, and the request's id
+    into every answer but a preflight's, where nobody could read it.
+
+    Args:
+        metrics: counts it.
+        resource: the template of the resource at a path, None if it is none.
+        trusted_proxies: peers whose X-Request-ID and X-Forwarded-For are believed.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        resource: Callable[[bytes], str | None],
+        trusted_proxies: TrustedProxies,
+    ) -> None:
+        self.app = app
+        self._metrics = metrics
+        self._resource = resource
+        self._trusted_proxies = trusted_proxies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = perf_counter()
+        record = scope["record"] = self._begin(scope)
+        is_head = scope["method"] == "HEAD"
+        complete = aborted = False
+
+        async def send_recorded(message: Message) -> None:
+            nonlocal complete
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                if not record.cors.startswith("preflight"):
+                    message = _identified(message, record)
+                await send(message)
+                return
+            await send(message)
+            if not is_head:
+                record.bytes_out += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+
+        token = request_id.set(record.request_id)
+        self._metrics.in_progress += 1
+        try:
+            await self.app(scope, receive, send_recorded)
+        except BaseException:
+            aborted = not complete
+            raise
+        finally:
+            self._metrics.in_progress -= 1
+            record.duration = perf_counter() - began
+            if aborted:
+                record.status = record.status or 500
+                if record.event == REQUEST:
+                    record.event = "answer cut"
+            elif not complete:
+                record.status = record.status or CLIENT_LEFT
+                record.event = "client left"
+            self._tell(scope, record, logging.WARNING if aborted else logging.INFO)
+            request_id.reset(token)
+
+    def _begin(self, scope: Scope) -> Record:
+        method: str = scope["method"]
+        client = scope.get("client")
+        peer = client[0] if client else None
+        identity = None
+        if peer in self._trusted_proxies:
+            identity = _request_id(scope)
+            peer = client_address(scope["headers"], peer=peer, trusted=self._trusted_proxies)
+        return Record(
+            method=method if method in _METHODS else OTHER,
+            request_id=identity or os.urandom(16).hex(),
+            client=peer,
+        )
+
+    def _tell(self, scope: Scope, record: Record, level: int) -> None:
+        inbound: Inbound | None = scope.get("inbound")
+        if inbound is not None:
+            # The server puts another target in the place of one that it refuses.
+            if record.resource == UNMATCHED and REFUSAL not in scope.get("extensions", {}):
+                record.resource = self._resource(inbound.path) or UNMATCHED
+            origin = inbound.origin
+            if origin is not None:
+                record.origin = _printable_origin(origin[: MAX_ORIGIN_BYTES + 1])
+        self._metrics.observe(record)
+        if record.status >= 500:
+            level = logging.WARNING
+        record.log(logger, level)
+
+
+def _identified(message: Message, record: Record) -> Message:
+    """The head of an answer with our request id, and without another."""
+    headers = [header for header in message["headers"] if header[0] != b"x-request-id"]
+    headers.append((b"x-request-id", record.request_id.encode("ascii")))
+    return {**message, "headers": headers}
+
+
+def _request_id(scope: Scope) -> str | None:
+    """The id that came with a request, if it is one and can be nothing else."""
+    values = [value for name, value in scope["headers"] if name == b"x-request-id"]
+    if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
+        return str(values[0], "ascii")
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _printable_origin(origin: bytes) -> str:
+    """An Origin as the log may show it: what no browser would have written could be anything."""
+    if origin == b"null" or Origin.parse(origin) is not None:
+        return str(origin, "ascii")
+    return "malformed"
 
 
 class CORSMiddleware:
@@ -34,8 +174,10 @@ class CORSMiddleware:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
+        record: Record = scope["record"]
         inbound = scope["inbound"] = Inbound.read(scope)
         decision = inbound.decision = self._cors.decide(inbound.origin)
+        record.cors = decision.outcome
         started = False
 
         async def send_with_cors(message: Message) -> None:
@@ -50,10 +192,12 @@ class CORSMiddleware:
             try:
                 self._screen.check(scope, inbound)
                 if scope["method"] == "OPTIONS" and inbound.asks_preflight:
-                    await self._preflight(inbound).send(send)
+                    await self._preflight(inbound, record).send(send)
                     return
                 await self.app(scope, receive, send_with_cors)
             except Answer as answer:
+                if isinstance(answer, Problem) and record.event == REQUEST:
+                    record.event = answer.detail
                 await answer.send(send_with_cors)
         except ResponseAborted:
             raise
@@ -62,13 +206,16 @@ class CORSMiddleware:
             if started:
                 raise ResponseAborted from None
             problem = Problem(500, "A bug in the proxy. Its log says where; please report it.")
+            record.event = problem.detail
             await problem.send(send_with_cors)
 
-    def _preflight(self, inbound: Inbound) -> Answer:
+    def _preflight(self, inbound: Inbound, record: Record) -> Answer:
         preflight = self._cors.preflight(
             inbound.origins[0], b", ".join(inbound.request_methods), inbound.request_headers
         )
         if preflight.allowed:
+            record.cors = "preflight-allowed"
             return Answer(204, preflight.headers)
-        logger.info("preflight refused: %s", preflight.reason)
+        record.cors = "preflight-refused"
+        record.event = preflight.reason
         return Problem(403, preflight.reason, preflight.headers)

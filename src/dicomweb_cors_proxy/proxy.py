@@ -7,10 +7,10 @@ came, or raises an `Answer`; `modify_response` makes the headers that the client
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import ssl
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Self, cast
 
 import httpx
@@ -18,14 +18,14 @@ import httpx
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from types import TracebackType
 
     from starlette.types import Receive, Scope, Send
 
-Header = tuple[bytes, bytes]
+    from dicomweb_cors_proxy.logs import Record
 
-logger = logging.getLogger(__name__)
+Header = tuple[bytes, bytes]
 
 _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -101,6 +101,7 @@ class ReverseProxy:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         outbound = self._rewrite(scope)
+        record: Record = scope["record"]
         if self._in_progress >= self._limits.max_concurrent_requests:
             raise Problem(
                 503,
@@ -110,12 +111,14 @@ class ReverseProxy:
             )
         self._in_progress += 1
         try:
-            async with Client(receive, outbound, self._limits) as client:
-                await self._forward(outbound, client, send)
+            async with Client(receive, outbound, self._limits, record) as client:
+                await self._forward(outbound, client, send, record)
         finally:
             self._in_progress -= 1
 
-    async def _forward(self, outbound: OutboundRequest, client: Client, send: Send) -> None:
+    async def _forward(
+        self, outbound: OutboundRequest, client: Client, send: Send, record: Record
+    ) -> None:
         request = httpx.Request(
             outbound.method,
             outbound.url,
@@ -123,10 +126,13 @@ class ReverseProxy:
             stream=client if client.has_body else httpx.ByteStream(b""),
             extensions={"target": outbound.target, "timeout": self._limits.upstream_timeouts},
         )
+        asked = perf_counter()
         try:
             response = await self._transport.handle_async_request(request)
         except httpx.HTTPError as error:
-            raise self._failed(error, outbound) from None
+            raise self._failed(error, outbound, record) from None
+        record.ttfb = perf_counter() - asked
+        record.upstream_status = response.status_code
 
         body = cast("httpx.AsyncByteStream", response.stream)
         started = False
@@ -149,19 +155,29 @@ class ReverseProxy:
             raise ClientLeft from None
         except httpx.HTTPError as error:
             # All that is left is to cut the connection, so that nobody takes half for the whole.
-            problem = self._failed(error, outbound)
-            raise (ResponseAborted if started else problem) from None
-        except Problem:
+            problem = self._failed(error, outbound, record)
+            if started:
+                record.event = f"answer cut: {record.event}"
+                raise ResponseAborted from None
+            raise problem from None
+        except UpstreamProblem as problem:
+            record.upstream_error = problem.reason
+            raise
+        except Problem as problem:
             # The upload failed (too long, stalled) after the archive had begun to answer.
             if started:
+                record.event = f"answer cut: {problem.detail}"
                 raise ResponseAborted from None
             raise
         finally:
             await body.aclose()
 
-    def _failed(self, error: httpx.HTTPError, outbound: OutboundRequest) -> Problem:
+    def _failed(
+        self, error: httpx.HTTPError, outbound: OutboundRequest, record: Record
+    ) -> UpstreamProblem:
         problem = upstream_problem(error, self._limits)
-        logger.warning("%d: archive %s: %s", problem.status, outbound.url, _reason(error))
+        record.upstream_error = problem.reason
+        record.event = f"{outbound.url}: {_reason(error)}: {problem.detail}"
         return problem
 
 
@@ -172,8 +188,11 @@ class Client(httpx.AsyncByteStream):
     waiting for; the archive's request is cancelled on the way out.
     """
 
-    def __init__(self, receive: Receive, outbound: OutboundRequest, limits: Limits) -> None:
+    def __init__(
+        self, receive: Receive, outbound: OutboundRequest, limits: Limits, record: Record
+    ) -> None:
         self._receive = receive
+        self._record = record
         self._limits = limits
         self._task: asyncio.Task[None]
         self._watcher: asyncio.Task[None] | None = None
@@ -210,7 +229,6 @@ class Client(httpx.AsyncByteStream):
             self._watcher.cancel()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        received = 0
         limit = self._limits.max_body_bytes
         timeout = self._limits.body_timeout
         try:
@@ -228,8 +246,8 @@ class Client(httpx.AsyncByteStream):
                 if message["type"] == "http.disconnect":
                     raise ClientLeft
                 chunk = message.get("body", b"")
-                received += len(chunk)
-                if limit is not None and received > limit:
+                self._record.bytes_in += len(chunk)
+                if limit is not None and self._record.bytes_in > limit:
                     raise body_too_large(limit)
                 if chunk:
                     yield chunk
@@ -267,59 +285,85 @@ def _refuse_unsendable(status: int, headers: list[Header]) -> None:
         detail = "The archive answered with control characters in a header."
     else:
         return
-    logger.warning("502: %s", detail)
-    raise Problem(502, detail)
+    raise UpstreamProblem("protocol", 502, detail)
 
 
-def upstream_problem(error: httpx.HTTPError, limits: Limits) -> Problem:
+# Why the archive's answer could not be had.
+UPSTREAM_ERRORS = (
+    "pool_timeout",
+    "connect_timeout",
+    "write_timeout",
+    "read_timeout",
+    "tls",
+    "connect",
+    "protocol",
+    "credentials",
+)
+
+
+class UpstreamProblem(Problem):
+    """A problem that the archive is to blame for, or the way to it.
+
+    Attributes:
+        reason: one of `UPSTREAM_ERRORS`.
+    """
+
+    def __init__(
+        self, reason: str, status: int, detail: str, headers: Iterable[Header] = ()
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.reason = reason
+
+
+def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
     """The one place that says which failure is which status, and what to do about it."""
     headers: list[Header] = []
     match error:
         case httpx.PoolTimeout():
-            status = 503
+            reason, status = "pool_timeout", 503
             headers.append((b"retry-after", b"1"))
             detail = (
                 f"All connections to the archive stayed busy for {limits.pool_timeout:g} s. "
                 "Try again shortly; the operator can raise upstream.max_connections."
             )
         case httpx.ConnectTimeout():
-            status = 504
+            reason, status = "connect_timeout", 504
             detail = (
                 "The archive did not accept a connection within "
                 f"{limits.connect_timeout:g} s (upstream.connect_timeout). Is its address "
                 "right, and does a firewall drop the packets?"
             )
         case httpx.WriteTimeout():
-            status = 504
+            reason, status = "write_timeout", 504
             detail = (
                 f"The archive took nothing of the upload for {limits.read_timeout:g} s "
                 "(upstream.read_timeout)."
             )
         case httpx.TimeoutException():
-            status = 504
+            reason, status = "read_timeout", 504
             detail = (
                 f"The archive sent nothing for {limits.read_timeout:g} s. If it stages images "
                 "from tape or slow storage, raise upstream.read_timeout."
             )
         case httpx.ConnectError() if any(isinstance(e, ssl.SSLError) for e in _causes(error)):
-            status = 502
+            reason, status = "tls", 502
             detail = (
                 "TLS with the archive failed. For a private certificate authority set "
                 "upstream.ca_file; is the host name of upstream.url in the certificate?"
             )
         case httpx.ConnectError():
-            status = 502
+            reason, status = "connect", 502
             detail = (
                 "The archive could not be reached: it refused the connection or its name "
                 "does not resolve. Is it running, and is upstream.url right?"
             )
         case _:
-            status = 502
+            reason, status = "protocol", 502
             detail = (
                 "The archive closed the connection before its answer was complete, or "
                 "answered with something that is not HTTP. See the archive's own log."
             )
-    return Problem(status, detail, headers)
+    return UpstreamProblem(reason, status, detail, headers)
 
 
 def _reason(error: httpx.HTTPError) -> str:

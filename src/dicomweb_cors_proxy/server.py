@@ -7,7 +7,7 @@ import errno
 import logging
 import signal
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -84,14 +84,16 @@ class Server(uvicorn.Server):
             connection.shutdown()
         timeout = self.config.limits.shutdown_timeout
         logger.info("stopping, with %g s for %d running answers", timeout, len(state.tasks))
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while (state.connections or state.tasks) and not self.force_exit:
-            if loop.time() >= deadline:
-                break
-            await asyncio.sleep(TICK)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110
+                    await asyncio.sleep(TICK)
         if state.tasks:
-            logger.warning("%d answers are cut (server.shutdown_timeout)", len(state.tasks))
+            logger.warning(
+                "%d running answers are cut; server.shutdown_timeout is %g s",
+                len(state.tasks),
+                timeout,
+            )
             for task in state.tasks:
                 task.cancel()
             await asyncio.wait(set(state.tasks), timeout=CUT)

@@ -530,6 +530,10 @@ class Pool:
     def in_use(self) -> int:
         return self._in_use
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waiters)
+
     async def acquire(self, timeouts: Timeouts, *, fresh: bool) -> Connection:
         """A connection for one exchange, `fresh` for one that has served none.
 
@@ -737,6 +741,15 @@ class Transport(httpx.AsyncBaseTransport):
             stream=Body(connection, pool),
             extensions={"http_version": answer.http_version, "reason_phrase": answer.reason},
         )
+
+    def connections(self) -> dict[str, int]:
+        """Count the connections that serve a request or idle, and the requests that wait."""
+        pools = list(self.pools.values())
+        return {
+            "active": sum(pool.in_use for pool in pools),
+            "idle": sum(len(pool.idle) for pool in pools),
+            "waiting": sum(pool.waiting for pool in pools),
+        }
 
     async def aclose(self) -> None:
         for pool in self.pools.values():

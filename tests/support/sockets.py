@@ -144,6 +144,8 @@ async def archive(
             writer.close()
 
     listener = socket.create_server(("127.0.0.1", 0))
+    # asyncio sets it on none of this listener's connections; each small write would wait 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     scripted = Archive(listener.getsockname()[1], "https" if tls else "http")
     server = await asyncio.start_server(serve, sock=listener, ssl=tls)
     try:

@@ -53,7 +53,7 @@ def request(
     *headers: Header,
     body: httpx.AsyncByteStream | None = None,
     target: bytes = b"/pacs/studies",
-    **timeout: float,
+    **timeout: float | None,
 ) -> httpx.Request:
     return httpx.Request(
         method,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from dicomweb_cors_proxy import __version__
 from dicomweb_cors_proxy.cli.check import check
 from dicomweb_cors_proxy.cli.demo import demo
 from dicomweb_cors_proxy.cli.healthcheck import healthcheck
@@ -12,7 +11,7 @@ from dicomweb_cors_proxy.cli.serve import serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dicomweb-cors-proxy")
+@click.version_option(package_name="dicomweb-cors-proxy", prog_name="dicomweb-cors-proxy")
 def main() -> None:
     """A reverse proxy that gives a DICOMweb archive correct CORS."""
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dicomweb_cors_proxy.app import create_limits, create_transport
 from dicomweb_cors_proxy.cli.configuration import config_option, settings_or_exit
+from dicomweb_cors_proxy.gateway import Gateway
+from dicomweb_cors_proxy.health import Archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,10 +51,6 @@ def check(config_file: Path | None, *, offline: bool) -> None:
 
 
 async def _signs(settings: Settings) -> list[Sign]:
-    from dicomweb_cors_proxy.app import create_limits, create_transport  # noqa: PLC0415
-    from dicomweb_cors_proxy.gateway import Gateway  # noqa: PLC0415
-    from dicomweb_cors_proxy.health import Archive  # noqa: PLC0415
-
     transport = create_transport(settings.upstream)
     try:
         return await Archive(Gateway(settings), transport, create_limits(settings)).signs()

@@ -31,7 +31,7 @@ def demo(host: str, port: int) -> None:
     Exit status: 0 when told to stop, 1 if it can't listen.
     """
     from dicomweb_cors_proxy.demo.servers import Demo, ListenError  # noqa: PLC0415  (takes long)
-    from dicomweb_cors_proxy.observability import configure  # noqa: PLC0415
+    from dicomweb_cors_proxy.logs import configure  # noqa: PLC0415
 
     configure("warning")
     try:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.cli.configuration import (
     config_option,
     setting_option,
     settings_or_exit,
 )
+from dicomweb_cors_proxy.logs import configure
+from dicomweb_cors_proxy.server import Config, Server, bind
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
     from pathlib import Path
 
     from dicomweb_cors_proxy.config import Settings
-    from dicomweb_cors_proxy.server import Server
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -43,11 +50,7 @@ def serve(config_file: Path | None, **flags: Any) -> None:  # noqa: ANN401
     """
     settings = settings_or_exit(config_file, **flags)
 
-    from dicomweb_cors_proxy.app import create_app  # noqa: PLC0415  (only after the check)
-    from dicomweb_cors_proxy.observability import configure  # noqa: PLC0415
-    from dicomweb_cors_proxy.server import Config, Server, bind  # noqa: PLC0415
-
-    configure(settings.logging.level)
+    configure(settings.logging.level, settings.logging.format)
     host, port = settings.server.host, settings.server.port
     try:
         sockets = bind(host, port)
@@ -59,15 +62,25 @@ def serve(config_file: Path | None, **flags: Any) -> None:  # noqa: ANN401
         sys.exit(1)
     server = Server(Config(create_app(settings), settings.server))
     lines = greeting(settings, sockets[0].getsockname()[1])
+    tell = _log if settings.logging.format == "json" else partial(click.echo, err=True)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, sockets, lines))
+        runner.run(_serve(server, sockets, lambda: tell("\n".join(lines))))
 
 
-async def _serve(server: Server, sockets: list[socket.socket], lines: list[str]) -> None:
+def _log(lines: str) -> None:
+    """Where machines read along, each line is a message."""
+    for line in lines.splitlines():
+        level = logging.WARNING if line.startswith("warning") else logging.INFO
+        logger.log(level, " ".join(line.split()))
+
+
+async def _serve(
+    server: Server, sockets: list[socket.socket], on_ready: Callable[[], None]
+) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(server.serve(sockets))
         await server.ready.wait()
-        click.echo("\n".join(lines), err=True)
+        on_ready()
 
 
 def greeting(settings: Settings, port: int) -> list[str]:

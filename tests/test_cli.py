@@ -1,0 +1,400 @@
+"""The commands as a shell sees them: output, exit status, signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+import pytest
+import trustme
+import yaml
+from click.testing import CliRunner
+
+from dicomweb_cors_proxy import __version__
+from dicomweb_cors_proxy.cli import main
+from tests.support import servers
+from tests.support.processes import Child
+from tests.support.proxy import Proxy, fronting, serving
+from tests.support.servers import LOOPBACK, Reply, stub
+from tests.support.sockets import ORIGIN, request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from click.testing import Result
+
+VIEWER = ORIGIN.decode()
+NOBODY = f"http://{LOOPBACK}:9/dicom-web"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("DICOMWEB_PROXY_"):
+            monkeypatch.delenv(name)
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> Result:
+    """Run a command that ends by itself, in this process."""
+    return CliRunner().invoke(main, arguments, env=env, catch_exceptions=False)
+
+
+@contextmanager
+def spawn(*arguments: str, env: dict[str, str] | None = None) -> Iterator[Child]:
+    command = [sys.executable, "-m", "dicomweb_cors_proxy", *arguments]
+    with Child(command, env=os.environ | (env or {})) as child:
+        yield child
+
+
+def written(folder: Path, configuration: dict[str, Any]) -> str:
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(configuration))
+    return str(file)
+
+
+def address(root: str) -> tuple[str, int]:
+    return LOOPBACK, int(root.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", [(), ("serve",), ("check",)], ids=" ".join)
+def test_help(command: tuple[str, ...], flag: str) -> None:
+    result = run(*command, flag)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Usage: ")
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"dicomweb-cors-proxy, version {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_all_problems_at_once(command: str, tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        {
+            "upstream": {"url": "orthanc:8042"},
+            "cors": {"allow_origins": ["https://viewer.example/"]},
+            "server": {"prot": 1},
+        },
+    )
+    env = {"DICOMWEB_PROXY_SERVER__WORKERZ": "2", "DICOMWEB_PROXY_UPSTREAM__READ_TIMEOUT": "soon"}
+    result = run(command, "--config", file, env=env)
+    assert (result.exit_code, result.stdout) == (2, "")
+    title, *problems = result.stderr.splitlines()
+    assert title == f"{len(problems)} problems in the configuration:"
+    for place, key in [
+        (f"file {file}", "upstream.url"),
+        (f"file {file}", "cors.allow_origins"),
+        (f"file {file}", "server.prot"),
+        ("DICOMWEB_PROXY_SERVER__WORKERZ", ""),
+        ("environment DICOMWEB_PROXY_UPSTREAM__READ_TIMEOUT", "upstream.read_timeout"),
+    ]:
+        (problem,) = [each for each in problems if place in each and f"- {key}" in each]
+        assert problem.startswith("  - ")
+
+
+def test_one_problem() -> None:
+    result = run("serve", "--upstream", NOBODY)
+    assert result.exit_code == 2
+    title, problem = result.stderr.splitlines()
+    assert title == "1 problem in the configuration:"
+    assert problem.startswith("  - cors.allow_origins: ")
+
+
+@pytest.mark.parametrize("flags", [("--port", "x"), ("--port", "70000"), ("--host", "a b")])
+def test_a_flag_is_judged_with_the_rest(flags: tuple[str, str]) -> None:
+    result = run("serve", *flags, "--allow-origin", VIEWER)
+    assert result.exit_code == 2
+    assert f"server.{flags[0].removeprefix('--')}: " in result.stderr
+    assert "upstream.url: " in result.stderr
+
+
+def test_an_unknown_flag_is_a_usage_error() -> None:
+    result = run("serve", "--upstreem", NOBODY)
+    assert result.exit_code == 2
+    assert "--upstream" in result.stderr
+
+
+# check
+
+
+@pytest.fixture
+def secretive(tmp_path: Path) -> str:
+    return written(
+        tmp_path,
+        {
+            "upstream": {
+                "url": NOBODY,
+                "auth": {"type": "basic", "username": "viewer", "password": "open sesame"},
+            },
+            "cors": {"allow_origins": [VIEWER, "*"]},
+        },
+    )
+
+
+def test_check_offline(secretive: str) -> None:
+    env = {"DICOMWEB_PROXY_SERVER__PORT": "8081"}
+    result = run("check", "--offline", "--config", secretive, env=env)
+    assert (result.exit_code, result.stderr) == (0, "")
+    shown = dict(re.findall(r"^(\S+) {2,}(.*)$", result.stdout, re.MULTILINE))
+    assert shown["upstream.url"] == f"{NOBODY}  (file {secretive})"
+    assert shown["upstream.auth.password"] == f"********  (file {secretive})"
+    assert shown["server.port"] == "8081  (environment DICOMWEB_PROXY_SERVER__PORT)"
+    assert shown["server.host"] == "127.0.0.1"
+    assert shown["cors.allow_origins"].startswith(f"[{VIEWER}, *]")
+    assert "open sesame" not in result.output
+    warnings = re.findall(r"^warning: (\S+):", result.stdout, re.MULTILINE)
+    assert set(warnings) >= {"cors.allow_origins", "server.allowed_hosts"}
+
+
+@pytest.mark.parametrize(
+    ("status", "auth", "code"),
+    [
+        (200, False, 0),
+        (404, False, 0),
+        (401, False, 0),
+        (500, False, 1),
+        (401, True, 1),
+        (403, True, 1),
+    ],
+)
+def test_check_asks_the_archive(status: int, code: int, tmp_path: Path, *, auth: bool) -> None:
+    credentials = {"auth": {"type": "bearer", "token": "abc"}} if auth else {}
+    with stub(Reply(status)) as archive:
+        file = written(tmp_path, fronting(f"{archive.url}/dicom-web", VIEWER, **credentials))
+        result = run("check", "--config", file)
+    assert result.exit_code == code
+    ((method, path, headers),) = archive.requests
+    assert (method, path) == ("OPTIONS", "/dicom-web")
+    assert headers["Authorization"] == ("Bearer abc" if auth else None)
+    said = result.stderr if code else result.stdout
+    assert said.splitlines()[-1].startswith(f"{archive.url}/dicom-web: ")
+    assert "abc" not in result.output.replace("abcdef", "")
+
+
+def test_check_says_which_archive_is_not_reachable(tmp_path: Path) -> None:
+    closed = servers.free_port()
+    with stub(Reply()) as archive:
+        upstream = {"url": archive.url, "wado_url": f"http://{LOOPBACK}:{closed}/wado-rs"}
+        file = written(tmp_path, {"upstream": upstream, "cors": {"allow_origins": [VIEWER]}})
+        result = run("check", "--config", file)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1] == f"{archive.url}: answers (200)"
+    assert result.stderr.startswith(f"http://{LOOPBACK}:{closed}/wado-rs: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+# serve
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A `serve` that logs all that it may."""
+    configuration = fronting(NOBODY, VIEWER) | {"logging": {"level": "debug"}}
+    with serving(configuration, tmp_path_factory.mktemp("talkative")) as proxy:
+        yield proxy
+    assert " 502 " in proxy.child.output
+    assert "SECRET" not in proxy.child.output
+
+
+def test_serve_says_what_it_fronts(tmp_path: Path) -> None:
+    configuration: dict[str, dict[str, Any]] = {
+        "upstream": {"url": NOBODY, "wado_url": "http://images.example/rs"},
+        "cors": {
+            "allow_origins": [VIEWER],
+            "per_origin": [{"allow_origins": ["https://*.example.edu"]}, {"allow_origins": ["*"]}],
+        },
+        "server": {"base_path": "/pacs/rs"},
+    }
+    with serving(configuration, tmp_path) as p:
+        pass
+    output = p.child.output
+    assert re.search(rf"^archive  {NOBODY}  \(.*search.*\)$", output, re.MULTILINE)
+    assert re.search(r"^archive  http://images.example/rs  \(retrieve\)$", output, re.MULTILINE)
+    assert f"origins  {VIEWER}, https://*.example.edu, *\n" in output
+    assert "access   read-only\n" in output
+    assert f"at       {p.root}/pacs/rs\n" in output
+    assert re.search(r"^warning  cors\.per_origin\[1\]\.allow_origins: ", output, re.MULTILINE)
+
+
+def test_a_port_in_use() -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("serve", "--upstream", NOBODY, "--allow-origin", VIEWER, "--port", port)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"cannot listen on {LOOPBACK} port {port} (server.host, server.port): ")
+    assert "in use" in line
+
+
+def test_a_host_that_is_none_of_ours() -> None:
+    result = run("serve", "--upstream", NOBODY, "--allow-origin", VIEWER, "--host", "192.0.2.1")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("cannot listen on 192.0.2.1 port 8080 (server.host, server.port): ")
+
+
+@pytest.mark.parametrize("host", ["::1", "localhost"])
+def test_serve_on_another_host(host: str, tmp_path: Path) -> None:
+    with (
+        stub(Reply(body=b"[]")) as archive,
+        serving(fronting(archive.url, VIEWER), tmp_path, "--host", host) as p,
+    ):
+        assert httpx.get(f"{p.url}/studies", trust_env=False).json() == []
+
+
+def test_serve_over_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert(LOOPBACK)
+    pem = tmp_path / "cert.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(pem))
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    flags = ("--upstream", NOBODY, "--allow-origin", VIEWER, "--port", "0")
+    with spawn("serve", *flags, "--tls-cert", str(pem), "--tls-key", str(pem)) as child:
+        root = child.wait_for(r"\bat +(https://[^/]+)/")[1]
+        answered = httpx.get(f"{root}/healthz", verify=trust, trust_env=False)
+        assert answered.status_code == 200
+        child.terminate()
+        assert child.wait() == 0
+
+
+def test_uvicorns_variables_have_no_effect(tmp_path: Path) -> None:
+    env = {
+        "UVICORN_PORT": "1",
+        "UVICORN_HOST": "192.0.2.1",
+        "UVICORN_ROOT_PATH": "/elsewhere",
+        "UVICORN_LOG_LEVEL": "trace",
+        "WEB_CONCURRENCY": "4",
+        "FORWARDED_ALLOW_IPS": "*",
+    }
+    spoofed = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    with (
+        stub(Reply(body=b"[]")) as archive,
+        serving(fronting(archive.url, VIEWER), tmp_path, env=env) as p,
+    ):
+        assert httpx.get(f"{p.url}/studies", headers=spoofed, trust_env=False).json() == []
+        children = Path(f"/proc/{p.child.pid}/task/{p.child.pid}/children")
+        assert children.read_text() == ""
+    ((_, _, headers),) = archive.requests
+    assert headers["X-Forwarded-For"] == LOOPBACK
+    assert headers["X-Forwarded-Proto"] == "http"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (request("GET", "/dicom-web/studies?PatientName=SECRET"), b"502"),
+        (request("GET", "/SECRET"), b"404"),
+        (request("POST", "/dicom-web/studies", "X-Secret: SECRET", body=b"SECRET"), b"405"),
+        (request("SECRET"), b"405"),
+        (b"GET /SECRET HTTP/1.1\r\nSECRET\r\n\r\n", b"400"),
+        (b"SECRET\r\n\r\n", b"400"),
+    ],
+    ids=["query", "path", "body", "method", "header", "garbage"],
+)
+def test_no_request_is_named_in_the_log(talkative: Proxy, raw: bytes, status: bytes) -> None:
+    with socket.create_connection(address(talkative.root), timeout=30) as client:
+        client.sendall(raw)
+        assert client.recv(12) == b"HTTP/1.1 " + status
+
+
+# Signals
+
+
+class Half(NamedTuple):
+    """A `serve` that has sent half of an answer, whose rest comes after `finish`."""
+
+    child: Child
+    client: socket.socket
+    finish: Callable[[], None]
+
+
+@contextmanager
+def half(folder: Path, **server: object) -> Iterator[Half]:
+    finished = threading.Event()
+
+    class Archive(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "8")
+            self.end_headers()
+            self.wfile.write(b"half")
+            finished.wait(30)
+            self.wfile.write(b"half")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with servers.serving(Archive) as port:
+        configuration = fronting(f"http://{LOOPBACK}:{port}", VIEWER) | {"server": server}
+        with (
+            serving(configuration, folder) as p,
+            socket.create_connection(address(p.root), timeout=30) as client,
+        ):
+            client.sendall(request())
+            assert received(client, b"half").endswith(b"\r\n\r\nhalf")
+            yield Half(p.child, client, finished.set)
+            finished.set()
+
+
+def received(client: socket.socket, until: bytes = b"\0") -> bytes:
+    """What comes until `until`, or the end."""
+    data = b""
+    while not data.endswith(until) and (piece := client.recv(2**16)):
+        data += piece
+    return data
+
+
+STOPPING = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_ends_an_idle_server(tmp_path: Path, number: signal.Signals) -> None:
+    with (
+        serving(fronting(NOBODY, VIEWER), tmp_path) as p,
+        socket.create_connection(address(p.root), timeout=30) as idle,
+    ):
+        os.kill(p.child.pid, number)
+        assert received(idle) == b""
+        assert p.child.wait(seconds=5) == 0
+    assert "Traceback" not in p.child.output
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_lets_answers_finish(tmp_path: Path, number: signal.Signals) -> None:
+    with half(tmp_path) as (child, client, finish):
+        os.kill(child.pid, number)
+        child.wait_for("stopping")
+        finish()
+        assert received(client) == b"half"
+        assert child.wait() == 0
+
+
+@pytest.mark.parametrize("timeout", [0, 0.2])
+def test_answers_that_outlast_the_timeout_are_cut(tmp_path: Path, timeout: float) -> None:
+    with half(tmp_path, shutdown_timeout=timeout) as (child, client, _):
+        os.kill(child.pid, signal.SIGTERM)
+        assert received(client) == b""
+        assert child.wait() == 0
+    assert "server.shutdown_timeout" in child.output
+    assert "Traceback" not in child.output
+
+
+def test_a_second_interrupt_cuts_answers(tmp_path: Path) -> None:
+    with half(tmp_path) as (child, client, _):
+        os.kill(child.pid, signal.SIGINT)
+        child.wait_for("stopping")
+        os.kill(child.pid, signal.SIGINT)
+        assert received(client) == b""
+        assert child.wait() == 0
