@@ -97,7 +97,7 @@ def test_nothing_at_all_lacks_two_keys() -> None:
             "upstream.url: is missing; set the root of the archive's DICOMweb services, "
             f"such as {ARCHIVE}"
         ),
-        "cors.allow_origins: [] lists no origin; list the viewer's, such as https://viewer.example",
+        "cors.allow_origins: [] holds no origin; list the viewer's, such as https://viewer.example",
     )
 
 

@@ -339,7 +339,7 @@ def test_a_pattern_is_canonical_or_its_correction_is(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "key", "value", "reason"),
     [
-        ({"allow_origins": []}, "allow_origins", "[]", "lists no origin"),
+        ({"allow_origins": []}, "allow_origins", "[]", "holds no origin"),
         ({"allow_methods": [""]}, "allow_methods", "", "is no method"),
         ({"allow_methods": ["GET,PUT"]}, "allow_methods", "GET,PUT", "is no method"),
         ({"allow_methods": ["MÉTHODE"]}, "allow_methods", "MÉTHODE", "is no method"),
@@ -650,9 +650,15 @@ REFUSALS: Final[list[tuple[dict[str, Any], bytes, bytes, list[bytes], str]]] = [
         ORIGIN,
         b"GET",
         [b"range,x-secret", b"content-type,if-none-match,x-secret-2"],
-        "cors.allow_headers does not list these headers: content-type, if-none-match and 2 not",
+        "cors.allow_headers does not list these headers: content-type, if-none-match and 2 more",
     ),
-    ({}, ORIGIN, b"GET", [b"x-secret"], "does not list these headers: 1 not named here."),
+    (
+        {},
+        ORIGIN,
+        b"GET",
+        [b"x-secret"],
+        "does not list these headers: 1 more, which the browser's network panel shows.",
+    ),
     ({}, ORIGIN, b"GET", [b"accept secret"], "Access-Control-Request-Headers is malformed"),
     ({"allow_headers": ["*"]}, ORIGIN, b"GET", [b"secret:"], "Access-Control-Request-Headers is m"),
     (

@@ -240,6 +240,37 @@ async def test_of_two_faults_the_first_is_told(first: int, second: int) -> None:
         released.set()
 
 
+@pytest.mark.parametrize(
+    ("query", "line"),
+    [
+        ("?_method=DELETE", ""),
+        ("?limit=1&_METHOD=delete", ""),
+        ("?limit=1;%5fmethod=PUT", ""),
+        ("", "X-HTTP-Method-Override: DELETE"),
+        ("", "x-http-method: DELETE"),
+        ("", "X-Method-Override: DELETE"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["read-only", "read-write"])
+async def test_a_method_in_the_place_of_another_is_a_405(query: str, line: str, mode: str) -> None:
+    async with archive(hello) as a, proxy(settings(a.url, access={"mode": mode})) as p:
+        head, _ = await p.ask(request("GET", STUDIES + query, *filter(None, [line])))
+        assert head.status == 405
+        head, _ = await p.ask(request("GET", f"{STUDIES}?StudyDescription=the_method=1"))
+        assert head.status == 200
+        assert len(a.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "mode", "helps"),
+    [("POST", "read-only", True), ("PUT", "read-only", False), ("PUT", "read-write", False)],
+)
+async def test_writing_is_named_where_it_helps(method: str, mode: str, *, helps: bool) -> None:
+    async with archive(hello) as a, proxy(settings(a.url, access={"mode": mode})) as p:
+        _, body = await p.ask(request(method, STUDIES))
+        assert (b"access.mode: read-write" in body) is helps
+
+
 # What the archive is sent
 
 
@@ -265,6 +296,9 @@ async def test_the_archive_gets_the_end_to_end_headers_as_they_came() -> None:
                 "X-Forwarded-Host: evil.example",
                 "X-Forwarded-Prefix: /evil",
                 "X-Real-IP: 198.51.100.6",
+                "X_Forwarded_Host: evil.example",
+                "X-Original-URL: /pacs/servers",
+                "X-Rewrite-URL: /pacs/servers",
                 "X-Request-ID: of-the-client",
                 "Expect: 100-continue",
             )

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 
+from dicomweb_cors_proxy import http1
 from dicomweb_cors_proxy.answers import ResponseAborted
 from dicomweb_cors_proxy.server import Config, Server, bind
 from tests.support.sockets import (
@@ -342,6 +343,9 @@ MALFORMED_CHUNKS = {
     "a bare LF behind": b"4\r\nbody\n",
     "too long": b"4\r\nbody too long\r\n",
     "a malformed trailer": b"0\r\nno trailer\r\n\r\n",
+    "an endless trailer": b"0\r\nX-Trailer: " + b"a" * 70_000,
+    "endless trailers": b"0\r\n" + b"X-Trailer: a\r\n" * 6_000,
+    "an endless extension": b"4;" + b"a" * 70_000,
 }
 
 
@@ -701,6 +705,33 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
         assert head.status == 405
         await told(wire, head)
         assert await wire.body(await wire.head()) == b"last"
+
+
+async def test_few_of_many_pipelined_requests_are_read_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most = 0
+
+    class Counted(http1.Exchange):
+        def __init__(self, connection: http1.Protocol, scope: Scope, **rest: bool) -> None:
+            nonlocal most
+            super().__init__(connection, scope, **rest)
+            most = max(most, len(connection._exchanges) + 1)  # noqa: SLF001
+
+    monkeypatch.setattr(http1, "Exchange", Counted)
+    gate = Gate()
+    many = 4000
+    async with archive(gate) as a, proxy(settings(a.url)) as p, await p.connect() as wire:
+        sending = asyncio.create_task(wire.send(named("first") + request("POST") * many))
+        await gate.reached.wait()
+        gate.opened.set()
+        assert await wire.body(await wire.head()) == b"first"
+        for _ in range(many):
+            head = await wire.head()
+            assert head.status == 405
+            await told(wire, head)
+        await sending
+    assert most <= http1.PIPELINED + http1.FEED // len(request("POST")) + 1
 
 
 @pytest.mark.parametrize("garbage", [b"\0\r\n\r\n", lines(TARGET, HOST, b"A : b")])

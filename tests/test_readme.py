@@ -58,7 +58,7 @@ def test_serve() -> None:
         line = command("serve", "--upstream").replace(ARCHIVE, archive.url)
         program, *arguments = shlex.split(line)
         with Child(
-            [str(SCRIPTS / program), *arguments, "--port", "0"], env=clean_environment()
+            [str(SCRIPTS / Path(program).name), *arguments, "--port", "0"], env=clean_environment()
         ) as child:
             url = child.wait_for(r"\bat +(http\S+)")[1]
             assert granted(url)
@@ -71,15 +71,15 @@ def test_the_printed_url_is_that_of_the_defaults() -> None:
 
 
 def test_uvicorn() -> None:
-    words = shlex.split(command("uvicorn", "dicomweb_cors_proxy.asgi:app"))
-    start = words.index("uvicorn")
+    words = shlex.split(command("--no-proxy-headers", "dicomweb_cors_proxy.asgi:app"))
+    start = words.index(".venv/bin/uvicorn")
     variables = dict(word.split("=", 1) for word in words[:start])
     assert variables["DICOMWEB_PROXY_UPSTREAM__URL"] == ARCHIVE
     port = free_port()
     with (
         stub(Reply(body=b"[]")) as archive,
         Child(
-            [sys.executable, "-m", *words[start:], "--port", str(port)],
+            [sys.executable, "-m", "uvicorn", *words[start + 1 :], "--port", str(port)],
             env=clean_environment(**variables | {"DICOMWEB_PROXY_UPSTREAM__URL": archive.url}),
         ) as child,
     ):
@@ -94,7 +94,10 @@ def test_uvicorn() -> None:
 def test_every_other_command_has_a_test_of_its_own() -> None:
     """`demo`, the tests and the container are run elsewhere; anything new has to be run, too."""
     elsewhere = (r"\S+ demo$", "-m pytest$", r"^docker ", "^sudo ", "^systemd")
-    tested = (command("serve", "--upstream"), command("uvicorn", "dicomweb_cors_proxy.asgi:app"))
+    tested = (
+        command("serve", "--upstream"),
+        command("--no-proxy-headers", "dicomweb_cors_proxy.asgi:app"),
+    )
     for line in COMMANDS:
         assert line in tested or any(re.search(pattern, line) for pattern in elsewhere), line
 

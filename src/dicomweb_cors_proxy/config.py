@@ -175,7 +175,9 @@ class UpstreamSettings(_Group):
     pool_timeout: Seconds = Field(
         10, description="Seconds to wait for a free connection, then 503."
     )
-    max_connections: Count = Field(100, description="Connections to the archive at any one time.")
+    max_connections: Count = Field(
+        100, description="Connections to each host of the archive at any one time."
+    )
     verify_tls: bool = Field(
         default=True, description="Whether the archive's certificate has to be valid."
     )
@@ -385,7 +387,8 @@ class ServerSettings(_Group):
         "/dicom-web", description="Path of the DICOMweb root; / is allowed."
     )
     allowed_hosts: tuple[AllowedHost, ...] = Field(
-        (), description="Host values served, others get 421 (DNS rebinding); empty: any."
+        (),
+        description="Host values served, with their port; others get 421 (rebinding); empty: any.",
     )
     tls_cert_file: CertificateFile | None = Field(
         None,

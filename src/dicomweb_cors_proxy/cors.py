@@ -652,7 +652,7 @@ class CORSPolicy:
             return f"In {setting}.allow_headers * does not cover authorization; list it as well."
         named = sorted(name.decode() for name in lacking if name in _KNOWN_REQUEST_HEADERS)
         if unnamed := len(lacking) - len(named):
-            named.append(f"{unnamed} not named here")
+            named.append(f"{unnamed} more, which the browser's network panel shows")
         return f"{setting}.allow_headers does not list these headers: {_listed(named)}."
 
 
@@ -685,7 +685,7 @@ def _read_origins(
         problems.append(Problem("allow_origins", text, reason))
 
     if not texts:
-        refuse("[]", "lists no origin; list the viewer's, such as https://viewer.example")
+        refuse("[]", "holds no origin; list the viewer's, such as https://viewer.example")
     for text in dict.fromkeys(texts):
         if text == _ANY:
             if credentials:

@@ -219,7 +219,9 @@ _UID: Final = r"[0-9]++(?:\.[0-9]++)*+"  # no "..", unlike [0-9.]+
 # A dot segment, or what is one for an archive that drops path parameters ("..;x") first.
 _DOTS: Final = r"(?:\.|%2[Ee]){1,2}(?:[/;]|%3[Bb]|\Z)"
 _PCHAR: Final = r"[0-9A-Za-z._~!$&'()*+,;=:@-]"  # RFC 3986 §3.3, the unescaped ones
-_ESCAPE: Final = r"%(?![01]|2[Ff]|5[Cc]|7[Ff])[0-9A-Fa-f]{2}"  # of no control, slash or backslash
+# Of no control, slash or backslash; nor, for archives that decode twice or overlong UTF-8, of what
+# becomes one of them or a dot.
+_ESCAPE: Final = r"%(?![01]|2[Ff]|5[Cc]|7[Ff]|25(?:2[EeFf]|5[Cc])|[Cc][01])[0-9A-Fa-f]{2}"
 _SEGMENT: Final = rf"(?!{_DOTS})(?:{_PCHAR}++|{_ESCAPE})++"
 
 _VARIABLES: Final = {

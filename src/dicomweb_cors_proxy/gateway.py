@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import httpx
 
 from dicomweb_cors_proxy import headers as fields
 from dicomweb_cors_proxy.answers import Answer, Problem
-from dicomweb_cors_proxy.dicomweb import ResourceTable, Route, Service, repair_accept
+from dicomweb_cors_proxy.dicomweb import RESOURCES, ResourceTable, Route, Service, repair_accept
 from dicomweb_cors_proxy.proxy import OutboundRequest, UpstreamProblem, body_too_large
 
 if TYPE_CHECKING:
@@ -27,9 +28,18 @@ logger = logging.getLogger(__name__)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+# By which clients ask for another method than the request's own.
+_OVERRIDES = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
+_METHOD_KEY = re.compile(rb"(?:\A|[&;?])_method=", re.IGNORECASE)
+
+# What an extra path takes in read-write mode, of the methods that are known.
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
 # Host is the archive's own, what a client expects the server has answered already, and the
-# request's id is ours.
-_NOT_FORWARDED = frozenset({b"host", b"expect", b"x-request-id"})
+# request's id is ours. The last two have some archives serve another path than was allowed.
+_NOT_FORWARDED = frozenset(
+    {b"host", b"expect", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
+)
 
 
 class Upstream:
@@ -59,7 +69,7 @@ class Gateway:
         self._resources = ResourceTable(
             read_write=self._read_write,
             extra_paths=settings.access.extra_paths,
-            wado_uri=Service.WADO_URI in self._upstreams,
+            wado_uri=True,  # known, even where none is configured: its 404 says what to set
         )
         self._instance_name = settings.server.instance_name
         self.trusted_proxies = fields.TrustedProxies(settings.server.trusted_proxies)
@@ -86,6 +96,7 @@ class Gateway:
         route, path = self._route(inbound.path)
         record.resource = route.template
         upstream = self._upstream(route, method)
+        _refuse_override(scope)
         if method not in _SAFE_METHODS:
             self._refuse_foreign_write(inbound)
         self._refuse_announced_body(scope)
@@ -94,7 +105,7 @@ class Gateway:
         if method == "OPTIONS":
             headers = self._count_forwards(headers, route)
         query = inbound.target[len(inbound.path) :]
-        if route.template == "wado":  # its URL is the endpoint itself, not a root
+        if route.service("GET") is Service.WADO_URI:  # its URL is the endpoint itself, not a root
             path = b""
         return OutboundRequest(upstream.url, method, upstream.target(path) + query, headers)
 
@@ -118,7 +129,8 @@ class Gateway:
             404,
             "Not a DICOMweb resource. The DICOMweb root is "
             f"{self._base_path.decode('ascii') or '/'} (server.base_path); other paths of the "
-            "archive are forwarded only if access.extra_paths lists them.",
+            "archive are forwarded only if access.extra_paths lists them. UIDs are digits and "
+            "dots, and no slash stands at the end.",
         )
 
     def _upstream(self, route: Route, method: str) -> Upstream:
@@ -128,7 +140,9 @@ class Gateway:
             return upstream
         allow = self._allow(route)
         if service is None and allow:
-            remedy = "" if self._read_write else " Writing needs access.mode: read-write."
+            remedy = (
+                " Writing needs access.mode: read-write." if self._writes(route, method) else ""
+            )
             raise Problem(
                 405, f"This method is not allowed on {route.template}.{remedy}", [(b"allow", allow)]
             )
@@ -137,6 +151,13 @@ class Gateway:
             f"No archive is configured for {route.template} with this method: see the URLs under "
             "upstream in the proxy's configuration.",
         )
+
+    def _writes(self, route: Route, method: str) -> bool:
+        """Whether the method would be allowed if writing was."""
+        if self._read_write:
+            return False
+        written = next((r.methods for r in RESOURCES if r.template == route.template), _WRITES)
+        return method in written
 
     def _allow(self, route: Route) -> bytes:
         """The methods of a resource that an archive is configured for; b"" if there is none."""
@@ -228,8 +249,8 @@ class Gateway:
             raise UpstreamProblem(
                 "credentials",
                 502,
-                "The archive refused the proxy's own credentials. The operator should check "
-                "upstream.auth.",
+                "The archive refused the proxy's own credentials, or doesn't let them see this "
+                "resource. The operator should check upstream.auth.",
             )
 
     def _warn_of_cors(self) -> None:
@@ -238,6 +259,23 @@ class Gateway:
             logger.warning(
                 "the archive sends CORS headers of its own; they are stripped, the policy is ours"
             )
+
+
+def _refuse_override(scope: Scope) -> None:
+    """A 405 for a request that asks the archive to take it for one of another method.
+
+    Orthanc and many frameworks do, and so a GET, which any page can send, would be a DELETE.
+    """
+    query = scope["query_string"]
+    if b"%" in query:
+        query = unquote_to_bytes(query)
+    if _METHOD_KEY.search(query) or any(name in _OVERRIDES for name, _ in scope["headers"]):
+        raise Problem(
+            405,
+            "The request names another method than its own, in a header or as _method in its "
+            "query. Send that method itself.",
+            [(b"allow", b"GET, HEAD, OPTIONS")],
+        )
 
 
 def _is_chunked(scope: Scope, inbound: Inbound) -> bool:

@@ -152,7 +152,8 @@ def forwarded(
     chain: list[bytes] = []
     names = set()
     for header in headers:
-        name = header[0].lower()
+        # Some archives read an underscore as a hyphen, as CGI made both the same.
+        name = header[0].lower().replace(b"_", b"-")
         if name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-"):
             if not trusted:
                 continue

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Seconds for which a result is kept, so that probes can't load the archive.
 KEPT = 2.0
 
+LOOP = 508
+
 
 @dataclass(frozen=True, slots=True)
 class Sign:
@@ -66,10 +68,14 @@ class Archive:
         status = response.status_code
         try:
             self.gateway.refuse_our_credentials(status)
-        except Problem as problem:
-            return Sign(url, status, problem.detail)
-        failed = status >= 500
-        return Sign(url, status, f"The archive answered {status}. See its log." if failed else "")
+        except Problem as refused:
+            return Sign(url, status, refused.detail)
+        problem = ""
+        if status == LOOP:
+            problem = "The proxy is asked to ask itself: see the URLs under upstream."
+        elif status >= 500:
+            problem = f"The archive answered {status}. See its log."
+        return Sign(url, status, problem)
 
 
 class Health:

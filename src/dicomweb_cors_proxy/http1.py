@@ -52,6 +52,10 @@ HIGH_WATER = 64 * 1024
 # Requests read ahead of the one that is being answered.
 PIPELINED = 8
 
+# Bytes given to the parser at a time: they may be hundreds of requests, each of which takes some
+# thirty times as much memory.
+FEED = 16 * 1024
+
 # A head that is over a limit is still read for its Origin, so that the page can read the refusal;
 # beyond this many times the limit nothing more is read.
 PATIENCE = 4
@@ -286,6 +290,8 @@ class Protocol(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._stage = Stage.IDLE
         self._heads = 0  # how many have begun
+        self._overhead = 0  # bytes of a chunked body since the last that was content
+        self._unfed = b""  # read, but behind as many requests as may wait
         self._unknown_method: bytes | None = None
         self._begin_head()
 
@@ -318,18 +324,8 @@ class Protocol(asyncio.Protocol):
         self.writable.set()
 
     def data_received(self, data: bytes) -> None:
-        was_in_head = self._stage is Stage.HEAD
-        pending: list[bytes | memoryview] = [data]
-        while pending and not self._ignoring:
-            pending[:1] = self._parse(pending[0])
-        if self._stage is Stage.HEAD and not self._ignoring:
-            if was_in_head:
-                # Where a head begins in these bytes, how many of them are its own is not known;
-                # they are no more than one read.
-                self._unparsed_bytes += len(data)
-                self._check_patience()
-            if self._deadline is None:
-                self._set_deadline(self._limits.header_timeout, self._head_is_late)
+        self._unfed += data
+        self._feed()
         self.regulate_reading()
 
     def pause_writing(self) -> None:
@@ -344,10 +340,29 @@ class Protocol(asyncio.Protocol):
 
     # Reading requests
 
+    def _feed(self) -> None:
+        """Parse what was read, little by little, until as many requests wait as may."""
+        rest = memoryview(self._unfed)
+        while rest and not self._ignoring and len(self._exchanges) <= PIPELINED:
+            was_in_head = self._stage is Stage.HEAD
+            piece, rest = rest[:FEED], rest[FEED:]
+            pending: list[bytes | memoryview] = [piece]
+            while pending and not self._ignoring:
+                pending[:1] = self._parse(pending[0])
+            if was_in_head and self._stage is Stage.HEAD and not self._ignoring:
+                # Where a head begins in these bytes, how many of them are its own is not known.
+                self._unparsed_bytes += len(piece)
+                self._check_patience()
+        self._unfed = b"" if self._ignoring else bytes(rest)
+        if self._stage is Stage.HEAD and not self._ignoring and self._deadline is None:
+            self._set_deadline(self._limits.header_timeout, self._head_is_late)
+
     def _parse(self, data: bytes | memoryview) -> list[bytes | memoryview]:
         """Feed the parser; return what it has to be fed next."""
         was_idle = self._stage is Stage.IDLE
         heads = self._heads
+        if self._stage is Stage.BODY:
+            self._overhead += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -365,6 +380,9 @@ class Protocol(asyncio.Protocol):
             self._malformed()
         except httptools.HttpParserError:
             self._malformed()
+        else:
+            if self._stage is Stage.BODY and self._overhead > self._limits.max_header_bytes:
+                self._malformed()  # endless trailers, or chunks of nothing but extensions
         return []
 
     def _restart_parser(self) -> None:
@@ -422,6 +440,7 @@ class Protocol(asyncio.Protocol):
         self._clear_deadline()
         self._stage = Stage.HEAD
         self._heads += 1
+        self._overhead = 0
         self._begin_head()
 
     def on_url(self, url: bytes) -> None:
@@ -472,6 +491,7 @@ class Protocol(asyncio.Protocol):
         self._dispatch(method.decode("ascii"), version, keep_alive=parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
+        self._overhead = 0
         self._exchanges[-1].body_received(body)
 
     def on_message_complete(self) -> None:
@@ -524,6 +544,8 @@ class Protocol(asyncio.Protocol):
             self._start(self._exchanges[0])
         elif self._stage is Stage.IDLE:
             self._set_deadline(self._limits.keepalive_timeout, self.close)
+        if self._unfed:
+            self._feed()
         self.regulate_reading()
 
     def _client_left(self) -> None:

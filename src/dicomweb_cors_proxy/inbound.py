@@ -156,7 +156,7 @@ class Screen:
             raise Problem(
                 421,
                 "This proxy does not serve the host that the request names. "
-                "The operator can add it to server.allowed_hosts.",
+                "The operator can add it, with its port, to server.allowed_hosts.",
             )
 
     @staticmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
 from dataclasses import dataclass
 from time import perf_counter
@@ -348,14 +349,20 @@ def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
         case httpx.ConnectError() if any(isinstance(e, ssl.SSLError) for e in _causes(error)):
             reason, status = "tls", 502
             detail = (
-                "TLS with the archive failed. For a private certificate authority set "
+                "TLS with the archive failed: it speaks plain http there. Write http:// in "
+                "upstream.url, or the port of its https."
+                if any(getattr(e, "reason", "") == "WRONG_VERSION_NUMBER" for e in _causes(error))
+                else "TLS with the archive failed. For a private certificate authority set "
                 "upstream.ca_file; is the host name of upstream.url in the certificate?"
             )
+        case httpx.ConnectError() if any(isinstance(e, socket.gaierror) for e in _causes(error)):
+            reason, status = "connect", 502
+            detail = "The archive's name does not resolve. Is the host in upstream.url right?"
         case httpx.ConnectError():
             reason, status = "connect", 502
             detail = (
-                "The archive could not be reached: it refused the connection or its name "
-                "does not resolve. Is it running, and is upstream.url right?"
+                "The archive could not be reached: nothing listens at its address, or a firewall "
+                "refuses. Is it running, and are host and port in upstream.url right?"
             )
         case _:
             reason, status = "protocol", 502

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.config import ServerSettings
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
 # Seconds between two looks whether the last answer is out.
@@ -108,6 +113,17 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def lift_descriptor_limit() -> None:
+    """Use as many descriptors as the system lets us have.
+
+    The usual soft limit, 1024, is for programs that `select`; every request takes two.
+    """
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

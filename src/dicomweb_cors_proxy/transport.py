@@ -112,7 +112,8 @@ class Answer:
         except httptools.HttpParserError as exc:
             if not self.complete:
                 reason = self._refusal or f"malformed answer: {exc}"
-                raise httpx.RemoteProtocolError(reason) from exc
+                # The parser's words may quote the archive's bytes, our own don't.
+                raise httpx.RemoteProtocolError(reason) from (None if self._refusal else exc)
             self.persistent = False
         if self.complete or (self.head is not None and not self._chunked):
             self._parser = None
@@ -280,8 +281,6 @@ class Connection(asyncio.Protocol):
             # Nothing was asked: whatever this is must not become the next request's answer.
             self._pool.drop(self)
             return
-        if self._error is not None:
-            return
         self.heard = True
         answer = self._answer
         try:
@@ -387,9 +386,10 @@ class Connection(asyncio.Protocol):
             if answer.complete:
                 return b""
             await self._wait()
-        data = answer.take()
-        self._resume_reading()
-        return data
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+        return answer.take()
 
     def end(self) -> bool:
         """Finish the exchange; whether the connection can serve another one."""
@@ -398,18 +398,12 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         answer.discard()
         if answer.complete and answer.persistent and not self._transport.is_closing():
-            self._resume_reading()
             return True
         self.abort()
         return False
 
     def abort(self) -> None:
         self._transport.abort()
-
-    def _resume_reading(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
 
     def _fail(self, error: Exception) -> None:
         if self._error is None:

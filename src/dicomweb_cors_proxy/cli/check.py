@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.config import Settings
     from dicomweb_cors_proxy.health import Sign
 
+NOT_FOUND = 404
+
 
 @click.command()
 @config_option
@@ -46,7 +48,9 @@ def check(config_file: Path | None, *, offline: bool) -> None:
             failed = True
             click.echo(f"{sign.url}: {sign.problem}", err=True)
         else:
-            click.echo(f"{sign.url}: answers ({sign.status})")
+            # OPTIONS on a root is 404 at many archives, and at any wrong path.
+            doubt = "; that is no proof of the path" if sign.status == NOT_FOUND else ""
+            click.echo(f"{sign.url}: answers ({sign.status}{doubt})")
     sys.exit(1 if failed else 0)
 
 

@@ -9,6 +9,7 @@ import click
 
 from dicomweb_cors_proxy.cli.configuration import CONFIGURATION
 from dicomweb_cors_proxy.config import ConfigurationError
+from dicomweb_cors_proxy.logs import configure
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.demo.servers import Demo
@@ -31,7 +32,6 @@ def demo(host: str, port: int) -> None:
     Exit status: 0 when told to stop, 1 if it can't listen.
     """
     from dicomweb_cors_proxy.demo.servers import Demo, ListenError  # noqa: PLC0415  (takes long)
-    from dicomweb_cors_proxy.logs import configure  # noqa: PLC0415
 
     configure("warning")
     try:

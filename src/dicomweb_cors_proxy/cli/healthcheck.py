@@ -7,6 +7,7 @@ from itertools import dropwhile
 from pathlib import Path
 
 import click
+import httpx
 
 from dicomweb_cors_proxy.cli.demo import demo
 from dicomweb_cors_proxy.cli.serve import serve
@@ -26,13 +27,11 @@ def healthcheck(pid: int) -> None:
 
     Exit status: 0 if it serves, else 1.
     """
-    import httpx  # noqa: PLC0415  (for a fast --help)
-
     try:
         url = f"{_origin(_arguments(pid))}/healthz"
         # Whom the certificate names is the clients' concern: a check from within asks for a pulse.
         httpx.get(url, verify=False, trust_env=False, timeout=_TIMEOUT).raise_for_status()  # noqa: S501
-    except (ConfigurationError, httpx.HTTPError) as error:
+    except (ConfigurationError, OSError, httpx.HTTPError) as error:
         click.echo(error, err=True)
         sys.exit(1)
 

@@ -17,7 +17,7 @@ from dicomweb_cors_proxy.cli.configuration import (
     settings_or_exit,
 )
 from dicomweb_cors_proxy.logs import configure
-from dicomweb_cors_proxy.server import Config, Server, bind
+from dicomweb_cors_proxy.server import Config, Server, bind, lift_descriptor_limit
 
 if TYPE_CHECKING:
     import socket
@@ -51,12 +51,14 @@ def serve(config_file: Path | None, **flags: Any) -> None:  # noqa: ANN401
     settings = settings_or_exit(config_file, **flags)
 
     configure(settings.logging.level, settings.logging.format)
+    lift_descriptor_limit()
     host, port = settings.server.host, settings.server.port
     try:
         sockets = bind(host, port)
     except OSError as error:
         click.echo(
-            f"cannot listen on {host} port {port} (server.host, server.port): {error.strerror}",
+            f"cannot listen on {host} port {port} (server.host, server.port): "
+            f"{str(error.strerror).partition(' (')[0]}; choose another with --host or --port",
             err=True,
         )
         sys.exit(1)
