@@ -652,6 +652,7 @@ REFUSALS: Final[list[tuple[dict[str, Any], bytes, bytes, list[bytes], str]]] = [
         [b"range,x-secret", b"content-type,if-none-match,x-secret-2"],
         "cors.allow_headers does not list these headers: content-type, if-none-match and 2 more",
     ),
+    ({}, ORIGIN, b"GET", [b"pragma"], "cors.allow_headers does not list these headers: pragma."),
     (
         {},
         ORIGIN,

@@ -93,7 +93,11 @@ GOOD = {
     "close in a list": Good(
         head(b"Content-Length: 0", b"Connection: x, Close ,y"), persistent=False
     ),
-    "close beside keep-alive": Good(
+    "close before keep-alive": Good(
+        head(b"Content-Length: 0", b"Connection: close", b"Connection: keep-alive"),
+        persistent=False,
+    ),
+    "close after keep-alive": Good(
         head(b"Content-Length: 0", b"Connection: keep-alive", b"Connection: close"),
         persistent=False,
     ),
@@ -143,6 +147,9 @@ GOOD = {
 SURPLUS = {
     "a length": Good(head(FIVE) + b"hello!", b"hello"),
     "no length": Good(head(b"Content-Length: 0") + b"x"),
+    "a length, and close by an old name": Good(
+        head(FIVE, b"Proxy-Connection: close") + b"hello!", b"hello"
+    ),
     "chunked": Good(head(b"Transfer-Encoding: chunked") + b"0\r\n\r\nx"),
     "HEAD": Good(head(FIVE) + b"hello", method="HEAD"),
     "204": Good(head(FIVE, status=b"HTTP/1.1 204 x") + b"hello", status=204),
@@ -427,7 +434,8 @@ async def test_what_came_before_the_cut_is_delivered(transport: Transport) -> No
 
 
 async def test_version_and_reason_are_told(transport: Transport) -> None:
-    said = head(b"Content-Length: 0", status=b"HTTP/1.0 202 Tr\xe8s bien")
+    said = head(status=b"HTTP/1.1 100 Continue")
+    said += head(b"Content-Length: 0", status=b"HTTP/1.0 202 Tr\xe8s bien")
     async with archive(script([said], closes=True)) as upstream:
         response = await transport.handle_async_request(request(upstream.url))
         await response.aclose()
@@ -689,11 +697,15 @@ async def test_an_answer_that_is_complete_ends_its_upload(transport: Transport) 
 
 
 @pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("resets", [True, False])
 async def test_an_archive_that_closes_stops_the_upload(
-    complete: bool, transport: Transport
+    complete: bool, resets: bool, transport: Transport
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"hello", length=5 if complete else 6))
+        await turns(10)
+        if resets:
+            wire.reset()
         wire.writer.close()
 
     async with archive(handle) as upstream:
@@ -705,9 +717,47 @@ async def test_an_archive_that_closes_stops_the_upload(
         if complete:
             assert await response.aread() == b"hello"
         else:
-            with pytest.raises(httpx.RemoteProtocolError, match="in the middle"):
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
                 await response.aread()
         await response.aclose()
+
+
+async def test_an_archive_that_closes_its_side_stops_an_upload_that_it_does_not_read(
+    transport: Transport,
+) -> None:
+    with Stalling() as upstream:
+        body = Source(b"x" * 50_000_000)
+        outgoing = request(upstream.url, "POST", CHUNKED, body=body)
+        asking = asyncio.create_task(transport.handle_async_request(outgoing))
+        with await upstream.accept() as peer:
+            peer.sendall(answer(b"hello"))
+            response = await asking
+            assert not body.ended.is_set()
+            peer.shutdown(socket.SHUT_WR)
+            await body.ended.wait()
+            assert await response.aread() == b"hello"
+            await response.aclose()
+
+
+@pytest.mark.parametrize("lost", ["reset", "closed"])
+async def test_a_connection_lost_after_its_answer_is_not_kept(
+    lost: str, transport: Transport
+) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(b"hello"))
+        await proceed.wait()
+        if lost == "reset":
+            wire.reset()
+        wire.writer.close()
+
+    proceed = asyncio.Event()
+    async with archive(handle) as upstream:
+        response = await transport.handle_async_request(request(upstream.url))
+        proceed.set()
+        await turns(20)
+        assert await response.aread() == b"hello"
+        [pool] = transport.pools.values()
+        assert (pool.in_use, len(pool.idle)) == (0, 0)
 
 
 @pytest.mark.parametrize("size", [100, 1_000_000])
@@ -1015,6 +1065,7 @@ async def test_a_byte_in_time_beats_the_timeout_of_the_same_turn() -> None:
         connection.data_received(answer())
         await clock.advance(60)
         assert (await waiting).status == 200
+        assert (await connection.read(), connection.end()) == (b"", True)
         assert clock.armed == []
 
 

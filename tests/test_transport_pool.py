@@ -531,6 +531,7 @@ async def test_an_idle_connection_expires(transport: Transport) -> None:
             assert [*pool_of(transport).idle] == [old, young]
             await clock.advance(1)
             assert [*pool_of(transport).idle] == [young]
+            assert clock.armed == [10]
             await until(upstream.connections[0].writer.is_closing)
             await ask(transport, numbered(upstream, 2))  # starts anew
             await clock.advance(IDLE_EXPIRY - 1)
@@ -589,6 +590,8 @@ async def test_who_waits_longest_is_next() -> None:
         asking = [asyncio.create_task(ask(transport, numbered(upstream, n))) for n in range(1, 6)]
         await turns(3)
         asking[1].cancel()
+        await turns(3)
+        assert transport.connections()["waiting"] == 4
         await holding.aread()
         await asyncio.gather(*asking, return_exceptions=True)
         assert recorder.log == [(f"GET {number}", 0) for number in (0, 1, 3, 4, 5)]
@@ -795,6 +798,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.loop.create_connection = self.connect  # type: ignore[assignment,method-assign]
         self.asking: list[asyncio.Task[Connection]] = []  # in the order in which they came
         self.dialling: dict[asyncio.Task[Any], asyncio.Future[None]] = {}
+        self.fate = "connects"
         self.held: list[Connection] = []
         self.open: list[Wired] = []
         self.clock = Clock()
@@ -810,18 +814,33 @@ class PoolMachine(RuleBasedStateMachine):
     ) -> tuple[Wired, Connection]:
         task = asyncio.current_task()
         assert task is not None
-        self.dialling[task] = self.loop.create_future()
-        try:
-            await self.dialling[task]
-        finally:
-            del self.dialling[task]
+        if self.fate == "refuses":
+            raise ConnectionRefusedError
+        if self.fate == "hangs":
+            self.dialling[task] = self.loop.create_future()
+            try:
+                await self.dialling[task]
+            finally:
+                del self.dialling[task]
         wired = Wired(self, factory())
         return wired, wired.protocol
 
-    @rule(fresh=st.booleans(), timeout=st.sampled_from([None, 10]))
-    def acquire(self, fresh: bool, timeout: float | None) -> None:
-        acquiring = self.pool.acquire(Timeouts(None, None, timeout), fresh=fresh)
-        self.asking.append(self.loop.create_task(acquiring))
+    @rule(
+        count=st.integers(1, 4),
+        fresh=st.booleans(),
+        timeout=st.sampled_from([None, 10]),
+        fate=st.sampled_from(["connects", "connects", "connects", "hangs", "refuses"]),
+        settles=st.booleans(),
+    )
+    def acquire(
+        self, count: int, fresh: bool, timeout: float | None, fate: str, settles: bool
+    ) -> None:
+        self.fate = fate
+        for _ in range(count):
+            acquiring = self.pool.acquire(Timeouts(None, None, timeout), fresh=fresh)
+            self.asking.append(self.loop.create_task(acquiring))
+        if settles:
+            self.settle()
 
     @precondition(lambda self: self.dialling)
     @rule(data=st.data(), refused=st.booleans())
@@ -840,14 +859,16 @@ class PoolMachine(RuleBasedStateMachine):
         data.draw(st.sampled_from(self.asking)).cancel()
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), whole=st.booleans())
-    def release(self, data: st.DataObject, whole: bool) -> None:
+    @rule(data=st.data(), whole=st.booleans(), settles=st.booleans())
+    def release(self, data: st.DataObject, whole: bool, settles: bool) -> None:
         connection = self.give_up(data)
         if whole:
             connection.data_received(answer(b"hello"))
         alive = any(wired.protocol is connection for wired in self.open)
         self.pool.release(connection)
         assert (connection in self.pool.idle) == (whole and alive)
+        if settles:
+            self.settle()
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -865,16 +886,16 @@ class PoolMachine(RuleBasedStateMachine):
         wired = data.draw(st.sampled_from(self.open))
         if how == "eof":
             wired.protocol.eof_received()
+            assert wired.protocol not in self.pool.idle
         elif how == "speak" and wired.protocol in self.pool.idle:
             wired.protocol.data_received(answer(b"unasked"))
         wired.lose(ConnectionResetError() if how == "reset" else None)
 
-    @rule(seconds=st.sampled_from([5, IDLE_EXPIRY]))
+    @rule(seconds=st.sampled_from([0, 5, IDLE_EXPIRY - 5, IDLE_EXPIRY]))
     def wait(self, seconds: float) -> None:
         self.loop.run_until_complete(self.clock.advance(seconds))
         self.settle()
 
-    @rule()
     def settle(self) -> None:
         self.loop.run_until_complete(turns(10))
         for task in [task for task in self.asking if task.done()]:

@@ -211,10 +211,11 @@ def _extra_route(path: str, *, read_write: bool) -> Route:
     return Route(path, allow, dict.fromkeys(allow, Service.ROOT))
 
 
-# Patterns of what stands in a path. Quantifiers are possessive: what they have matched is never
-# tried again in another way, so that matching takes linear time.
+# Patterns of what stands in a path. At each byte there is one way to go on, so that matching takes
+# linear time. Only classes are possessive: possessive groups match wrongly before Python 3.11.5
+# (python/cpython #106052).
 
-_UID: Final = r"[0-9]++(?:\.[0-9]++)*+"  # no "..", unlike [0-9.]+
+_UID: Final = r"[0-9]++(?:\.[0-9]++)*"  # no "..", unlike [0-9.]+
 
 # A dot segment, or what is one for an archive that drops path parameters ("..;x") first.
 _DOTS: Final = r"(?:\.|%2[Ee]){1,2}(?:[/;]|%3[Bb]|\Z)"
@@ -222,7 +223,7 @@ _PCHAR: Final = r"[0-9A-Za-z._~!$&'()*+,;=:@-]"  # RFC 3986 §3.3, the unescaped
 # Of no control, slash or backslash; nor, for archives that decode twice or overlong UTF-8, of what
 # becomes one of them or a dot.
 _ESCAPE: Final = r"%(?![01]|2[Ff]|5[Cc]|7[Ff]|25(?:2[EeFf]|5[Cc])|[Cc][01])[0-9A-Fa-f]{2}"
-_SEGMENT: Final = rf"(?!{_DOTS})(?:{_PCHAR}++|{_ESCAPE})++"
+_SEGMENT: Final = rf"(?!{_DOTS})(?:{_PCHAR}|{_ESCAPE})+"
 
 _VARIABLES: Final = {
     "{study}": _UID,
@@ -231,10 +232,10 @@ _VARIABLES: Final = {
     "{workitem}": _UID,
     "{transaction}": _UID,
     "{uid}": _UID,
-    "{frames}": r"[0-9]++(?:(?:,|%2[Cc])[0-9]++)*+",  # some clients encode the comma
+    "{frames}": r"[0-9]++(?:(?:,|%2[Cc])[0-9]++)*",  # some clients encode the comma
     "{aet}": _SEGMENT,
     "{tag}": _SEGMENT,
-    "{path}": rf"{_SEGMENT}(?:/{_SEGMENT})*+",
+    "{path}": rf"{_SEGMENT}(?:/{_SEGMENT})*",
 }
 
 
@@ -305,17 +306,17 @@ _SEGMENT_FAULTS: Final = tuple(
 )
 
 _TCHAR: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
-_QUOTED: Final = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
+_QUOTED: Final = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _VISIBLE: Final = r"[!#-+\--:<-\[\]-~]"  # but for what parts or quotes: " , ; \
 
 # A parameter that lacks its quotes; within a quoted string it may be a false alarm.
 _SUSPECT: Final = re.compile(rf"={_TCHAR}*+{_VISIBLE}".encode())
 _PARAMETER: Final = re.compile(rf"(;[\t ]*+{_TCHAR}++=)(?:{_QUOTED}|({_VISIBLE}++))".encode())
 _MEDIA_RANGE: Final = (
-    rf"(?:[\t ]|{_VISIBLE})*+"
-    rf"(?:;[\t ]*+(?:{_TCHAR}++(?:=(?:{_QUOTED}|{_VISIBLE}++))?+)?+[\t ]*+)*+"
+    rf"[\t {_VISIBLE[1:]}*+"
+    rf"(?:;[\t ]*+(?:{_TCHAR}++(?:=(?:{_QUOTED}|{_VISIBLE}++))?)?[\t ]*+)*"
 )
-_REPAIRABLE: Final = re.compile(rf"{_MEDIA_RANGE}(?:,{_MEDIA_RANGE})*+\Z".encode())
+_REPAIRABLE: Final = re.compile(rf"{_MEDIA_RANGE}(?:,{_MEDIA_RANGE})*\Z".encode())
 _IS_TOKEN: Final = re.compile(rf"{_TCHAR}++\Z".encode())
 
 

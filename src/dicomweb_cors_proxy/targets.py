@@ -7,18 +7,14 @@ from typing import Final
 
 __all__ = ["target_problem"]
 
+# The characters of a path and of a query; what their escapes stand for is looked at apart.
+_CHARACTERS: Final = re.compile(rb'/[!"$->@-\[\]-~]*+(?:\?[!"$-~]*+)?\Z')
+
+_STRAY_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
 # Some archives decode a path before they resolve it, so its segments are those of the path decoded
 # once: %2F and %5C part them like a slash, and %2E is a dot.
-_WELL_FORMED: Final = re.compile(
-    rb"""(?=/)
-    (?: (?: / | %2[Ff] | %5[Cc] )
-        (?! (?: \. | %2[Ee] ){1,2} (?: [/?] | %2[Ff] | %5[Cc] | \Z ) )  # no dot segment
-        (?: [!"$&-.0->@-\[\]-~]++ | % (?! 2[Ff] | 5[Cc] ) [0-9A-Fa-f]{2} )*+
-    )++
-    (?: \? (?: [!"$&-~]++ | % [0-9A-Fa-f]{2} )*+ )?
-    \Z""",
-    re.VERBOSE,
-)
+_DOT_SEGMENT: Final = re.compile(rb"(?:/|%2[Ff]|%5[Cc])(?:\.|%2[Ee]){1,2}(?:/|%2[Ff]|%5[Cc]|\Z)")
 
 _FAULTS: Final = tuple(
     (re.compile(pattern), f"The request target {reason}.")
@@ -44,6 +40,10 @@ def target_problem(target: bytes) -> str | None:
 
     Source: RFC 9112 §3.2, RFC 3986 §2.1 and §3.3, URL Standard "percent-encode sets".
     """
-    if _WELL_FORMED.match(target):
+    if (
+        _CHARACTERS.match(target)
+        and not (b"%" in target and _STRAY_PERCENT.search(target))
+        and not _DOT_SEGMENT.search(target.partition(b"?")[0])
+    ):
         return None
     return next(fault for pattern, fault in _FAULTS if pattern.search(target))
