@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tests.support.proxy import Proxy, serving
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL_TESTS"))
+
+# A gate asks the same of every change; new examples are for those who work on the code.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture

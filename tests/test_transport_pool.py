@@ -791,8 +791,8 @@ class Wired(asyncio.Transport):
 class PoolMachine(RuleBasedStateMachine):
     """What may happen to a pool, in any order, with or without a turn of the loop in between."""
 
-    @initialize(limit=st.integers(1, 3))
-    def start(self, limit: int) -> None:
+    @initialize(limit=st.integers(1, 3), warm=st.booleans())
+    def start(self, limit: int, warm: bool) -> None:
         self.limit = limit
         self.loop = asyncio.new_event_loop()
         self.loop.create_connection = self.connect  # type: ignore[assignment,method-assign]
@@ -808,6 +808,9 @@ class PoolMachine(RuleBasedStateMachine):
             return Pool(Origin("http", "archive", 80), limit, None, 65536)
 
         self.pool = self.loop.run_until_complete(make())
+        if warm:
+            self.acquire(limit, fresh=False, timeout=None, fate="connects", settles=True)
+            self.finish()
 
     async def connect(
         self, factory: Callable[[], Connection], *_: object, **__: object
@@ -826,7 +829,7 @@ class PoolMachine(RuleBasedStateMachine):
         return wired, wired.protocol
 
     @rule(
-        count=st.integers(1, 4),
+        count=st.integers(1, 3),
         fresh=st.booleans(),
         timeout=st.sampled_from([None, 10]),
         fate=st.sampled_from(["connects", "connects", "connects", "hangs", "refuses"]),
@@ -871,6 +874,15 @@ class PoolMachine(RuleBasedStateMachine):
             self.settle()
 
     @precondition(lambda self: self.held)
+    @rule()
+    def finish(self) -> None:
+        for connection in self.held:
+            connection.data_received(answer(b"hello"))
+            self.pool.release(connection)
+        self.held.clear()
+        self.settle()
+
+    @precondition(lambda self: self.held)
     @rule(data=st.data())
     def replace(self, data: st.DataObject) -> None:
         replacing = self.pool.replace(self.give_up(data), Timeouts(None, None, None))
@@ -897,7 +909,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.settle()
 
     def settle(self) -> None:
-        self.loop.run_until_complete(turns(10))
+        self.loop.run_until_complete(turns(5 + 5 * len(self.asking)))
         for task in [task for task in self.asking if task.done()]:
             self.asking.remove(task)
             if not task.cancelled() and task.exception() is None:
@@ -937,4 +949,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestPool.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
