@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import select
 import socket
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -356,6 +358,19 @@ def test_small_chunks_are_handed_on_together() -> None:
     assert (answer.buffered, answer.take()) == (0, b"")
 
 
+def test_an_answer_that_was_given_up_is_freed_at_once() -> None:
+    answer = Answer(b"GET", MAX_HEAD)
+    answer.feed(head(b"Transfer-Encoding: chunked") + b"5\r\nhe")
+    reference = weakref.ref(answer)
+    gc.disable()
+    try:
+        answer.discard()
+        del answer
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
 # The same over sockets
 
 
@@ -532,7 +547,8 @@ async def test_an_upload_goes_out_framed_as_announced(
         body = Source(*upload.chunks, None)
         outgoing = request(upstream.url, method, upload.announced, body=body)
         assert (await ask(transport, outgoing)).status == 200
-        assert [pool.idle for pool in transport.pools.values()] != [{}]
+        assert body.ended.is_set() == bool(upload.sent)  # nobody asks for what is not announced
+        assert transport.connections()["idle"] == 1
         await transport.aclose()
 
 
