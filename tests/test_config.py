@@ -568,7 +568,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("server.base-path", "did you mean server.base_path?"),
         ("public-url", "did you mean public_url?"),
         ("server.workers", "the README lists all keys"),
-        ("compress", "the README lists all keys"),
+        ("proxy", "the README lists all keys"),
     ],
 )
 def test_an_unknown_key_suggests_the_nearest(places: Places, name: str, reason: str) -> None:
@@ -592,7 +592,7 @@ def test_an_unknown_key_suggests_the_nearest(places: Places, name: str, reason: 
         ("PORT", "SERVER__PORT"),
         ("UPSTREAM__URLS", "UPSTREAM__URL"),
         ("CORS__PER_ORIGIN__0__MAX_AGE", "CORS__PER_ORIGIN"),
-        ("COMPRESS", None),
+        ("PROXY", None),
     ],
 )
 def test_an_unknown_variable_suggests_the_nearest(
@@ -663,6 +663,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "upstream.stow_url": "http://archive.example/d",
         "upstream.ups_url": "http://archive.example/e",
         "upstream.wado_uri_url": "http://archive.example/f/",
+        "upstream.aliases": ["http://localhost/dicom-web", "http://pacs:8042/dicom-web"],
         "upstream.connect_timeout": 0.5,
         "upstream.read_timeout": 600,
         "upstream.pool_timeout": 1,
@@ -685,6 +686,8 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "cors.per_origin": [{"allow_origins": ["https://c.example"], "max_age": 5}],
         "access.mode": "read-write",
         "access.extra_paths": ["/reports/*", "/**/x"],
+        "rewrite_urls": False,
+        "compress": False,
         "repair_accept": False,
         "public_url": "https://pacs.example/dicom-web",
         "cross_origin_resource_policy": None,

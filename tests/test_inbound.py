@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dicomweb_cors_proxy.answers import Problem
-from dicomweb_cors_proxy.inbound import REFUSAL, Inbound, Screen
+from dicomweb_cors_proxy.extensions import REFUSAL
+from dicomweb_cors_proxy.inbound import Inbound, Screen
 from tests.support import asgi
 
 LIMITS = {"max_target_bytes": 60, "max_header_bytes": 200, "max_headers": 4}

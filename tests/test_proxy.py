@@ -204,6 +204,39 @@ async def test_twenty_readers_that_stall_cost_no_memory(tmp_path: Path) -> None:
 
 
 @measured
+async def test_half_a_gigabyte_of_metadata_is_rewritten_in_no_memory(tmp_path: Path) -> None:
+    total = 500 * 2**20
+    first_is_here = asyncio.Event()
+
+    async def handle(wire: Wire, head: Head) -> None:
+        url = b"http://%b/pacs/studies/1" % (head.get(b"host") or b"")
+        dataset = b'{"00081190":{"vr":"UR","Value":["%b"]},"00204000":"%b"},' % (url, b"x" * 4000)
+        piece = dataset * (len(PIECE) // len(dataset))
+        lines = (b"Content-Type: application/dicom+json", b"Connection: close")
+        await wire.send(b"HTTP/1.1 200 OK\r\n%b\r\n%b\r\n\r\n" % lines, piece)
+        await first_is_here.wait()
+        for _ in range(total // len(piece)):
+            await wire.send(piece)
+        wire.writer.close()
+
+    async with archive(handle) as a:
+        with process.serving(process.fronting(a.url, ORIGIN.decode()), tmp_path) as p:
+            memory = Memory(p.child.pid)
+            async with await connect(p.root) as client:
+                await client.send(request("GET", "/dicom-web/studies/1/metadata"))
+                await client.head()
+                received = len(await client.chunk())
+                first_is_here.set()
+                while data := await client.reader.read(len(PIECE)):
+                    received += len(data)
+                    assert b"/pacs/" not in data
+                    if data.endswith(b"\r\n0\r\n\r\n"):
+                        break
+                assert memory.growth < MEMORY
+    assert received > total * 0.9
+
+
+@measured
 async def test_an_upload_that_the_archive_does_not_take_costs_no_memory(tmp_path: Path) -> None:
     stalled = asyncio.Event()
 

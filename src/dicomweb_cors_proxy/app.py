@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from dicomweb_cors_proxy.answers import Answer, Problem
 from dicomweb_cors_proxy.gateway import Gateway
 from dicomweb_cors_proxy.health import Archive, Health
+from dicomweb_cors_proxy.httpx_upstream import HTTPXUpstream
 from dicomweb_cors_proxy.inbound import Screen
 from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics
 from dicomweb_cors_proxy.middleware import AccessLog, CORSMiddleware
@@ -24,64 +26,41 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     import httpx
-    from starlette.requests import Request
+    from starlette import requests
+    from starlette.types import Receive, Scope, Send
 
     from dicomweb_cors_proxy.config import Settings, UpstreamSettings
+    from dicomweb_cors_proxy.proxy import Upstream
 
 
 def create_app(
     settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
-) -> Starlette:
+) -> Application:
     """The proxy as an ASGI application.
 
     Args:
         settings: a valid configuration.
         transport: what sends requests to the archive, closed at shutdown; default: our own.
     """
-    server = settings.server
-    transport = transport or create_transport(settings.upstream)
-    gateway = Gateway(settings)
-    limits = create_limits(settings)
-    proxy = ReverseProxy(
-        transport,
-        rewrite=gateway.rewrite,
-        modify_response=gateway.modify_response,
-        limits=limits,
-    )
-    health = Health(Archive(gateway, transport, limits))
-    metrics = Metrics(
-        upstream_errors=UPSTREAM_ERRORS,
-        connections=transport.connections if isinstance(transport, Transport) else dict,
-    )
+    return Application(settings, transport)
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        refreshing = asyncio.create_task(_refresh(metrics)) if metrics.is_shared else None
-        try:
-            yield
-        finally:
-            if refreshing is not None:
-                refreshing.cancel()
-            await transport.aclose()
 
-    def show_metrics(_: Request) -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+class Site:
+    """All that one configuration makes, and that goes with it when it is reloaded."""
 
-    app = Starlette(
-        routes=[
-            Route("/healthz", health.live, methods=["GET"]),
-            Route("/readyz", health.ready, methods=["GET"]),
-            Route("/metrics", show_metrics, methods=["GET"]),
-        ],
-        exception_handlers={Answer: _response, 405: _not_allowed},
-        lifespan=lifespan,
-    )
-    # Everything else goes to the proxy by its raw path. Starlette would match decoded paths, and
-    # redirect to a Location made from Host where only a slash is missing.
-    app.router.redirect_slashes = False
-    app.router.default = AccessLog(
-        CORSMiddleware(
-            proxy,
+    def __init__(self, settings: Settings, upstream: Upstream) -> None:
+        server = settings.server
+        limits = create_limits(settings)
+        self.upstream = upstream
+        self.gateway = Gateway(settings)
+        self.archive = Archive(self.gateway, upstream, limits)
+        self.handle = CORSMiddleware(
+            ReverseProxy(
+                upstream,
+                rewrite=self.gateway.rewrite,
+                modify_response=self.gateway.modify_response,
+                limits=limits,
+            ),
             cors=settings.cors_engine(),
             screen=Screen(
                 max_target_bytes=server.max_target_bytes,
@@ -89,12 +68,98 @@ def create_app(
                 max_headers=server.max_headers,
                 allowed_hosts=server.allowed_hosts,
             ),
-        ),
-        metrics=metrics,
-        resource=gateway.resource,
-        trusted_proxies=gateway.trusted_proxies,
-    )
-    return app
+        )
+
+
+class Application(Starlette):
+    """The proxy, and beside it the endpoints for its operator.
+
+    Attributes:
+        draining: set it before the listener closes; `/readyz` then says so.
+    """
+
+    def __init__(
+        self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        super().__init__(
+            routes=[
+                Route("/healthz", self._live, methods=["GET"]),
+                Route("/readyz", self._ready, methods=["GET"]),
+                Route("/metrics", self._show_metrics, methods=["GET"]),
+            ],
+            exception_handlers={Answer: _response, 405: _not_allowed},
+            lifespan=self._lifespan,
+        )
+        self._paths = {route.path for route in self.routes if isinstance(route, Route)}
+        upstream = create_upstream(settings.upstream) if transport is None else adapt(transport)
+        self._site = Site(settings, upstream)
+        self._retired: list[Upstream] = []
+        self._health = Health(self._site.archive)
+        self._metrics = Metrics(upstream_errors=UPSTREAM_ERRORS, connections=self._connections)
+        # Starlette would match decoded paths, and redirect to a Location made from Host where
+        # only a slash is missing.
+        self.router.redirect_slashes = False
+        self.router.default = self._proxied = self._access_log()
+        self.draining = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Starlette's own way to the default takes longer than our answer to a preflight.
+        if scope["type"] == "http" and not (scope["path"] in self._paths or scope["root_path"]):
+            await self._proxied(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+    async def reload(self, settings: Settings) -> None:
+        """Answer by another configuration from the next request on.
+
+        Requests that are running end as they began; the connections that they use are closed
+        behind them.
+        """
+        old = self._site
+        self._site = Site(settings, create_upstream(settings.upstream))
+        self._health = Health(self._site.archive)
+        self._proxied = self.router.default = self._access_log()
+        self._retired = [each for each in self._retired if each.connections().get("active")]
+        self._retired.append(old.upstream)
+        await old.upstream.aclose()
+
+    def _access_log(self) -> AccessLog:
+        gateway = self._site.gateway
+        return AccessLog(
+            self._site.handle,
+            metrics=self._metrics,
+            resource=gateway.resource,
+            trusted_proxies=gateway.trusted_proxies,
+        )
+
+    def _connections(self) -> dict[str, int]:
+        counts = Counter[str](self._site.upstream.connections())
+        for retired in self._retired:
+            counts.update(retired.connections())
+        return counts
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        refreshing = None
+        if self._metrics.is_shared:
+            refreshing = asyncio.create_task(_refresh(self._metrics))
+        try:
+            yield
+        finally:
+            if refreshing is not None:
+                refreshing.cancel()
+            await self._site.upstream.aclose()
+
+    async def _live(self, request: requests.Request) -> Response:
+        return await self._health.live(request)
+
+    async def _ready(self, request: requests.Request) -> Response:
+        if self.draining:
+            raise Problem(503, "The proxy is about to stop.")
+        return await self._health.ready(request)
+
+    def _show_metrics(self, _: requests.Request) -> Response:
+        return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 async def _refresh(metrics: Metrics) -> None:
@@ -103,7 +168,7 @@ async def _refresh(metrics: Metrics) -> None:
         await asyncio.sleep(REFRESH)
 
 
-def _response(_: Request, answer: Exception) -> Response:
+def _response(_: requests.Request, answer: Exception) -> Response:
     """An answer of the operational endpoints."""
     answer = cast("Answer", answer)  # Starlette looks handlers up by the type
     response = Response(answer.body, answer.status)
@@ -111,12 +176,17 @@ def _response(_: Request, answer: Exception) -> Response:
     return response
 
 
-def _not_allowed(request: Request, _: Exception) -> Response:
+def _not_allowed(request: requests.Request, _: Exception) -> Response:
     detail = "This path is for GET and HEAD."
     return _response(request, Problem(405, detail, [(b"allow", b"GET, HEAD")]))
 
 
-def create_transport(upstream: UpstreamSettings) -> Transport:
+def adapt(transport: httpx.AsyncBaseTransport) -> Upstream:
+    """The reverse proxy's view of a transport."""
+    return transport if isinstance(transport, Transport) else HTTPXUpstream(transport)
+
+
+def create_upstream(upstream: UpstreamSettings) -> Upstream:
     """What sends requests to the archive."""
     return Transport(max_connections=upstream.max_connections, ssl_context=_ssl_context(upstream))
 

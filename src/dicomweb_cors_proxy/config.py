@@ -165,6 +165,9 @@ class UpstreamSettings(_Group):
     wado_uri_url: ArchiveURL | None = Field(
         None, description="WADO-URI endpoint, served at {base_path}/wado; unset: not served."
     )
+    aliases: tuple[ArchiveURL, ...] = Field(
+        (), description="Other base URLs by which the archive names itself in its answers."
+    )
     connect_timeout: Seconds = Field(
         5, description="Seconds to wait for a connection to the archive, then 504."
     )
@@ -465,6 +468,14 @@ class Settings(BaseSettings):
     upstream: UpstreamSettings = UpstreamSettings()
     cors: CORSSettings = CORSSettings()
     access: AccessSettings = AccessSettings()
+    rewrite_urls: bool = Field(
+        default=True,
+        description="Whether the archive's URLs in answers become the proxy's.",
+    )
+    compress: bool = Field(
+        default=True,
+        description="Whether JSON and XML go out gzipped where the client accepts it.",
+    )
     repair_accept: bool = Field(
         default=True,
         description="Whether quotes that viewers leave out of Accept are put back for the archive.",

@@ -151,6 +151,18 @@ class Route:
         """Return the service that a request with `method` is for; None if that is a 405."""
         return self._services.get(method, self._service_of_others)
 
+    def holds_urls(self, method: str) -> bool:
+        """Tell whether the answer is a text in which the archive may name itself.
+
+        That is search results, store and worklist answers, and metadata.
+        """
+        service = self.service(method)
+        return service in _TEXT_SERVICES or (
+            service is Service.RETRIEVE and self.template.endswith("/metadata")
+        )
+
+
+_TEXT_SERVICES: Final = frozenset({Service.SEARCH, Service.STORE, Service.WORKLIST})
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})

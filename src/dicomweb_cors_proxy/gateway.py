@@ -8,12 +8,12 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
-import httpx
-
 from dicomweb_cors_proxy import headers as fields
 from dicomweb_cors_proxy.answers import Answer, Problem
+from dicomweb_cors_proxy.contents import Contents
 from dicomweb_cors_proxy.dicomweb import RESOURCES, ResourceTable, Route, Service, repair_accept
-from dicomweb_cors_proxy.proxy import OutboundRequest, UpstreamProblem, body_too_large
+from dicomweb_cors_proxy.proxy import UpstreamProblem, body_too_large
+from dicomweb_cors_proxy.transport import DEFAULT_PORTS, Origin, Request
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.config import Settings, UpstreamAuth
     from dicomweb_cors_proxy.inbound import Inbound
     from dicomweb_cors_proxy.logs import Record
+    from dicomweb_cors_proxy.proxy import BodyFilter
 
 Header = fields.Header
 
@@ -47,8 +48,9 @@ class Upstream:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
         self.base_url = url
-        self.url = httpx.URL(f"{parts.scheme}://{parts.netloc}")
+        self.origin = Origin(parts.scheme, parts.hostname or "", port)
         self.host: Header = (b"host", parts.netloc.encode("ascii"))
         self._path = parts.path.encode("ascii")
 
@@ -80,9 +82,10 @@ class Gateway:
             {b"authorization"} if self._authorization else set()
         )
         self._resource_policy = settings.cross_origin_resource_policy
+        self._contents = Contents(settings, self.trusted_proxies)
         self._warned_of_cors = False
 
-    def rewrite(self, scope: Scope) -> OutboundRequest:
+    def rewrite(self, scope: Scope) -> Request:
         """The archive's request for a client's. Raises `Answer` for 508, 404, 405, 403, 413."""
         inbound: Inbound = scope["inbound"]
         record: Record = scope["record"]
@@ -94,6 +97,7 @@ class Gateway:
                 "upstream point back to it? Chained proxies need different server.instance_name.",
             )
         route, path = self._route(inbound.path)
+        inbound.route = route
         record.resource = route.template
         upstream = self._upstream(route, method)
         _refuse_override(scope)
@@ -101,13 +105,19 @@ class Gateway:
             self._refuse_foreign_write(inbound)
         self._refuse_announced_body(scope)
 
-        headers = [upstream.host, *self._headers(scope, inbound, record)]
+        headers = [upstream.host, *self._headers(scope, inbound, route)]
         if method == "OPTIONS":
             headers = self._count_forwards(headers, route)
         query = inbound.target[len(inbound.path) :]
         if route.service("GET") is Service.WADO_URI:  # its URL is the endpoint itself, not a root
             path = b""
-        return OutboundRequest(upstream.url, method, upstream.target(path) + query, headers)
+        return Request(
+            upstream.origin,
+            method.encode("ascii"),
+            upstream.target(path) + query,
+            headers,
+            _body_length(headers),
+        )
 
     def resource(self, path: bytes) -> str | None:
         """The template of the resource at a path, None if it is none."""
@@ -182,7 +192,7 @@ class Gateway:
             if name == b"content-length" and value.isdigit() and int(value) > limit:
                 raise body_too_large(limit)
 
-    def _headers(self, scope: Scope, inbound: Inbound, record: Record) -> list[Header]:
+    def _headers(self, scope: Scope, inbound: Inbound, route: Route) -> list[Header]:
         headers = fields.end_to_end(
             (name, repair_accept(value))
             if name == b"accept" and self._repair_accept
@@ -190,6 +200,7 @@ class Gateway:
             for name, value in scope["headers"]
             if name not in self._not_forwarded
         )
+        headers = self._contents.asked_for(headers, holds_urls=route.holds_urls(scope["method"]))
         if _is_chunked(scope, inbound):
             # RFC 9112 §6.3: of two framings, the length goes.
             headers = [header for header in headers if header[0] != b"content-length"]
@@ -205,6 +216,7 @@ class Gateway:
             host=inbound.host,
             trusted=peer in self.trusted_proxies,
         )
+        record: Record = scope["record"]
         headers.append((b"x-request-id", record.request_id.encode("ascii")))
         headers.append(fields.via(scope["http_version"], self._instance_name))
         return headers
@@ -217,19 +229,21 @@ class Gateway:
             raise Answer(204, [(b"allow", self._allow(route))])
         return fields.with_max_forwards(headers, forwards - 1)
 
-    def readiness_requests(self) -> dict[str, OutboundRequest]:
+    def readiness_requests(self) -> dict[str, Request]:
         """For every base URL of the archive, what asks it for a sign of life."""
         own = [self._authorization] if self._authorization else []
         via = fields.via("1.1", self._instance_name)
         return {
-            upstream.base_url: OutboundRequest(
-                upstream.url, "OPTIONS", upstream.target(b""), [upstream.host, *own, via]
+            upstream.base_url: Request(
+                upstream.origin, b"OPTIONS", upstream.target(b""), [upstream.host, *own, via]
             )
             for upstream in self._upstreams.values()
         }
 
-    def modify_response(self, status: int, headers: list[Header]) -> list[Header]:
-        """What the client gets of the archive's headers, lower-case as ASGI has them."""
+    def modify_response(
+        self, scope: Scope, status: int, headers: list[Header]
+    ) -> tuple[list[Header], BodyFilter | None]:
+        """What the client gets of the archive's answer; names in lower case, as ASGI has them."""
         self.refuse_our_credentials(status)
         received = fields.end_to_end([(name.lower(), value) for name, value in headers])
         answered = fields.without_cors(received)
@@ -241,7 +255,10 @@ class Gateway:
             name = b"cross-origin-resource-policy"
             answered = [header for header in answered if header[0] != name]
             answered.append((name, self._resource_policy.encode("ascii")))
-        return answered
+        route: Route = scope["inbound"].route
+        return self._contents.modify(
+            scope, status, answered, holds_urls=route.holds_urls(scope["method"])
+        )
 
     def refuse_our_credentials(self, status: int) -> None:
         """A 401 or 403 to credentials of our own is our trouble, and no page's to log in for."""
@@ -285,6 +302,16 @@ def _is_chunked(scope: Scope, inbound: Inbound) -> bool:
     return scope["method"] not in _SAFE_METHODS and not any(
         name == b"content-length" for name, _ in scope["headers"]
     )
+
+
+def _body_length(headers: list[Header]) -> int | None:
+    """The length in bytes of the body that a request announces, None for chunked."""
+    for name, value in headers:
+        if name == b"transfer-encoding":
+            return None
+        if name == b"content-length":
+            return int(value)
+    return 0
 
 
 def authorization(auth: UpstreamAuth) -> Header | None:

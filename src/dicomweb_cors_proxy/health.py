@@ -14,10 +14,11 @@ from dicomweb_cors_proxy.answers import Problem
 from dicomweb_cors_proxy.proxy import upstream_problem
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
+    from starlette import requests
 
     from dicomweb_cors_proxy.gateway import Gateway
-    from dicomweb_cors_proxy.proxy import Limits, OutboundRequest
+    from dicomweb_cors_proxy.proxy import Limits, Upstream
+    from dicomweb_cors_proxy.transport import Request
 
 # Seconds for which a result is kept, so that probes can't load the archive.
 KEPT = 2.0
@@ -44,7 +45,7 @@ class Archive:
     """The archive as readiness sees it: `OPTIONS` on the root of every configured service."""
 
     gateway: Gateway
-    transport: httpx.AsyncBaseTransport
+    upstream: Upstream
     limits: Limits
 
     async def signs(self) -> list[Sign]:
@@ -52,20 +53,13 @@ class Archive:
         requests = self.gateway.readiness_requests()
         return await asyncio.gather(*(self._ask(url, out) for url, out in requests.items()))
 
-    async def _ask(self, url: str, outbound: OutboundRequest) -> Sign:
-        request = httpx.Request(
-            outbound.method,
-            outbound.url,
-            headers=outbound.headers,
-            stream=httpx.ByteStream(b""),
-            extensions={"target": outbound.target, "timeout": self.limits.upstream_timeouts},
-        )
+    async def _ask(self, url: str, request: Request) -> Sign:
         try:
-            response = await self.transport.handle_async_request(request)
+            response = await self.upstream.send(request, None, self.limits.upstream_timeouts)
         except httpx.HTTPError as error:
             return Sign(url, None, upstream_problem(error, self.limits).detail)
-        await response.stream.aclose()  # type: ignore[union-attr]
-        status = response.status_code
+        await response.aclose()
+        status = response.status
         try:
             self.gateway.refuse_our_credentials(status)
         except Problem as refused:
@@ -87,11 +81,11 @@ class Health:
         self._problems: list[str] = []
         self._expires = 0.0
 
-    async def live(self, _: Request) -> Response:
+    async def live(self, _: requests.Request) -> Response:
         """200: the process serves."""
         return PlainTextResponse("ok\n")
 
-    async def ready(self, _: Request) -> Response:
+    async def ready(self, _: requests.Request) -> Response:
         """200 if the archive answers at every base URL; raises `Problem` 503 that says why not."""
         async with self._asking:
             if time.monotonic() >= self._expires:

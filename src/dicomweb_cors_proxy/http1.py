@@ -26,12 +26,8 @@ import httptools
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
-from dicomweb_cors_proxy.inbound import (
-    REFUSAL,
-    head_too_large,
-    target_too_long,
-    too_many_headers,
-)
+from dicomweb_cors_proxy.extensions import ON_LEAVING, REFUSAL
+from dicomweb_cors_proxy.inbound import head_too_large, target_too_long, too_many_headers
 from dicomweb_cors_proxy.logs import place
 
 if TYPE_CHECKING:
@@ -95,6 +91,7 @@ class Exchange:
         self, connection: Protocol, scope: Scope, *, keep_alive: bool, expects_continue: bool
     ) -> None:
         self.scope = scope
+        scope["extensions"][ON_LEAVING] = self._call_on_leaving
         self.keep_alive = keep_alive
         self.more_body = True
         self.buffered = 0
@@ -105,6 +102,7 @@ class Exchange:
         self._body_given = False
         self._failure: Problem | None = None
         self._left = False
+        self._on_leaving: Callable[[], object] | None = None
         self._news = asyncio.Event()
         self._started = False
         self._complete = False
@@ -140,11 +138,18 @@ class Exchange:
         self._failure = problem
         self._news.set()
 
+    def _call_on_leaving(self, callback: Callable[[], object]) -> None:
+        self._on_leaving = callback
+        if self._left:
+            callback()
+
     def client_left(self) -> None:
-        """Tell the application when it next asks; end it if it doesn't."""
+        """Tell the application, also when it next asks; end it if it doesn't end by itself."""
         if not self._left:
             self._left = True
             self._news.set()
+            if self._on_leaving is not None:
+                self._on_leaving()
             if self.task is not None:
                 self.task.get_loop().call_later(GRACE, self.task.cancel)
 
@@ -172,7 +177,8 @@ class Exchange:
     # The answer
 
     async def send(self, message: Message) -> None:
-        await self._connection.writable.wait()
+        if not self._connection.writable.is_set():
+            await self._connection.writable.wait()
         if self._left or self._complete:
             return
         if not self._started:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dicomweb_cors_proxy.answers import Problem
+from dicomweb_cors_proxy.extensions import REFUSAL
 from dicomweb_cors_proxy.targets import target_problem
 
 if TYPE_CHECKING:
@@ -16,13 +17,13 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.cors import Decision
-
-# Where the server puts a `Problem` that it found while it was reading a head or a body. The
-# application answers with it, so that it carries CORS headers like any other answer.
-REFUSAL = "dicomweb_cors_proxy.refusal"
+    from dicomweb_cors_proxy.dicomweb import Route
 
 # RFC 9110 §7.2: uri-host [ ":" port ], of which names in use have no more than these characters.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+# More bytes than 18 digits can tell there are nowhere.
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 # How a target begins: origin form, absolute form, asterisk form (RFC 9112 §3.2).
 _TARGET_FORMS = (b"/", b"http://", b"https://", b"*")
@@ -37,6 +38,7 @@ class Inbound:
         target: path and query.
         authority: of a target that came in absolute form.
         decision: what the CORS policy says; set by the middleware.
+        route: which resource it is; set by the gateway.
     """
 
     path: bytes
@@ -47,8 +49,10 @@ class Inbound:
     request_methods: list[bytes]
     request_headers: list[bytes]
     transfer_codings: list[bytes]
+    lengths: list[bytes]
     head_bytes: int
     decision: Decision | None = None
+    route: Route | None = None
 
     @property
     def host(self) -> bytes:
@@ -79,6 +83,7 @@ class Inbound:
             request_methods=[],
             request_headers=[],
             transfer_codings=[],
+            lengths=[],
             head_bytes=0,
         )
         fields = {
@@ -87,6 +92,7 @@ class Inbound:
             b"access-control-request-method": inbound.request_methods,
             b"access-control-request-headers": inbound.request_headers,
             b"transfer-encoding": inbound.transfer_codings,
+            b"content-length": inbound.lengths,
         }
         for name, value in scope["headers"]:
             inbound.head_bytes += len(name) + len(value) + 4
@@ -137,11 +143,9 @@ class Screen:
         if (refusal := scope.get("extensions", {}).get(REFUSAL)) is not None:
             raise refusal
         self._check_host(inbound)
+        self._check_framing(inbound)
         if len(inbound.origins) > 1:
             raise Problem(400, "The request has more than one Origin header.")
-        if any(coding.lower() != b"chunked" for coding in inbound.transfer_codings):
-            # The server takes off the chunks alone: the archive would store a compressed body.
-            raise Problem(400, "The only transfer coding understood is chunked.")
         if inbound.target == b"*":
             raise Problem(400, "OPTIONS * asks about no resource; name the DICOMweb root.")
         if len(inbound.target) > self._max_target_bytes:
@@ -158,6 +162,14 @@ class Screen:
                 "This proxy does not serve the host that the request names. "
                 "The operator can add it, with its port, to server.allowed_hosts.",
             )
+
+    @staticmethod
+    def _check_framing(inbound: Inbound) -> None:
+        if any(coding.lower() != b"chunked" for coding in inbound.transfer_codings):
+            # The server takes off the chunks alone: the archive would store a compressed body.
+            raise Problem(400, "The only transfer coding understood is chunked.")
+        if inbound.lengths and not _LENGTH.fullmatch(b",".join(inbound.lengths)):
+            raise Problem(400, "The Content-Length is no number, or there is more than one.")
 
     @staticmethod
     def _check_host(inbound: Inbound) -> None:

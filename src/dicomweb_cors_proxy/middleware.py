@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.answers import Answer, Problem, ResponseAborted
 from dicomweb_cors_proxy.cors import MAX_ORIGIN_BYTES, Origin
+from dicomweb_cors_proxy.extensions import REFUSAL
 from dicomweb_cors_proxy.headers import client_address, merge_vary
-from dicomweb_cors_proxy.inbound import REFUSAL, Inbound, Screen
+from dicomweb_cors_proxy.inbound import Inbound, Screen
 from dicomweb_cors_proxy.logs import OTHER, REQUEST, UNMATCHED, Record, place, request_id
 
 if TYPE_CHECKING:

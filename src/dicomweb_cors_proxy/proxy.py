@@ -1,7 +1,7 @@
 """Moving one request to the archive and its answer back. Knows HTTP, and nothing of DICOM or CORS.
 
 The seams are plain callables. `rewrite` makes the request that the archive gets from the one that
-came, or raises an `Answer`; `modify_response` makes the headers that the client gets.
+came, or raises an `Answer`; `modify_response` makes what the client gets of the answer.
 """
 
 from __future__ import annotations
@@ -12,19 +12,22 @@ import socket
 import ssl
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Protocol, Self
 
 import httpx
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
+from dicomweb_cors_proxy.extensions import ON_LEAVING
+from dicomweb_cors_proxy.transport import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from starlette.types import Receive, Scope, Send
 
     from dicomweb_cors_proxy.logs import Record
+    from dicomweb_cors_proxy.transport import Request
 
 Header = tuple[bytes, bytes]
 
@@ -32,21 +35,41 @@ _FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-@dataclass(frozen=True, slots=True)
-class OutboundRequest:
-    """What the archive is sent.
+class Upstream(Protocol):
+    """Carries requests to the archive; see `transport.Transport`, which is one."""
 
-    Attributes:
-        url: scheme, host and port to connect to.
-        target: the request target, byte for byte (RFC 9112 §3.2).
-        headers: all header lines, Host and the framing (Content-Length or Transfer-Encoding)
-            included; a body is sent if and only if they announce one.
-    """
+    async def send(
+        self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
+    ) -> UpstreamResponse: ...
 
-    url: httpx.URL
-    method: str
-    target: bytes
-    headers: list[Header]
+    def connections(self) -> Mapping[str, int]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class UpstreamResponse(Protocol):
+    """An answer whose head is here; see `transport.Response`."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> list[Header]: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    async def read(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class BodyFilter(Protocol):
+    """Changes a body on its way: what `feed` and, at its end, `flush` return is sent instead."""
+
+    def feed(self, chunk: bytes) -> bytes: ...
+
+    def flush(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +84,8 @@ class Limits:
     max_concurrent_requests: int
 
     @property
-    def upstream_timeouts(self) -> dict[str, float]:
-        """The `timeout` extension of httpx."""
-        return {
-            "connect": self.connect_timeout,
-            "read": self.read_timeout,
-            "write": self.read_timeout,
-            "pool": self.pool_timeout,
-        }
+    def upstream_timeouts(self) -> Timeouts:
+        return Timeouts(self.connect_timeout, self.read_timeout, self.pool_timeout)
 
 
 class ClientLeft(Exception):  # noqa: N818  (an event, nobody's error)
@@ -79,30 +96,32 @@ class ReverseProxy:
     """An ASGI application that answers with what an upstream says.
 
     Args:
-        transport: sends the requests.
-        rewrite: `(scope) -> OutboundRequest`; raises `Answer` for what is not to be sent.
-        modify_response: `(status, headers) -> headers`; raises `Answer` to send that
-            instead.
+        upstream: sends the requests.
+        rewrite: `(scope) -> Request`; raises `Answer` for what is not to be sent.
+        modify_response: `(scope, status, headers) -> (headers, filter)`, the filter None for a
+            body that passes as it is; raises `Answer` to send that instead.
         limits: time and size.
     """
 
     def __init__(
         self,
-        transport: httpx.AsyncBaseTransport,
+        upstream: Upstream,
         *,
-        rewrite: Callable[[Scope], OutboundRequest],
-        modify_response: Callable[[int, list[Header]], list[Header]],
+        rewrite: Callable[[Scope], Request],
+        modify_response: Callable[
+            [Scope, int, list[Header]], tuple[list[Header], BodyFilter | None]
+        ],
         limits: Limits,
     ) -> None:
-        self._transport = transport
+        self._upstream = upstream
         self._rewrite = rewrite
         self._modify_response = modify_response
         self._limits = limits
+        self._timeouts = limits.upstream_timeouts
         self._in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outbound = self._rewrite(scope)
-        record: Record = scope["record"]
+        request = self._rewrite(scope)
         if self._in_progress >= self._limits.max_concurrent_requests:
             raise Problem(
                 503,
@@ -112,124 +131,124 @@ class ReverseProxy:
             )
         self._in_progress += 1
         try:
-            async with Client(receive, outbound, self._limits, record) as client:
-                await self._forward(outbound, client, send, record)
+            with Client(scope, receive, self._limits, has_body=request.length != 0) as client:
+                await self._forward(request, client, scope, send)
         finally:
             self._in_progress -= 1
 
-    async def _forward(
-        self, outbound: OutboundRequest, client: Client, send: Send, record: Record
-    ) -> None:
-        request = httpx.Request(
-            outbound.method,
-            outbound.url,
-            headers=outbound.headers,
-            stream=client if client.has_body else httpx.ByteStream(b""),
-            extensions={"target": outbound.target, "timeout": self._limits.upstream_timeouts},
-        )
+    async def _forward(self, request: Request, client: Client, scope: Scope, send: Send) -> None:
+        record: Record = scope["record"]
         asked = perf_counter()
         try:
-            response = await self._transport.handle_async_request(request)
+            response = await self._upstream.send(
+                request, client.body() if client.has_body else None, self._timeouts
+            )
         except httpx.HTTPError as error:
-            raise self._failed(error, outbound, record) from None
+            raise self._failed(error, request, record) from None
         record.ttfb = perf_counter() - asked
-        record.upstream_status = response.status_code
+        record.upstream_status = response.status
 
-        body = cast("httpx.AsyncByteStream", response.stream)
         started = False
         try:
-            headers = self._modify_response(response.status_code, response.headers.raw)
-            _refuse_unsendable(response.status_code, headers)
+            headers, body = self._modify_response(scope, response.status, response.headers)
+            _refuse_unsendable(response.status, headers)
             started = True
             await send(
-                {
-                    "type": "http.response.start",
-                    "status": response.status_code,
-                    "headers": headers,
-                }
+                {"type": "http.response.start", "status": response.status, "headers": headers}
             )
-            async for chunk in body:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            client.may_leave()
-            await send({"type": "http.response.body", "body": b""})
+            await _pump(response, body, client, send)
         except OSError:  # ASGI 2.4: `send` raises it once the client has left
             raise ClientLeft from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, Problem) as error:
+            problem = error
+            if isinstance(problem, httpx.HTTPError):
+                problem = self._failed(problem, request, record)
+            elif isinstance(problem, UpstreamProblem):
+                record.upstream_error = problem.reason
+            else:  # the upload failed (too long, stalled) after the archive had begun to answer
+                record.event = problem.detail
+            if not started:
+                raise problem from None
             # All that is left is to cut the connection, so that nobody takes half for the whole.
-            problem = self._failed(error, outbound, record)
-            if started:
-                record.event = f"answer cut: {record.event}"
-                raise ResponseAborted from None
-            raise problem from None
-        except UpstreamProblem as problem:
-            record.upstream_error = problem.reason
-            raise
-        except Problem as problem:
-            # The upload failed (too long, stalled) after the archive had begun to answer.
-            if started:
-                record.event = f"answer cut: {problem.detail}"
-                raise ResponseAborted from None
-            raise
+            record.event = f"answer cut: {record.event}"
+            raise ResponseAborted from None
         finally:
-            await body.aclose()
+            await response.aclose()
 
-    def _failed(
-        self, error: httpx.HTTPError, outbound: OutboundRequest, record: Record
-    ) -> UpstreamProblem:
+    def _failed(self, error: httpx.HTTPError, request: Request, record: Record) -> UpstreamProblem:
         problem = upstream_problem(error, self._limits)
         record.upstream_error = problem.reason
-        record.event = f"{outbound.url}: {_reason(error)}: {problem.detail}"
+        record.event = f"{request.origin}: {_reason(error)}: {problem.detail}"
         return problem
 
 
-class Client(httpx.AsyncByteStream):
+async def _pump(
+    response: UpstreamResponse, body: BodyFilter | None, client: Client, send: Send
+) -> None:
+    """Send the body on, its last bytes together with the word that they are the last."""
+    while data := await response.read():
+        if body is not None:
+            data = body.feed(data)
+        elif response.complete:
+            break
+        if data:
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+    if body is not None:
+        data = body.flush()
+    client.may_leave()
+    await send({"type": "http.response.body", "body": data})
+
+
+class Client:
     """The client's side of one request: first its body, then word of its leaving.
 
     As a context manager it ends the block when the client leaves, at whatever the block is
     waiting for; the archive's request is cancelled on the way out.
     """
 
-    def __init__(
-        self, receive: Receive, outbound: OutboundRequest, limits: Limits, record: Record
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limits: Limits, *, has_body: bool) -> None:
+        self.has_body = has_body
+        self._scope = scope
         self._receive = receive
-        self._record = record
         self._limits = limits
         self._task: asyncio.Task[None]
         self._watcher: asyncio.Task[None] | None = None
         self._left = False
         self._over = False
-        self.has_body = any(
-            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
-            for name, value in outbound.headers
-        )
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  (asyncio runs ASGI applications in tasks)
         self._task = task
-        if not self.has_body:
+        # Our server tells; of others we have to ask, in a task that costs a tenth of a search.
+        tell = self._scope.get("extensions", {}).get(ON_LEAVING)
+        if tell is not None:
+            tell(self._leave)
+        elif not self.has_body:
             self._watch()
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        self._over = True
         self.may_leave()
         if isinstance(exc, asyncio.CancelledError) and self._left:
             return self._task.uncancel() == 0
         return isinstance(exc, ClientLeft)
 
     def may_leave(self) -> None:
-        """Stop watching: the answer is read to its end, and its client owes us nothing more."""
-        self._over = True
+        """Stop asking: behind the last message of an answer every server says that it is over."""
         if self._watcher is not None:
+            self._over = True
             self._watcher.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """The request's body; raises `Problem` 408 or 413, or `ClientLeft`."""
+        record: Record = self._scope["record"]
         limit = self._limits.max_body_bytes
         timeout = self._limits.body_timeout
         try:
@@ -247,8 +266,8 @@ class Client(httpx.AsyncByteStream):
                 if message["type"] == "http.disconnect":
                     raise ClientLeft
                 chunk = message.get("body", b"")
-                self._record.bytes_in += len(chunk)
-                if limit is not None and self._record.bytes_in > limit:
+                record.bytes_in += len(chunk)
+                if limit is not None and record.bytes_in > limit:
                     raise body_too_large(limit)
                 if chunk:
                     yield chunk
@@ -259,13 +278,16 @@ class Client(httpx.AsyncByteStream):
 
     def _watch(self) -> None:
         if not self._over:
-            self._watcher = asyncio.create_task(self._cancel_on_leaving())
+            self._watcher = asyncio.create_task(self._wait_for_leaving())
 
-    async def _cancel_on_leaving(self) -> None:
+    async def _wait_for_leaving(self) -> None:
         # What still comes of the body is dropped: the archive has answered without it.
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._over:
+        self._leave()
+
+    def _leave(self) -> None:
+        if not (self._over or self._left):
             self._left = True
             self._task.cancel()
 
@@ -279,9 +301,8 @@ def _refuse_unsendable(status: int, headers: list[Header]) -> None:
     """A 502 for a head that no HTTP server could send on, or that would split the answer."""
     if not 200 <= status <= 599:
         detail = "The archive answered with a status outside 200 to 599."
-    elif any(
-        not _FIELD_NAME.fullmatch(name) or _FORBIDDEN_IN_VALUE.search(value)
-        for name, value in headers
+    elif not all(_FIELD_NAME.fullmatch(name) for name, _ in headers) or _FORBIDDEN_IN_VALUE.search(
+        b"".join([value for _, value in headers])
     ):
         detail = "The archive answered with control characters in a header."
     else:

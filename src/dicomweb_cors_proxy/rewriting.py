@@ -25,7 +25,14 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["ArchiveURLs", "BodyRewriter", "Header", "URLRewriter", "changed_body_headers"]
+__all__ = [
+    "URL_HEADERS",
+    "ArchiveURLs",
+    "BodyRewriter",
+    "Header",
+    "URLRewriter",
+    "changed_body_headers",
+]
 
 Header: TypeAlias = tuple[bytes, bytes]
 
@@ -134,6 +141,8 @@ _URLS_IN: Final = {
         rb'"(?:[^"\\]|\\.)*"|(?<![^\s,<{(])[^\s",<>{}()]+?(?=:?(?:[\s">})]|\Z))'
     ),
 }
+
+URL_HEADERS: Final = frozenset(_URLS_IN)
 
 
 class URLRewriter:

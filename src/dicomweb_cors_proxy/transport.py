@@ -23,7 +23,7 @@ import httptools
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 
 Header = tuple[bytes, bytes]
 
@@ -50,6 +50,10 @@ class Origin(NamedTuple):
     host: str
     port: int
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
 
 class Timeouts(NamedTuple):
     """Seconds, or None for no limit; the `timeout` extension of httpx.
@@ -60,6 +64,21 @@ class Timeouts(NamedTuple):
     connect: float | None
     read: float | None
     pool: float | None
+
+
+class Request(NamedTuple):
+    """What the archive is sent, byte for byte.
+
+    Attributes:
+        headers: all lines, Host and the body's framing (RFC 9112 §6) included.
+        length: of the body in bytes, 0 for none; None: unknown, it is sent chunked.
+    """
+
+    origin: Origin
+    method: bytes
+    target: bytes
+    headers: Sequence[Header]
+    length: int | None = 0
 
 
 class ResponseHead(NamedTuple):
@@ -379,6 +398,11 @@ class Connection(asyncio.Protocol):
             await self._wait()
         return head
 
+    @property
+    def finished(self) -> bool:
+        """Whether all of the answer has come, and been read."""
+        return self._answer.complete and not self._answer.buffered
+
     async def read(self) -> bytes:
         """The next bytes of the body; b"" at its end."""
         answer = self._answer
@@ -534,7 +558,10 @@ class Pool:
         Raises:
             httpx.PoolTimeout, httpx.ConnectTimeout, httpx.ConnectError
         """
-        await self._take_slot(timeouts)
+        if self._in_use < self._limit:
+            self._in_use += 1
+        else:
+            await self._wait_for_slot(timeouts)
         if self.idle and not fresh:
             connection, _ = self.idle.popitem()
             connection.reused = True
@@ -580,10 +607,7 @@ class Pool:
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(IDLE_EXPIRY, self._sweep)
 
-    async def _take_slot(self, timeouts: Timeouts) -> None:
-        if self._in_use < self._limit:
-            self._in_use += 1
-            return
+    async def _wait_for_slot(self, timeouts: Timeouts) -> None:
         waiter = self._loop.create_future()
         self._waiters[waiter] = None
         try:
@@ -642,33 +666,59 @@ class Pool:
             self.drop(connection)
 
 
-class Body(httpx.AsyncByteStream):
-    """An answer's body. `aclose` gives the connection back, or closes it if bytes are missing."""
+class Response:
+    """An answer whose head is here. Close it, and its connection serves the next request.
 
-    def __init__(self, connection: Connection, pool: Pool) -> None:
-        self._connection = connection
+    Attributes:
+        complete: whether what was read is all of the body.
+    """
+
+    __slots__ = ("_connection", "_pool", "head", "headers", "status")
+
+    def __init__(self, head: ResponseHead, connection: Connection, pool: Pool) -> None:
+        self.head = head
+        self.status = head.status
+        self.headers = head.headers
+        self._connection: Connection | None = connection
         self._pool = pool
-        self._open = True
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self._open:
-            data = await self._connection.read()
-            if not data:
-                return
-            yield data
-        raise httpx.StreamClosed  # what comes now is the answer to another request
+    @property
+    def complete(self) -> bool:
+        return self._connection is None or self._connection.finished
+
+    async def read(self) -> bytes:
+        """All of the body that is here, as soon as that is any; b"" at the end.
+
+        Raises:
+            httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.RemoteProtocolError
+        """
+        if self._connection is None:
+            raise httpx.StreamClosed  # what comes now is the answer to another request
+        return await self._connection.read()
 
     async def aclose(self) -> None:
-        if self._open:
-            self._open = False
-            self._pool.release(self._connection)
+        """Give the connection back, or close it if bytes are missing."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+
+
+class Stream(httpx.AsyncByteStream):
+    """A response's body for httpx."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self._response.read():
+            yield data
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
 
 
 class Transport(httpx.AsyncBaseTransport):
     """Sends requests byte for byte as they are given.
-
-    The request's `target` extension is the request target, `headers.raw` the header lines; none is
-    added. A body needs a Content-Length or `Transfer-Encoding: chunked` among them.
 
     Args:
         max_connections: per origin, those in use and those kept open together.
@@ -688,39 +738,30 @@ class Transport(httpx.AsyncBaseTransport):
         self._max_head_bytes = max_head_bytes
         self.pools: dict[Origin, Pool] = {}
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; return when the answer's head is here.
+    async def send(
+        self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
+    ) -> Response:
+        """Send a request; return when the answer's head is here, be all of `body` sent or not.
 
         Raises:
             httpx.PoolTimeout, httpx.ConnectTimeout, httpx.ConnectError: before anything was sent.
             httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.RemoteProtocolError:
                 after. A safe method without a body was then tried a second time, on a new
                 connection, if a kept-alive one closed before the first byte of an answer.
-            httpx.LocalProtocolError: the body is not what the request's header lines announce.
+            httpx.LocalProtocolError: `body` is not as long as the request says.
         """
-        method = request.method.encode("ascii")
-        target = request.extensions.get("target", request.url.raw_path)
-        limits = request.extensions.get("timeout", {})
-        timeouts = Timeouts(limits.get("connect"), limits.get("read"), limits.get("pool"))
-        headers = request.headers.raw
-        body, length = self._framing(request, headers)
-        head = b"".join(
-            [
-                b"%b %b HTTP/1.1\r\n" % (method, target),
-                *[b"%b: %b\r\n" % header for header in headers],
-                b"\r\n",
-            ]
-        )
-        pool = self._pool(request.url)
+        origin, method, target, headers, length = request
+        pool = self.pools.get(origin) or self._open_pool(origin)
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", *lines, b"\r\n"))
 
         # A write never travels on a connection that may have died unnoticed: it can't be repeated.
-        fresh = method not in SAFE_METHODS or body is not None
+        fresh = body is not None or method not in SAFE_METHODS
         connection = await pool.acquire(timeouts, fresh=fresh)
         while True:
             try:
                 connection.begin(method, head, body, length, timeouts.read)
                 answer = await connection.head()
-                break
             except (httpx.ReadError, httpx.RemoteProtocolError):
                 if connection.heard or not connection.reused:
                     pool.release(connection)
@@ -728,12 +769,42 @@ class Transport(httpx.AsyncBaseTransport):
             except BaseException:
                 pool.release(connection)
                 raise
+            else:
+                return Response(answer, connection, pool)
             connection = await pool.replace(connection, timeouts)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Do the same with httpx's requests and responses.
+
+        The `target` extension is the request target, `headers.raw` the header lines; none is added.
+        A body needs a Content-Length or `Transfer-Encoding: chunked` among them; what is framed
+        otherwise raises httpx.LocalProtocolError.
+        """
+        url = request.url
+        host = url.raw_host.decode("ascii")  # an internationalized name as DNS and TLS have it
+        headers = request.headers.raw
+        limits = request.extensions.get("timeout", {})
+        length = _length(headers)
+        stream = request.stream
+        if length != 0 and not isinstance(stream, httpx.AsyncByteStream):
+            raise httpx.LocalProtocolError("the body is not an asynchronous stream")
+        response = await self.send(
+            Request(
+                Origin(url.scheme, host, url.port or DEFAULT_PORTS[url.scheme]),
+                request.method.encode("ascii"),
+                request.extensions.get("target", url.raw_path),
+                headers,
+                length,
+            ),
+            None if length == 0 else cast("httpx.AsyncByteStream", stream),
+            Timeouts(limits.get("connect"), limits.get("read"), limits.get("pool")),
+        )
+        head = response.head
         return httpx.Response(
-            answer.status,
-            headers=answer.headers,
-            stream=Body(connection, pool),
-            extensions={"http_version": answer.http_version, "reason_phrase": answer.reason},
+            head.status,
+            headers=head.headers,
+            stream=Stream(response),
+            extensions={"http_version": head.http_version, "reason_phrase": head.reason},
         )
 
     def connections(self) -> dict[str, int]:
@@ -749,39 +820,27 @@ class Transport(httpx.AsyncBaseTransport):
         for pool in self.pools.values():
             pool.close()
 
-    def _pool(self, url: httpx.URL) -> Pool:
-        host = url.raw_host.decode("ascii")  # an internationalized name as DNS and TLS have it
-        origin = Origin(url.scheme, host, url.port or DEFAULT_PORTS[url.scheme])
-        pool = self.pools.get(origin)
-        if pool is None:
-            context = None
-            if origin.scheme == "https":
-                context = self._ssl_context or ssl.create_default_context()
-            pool = Pool(origin, self._max_connections, context, self._max_head_bytes)
-            self.pools[origin] = pool
+    def _open_pool(self, origin: Origin) -> Pool:
+        context = None
+        if origin.scheme == "https":
+            context = self._ssl_context or ssl.create_default_context()
+        pool = Pool(origin, self._max_connections, context, self._max_head_bytes)
+        self.pools[origin] = pool
         return pool
 
-    @staticmethod
-    def _framing(
-        request: httpx.Request, headers: list[Header]
-    ) -> tuple[AsyncIterable[bytes] | None, int | None]:
-        """The body, if one is announced, and its length in bytes, None for chunked."""
-        announced = [
-            (name.lower(), value)
-            for name, value in headers
-            if name.lower() in (b"content-length", b"transfer-encoding")
-        ]
-        match announced:
-            case []:
-                return None, None
-            case [(b"transfer-encoding", b"chunked")]:
-                length = None
-            case [(b"content-length", value)] if value.isdigit():
-                length = int(value)
-                if not length:
-                    return None, None
-            case _:
-                raise httpx.LocalProtocolError("a request framed in no way or in two ways")
-        if not isinstance(request.stream, httpx.AsyncByteStream):
-            raise httpx.LocalProtocolError("the body is not an asynchronous stream")
-        return request.stream, length
+
+def _length(headers: Iterable[Header]) -> int | None:
+    """Return the length in bytes of the body that a request announces, None for chunked."""
+    announced = [
+        (name.lower(), value)
+        for name, value in headers
+        if name.lower() in (b"content-length", b"transfer-encoding")
+    ]
+    match announced:
+        case []:
+            return 0
+        case [(b"transfer-encoding", b"chunked")]:
+            return None
+        case [(b"content-length", value)] if value.isdigit():
+            return int(value)
+    raise httpx.LocalProtocolError("a request framed in no way or in two ways")

@@ -47,8 +47,13 @@ class Orthanc:
 
 
 @contextmanager
-def orthanc(directory: Path, credentials: Credentials | None = None) -> Iterator[Orthanc]:
-    """Run an Orthanc that keeps everything in `directory` and holds every sample."""
+def orthanc(
+    directory: Path, credentials: Credentials | None = None, **dicom_web: object
+) -> Iterator[Orthanc]:
+    """Run an Orthanc that keeps everything in `directory` and holds every sample.
+
+    `dicom_web` are further settings of its plugin.
+    """
     port = free_port()
     users = {credentials.username: credentials.password} if credentials else {}
     configuration = directory / "orthanc.json"
@@ -63,7 +68,7 @@ def orthanc(directory: Path, credentials: Credentials | None = None) -> Iterator
                 "AuthenticationEnabled": credentials is not None,
                 "RegisteredUsers": users,
                 "Plugins": [str(PLUGIN)],
-                "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                "DicomWeb": {"Enable": True, "Root": "/dicom-web/", **dicom_web},
             }
         )
     )

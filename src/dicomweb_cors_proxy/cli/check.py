@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dicomweb_cors_proxy.app import create_limits, create_transport
+from dicomweb_cors_proxy.app import create_limits, create_upstream
 from dicomweb_cors_proxy.cli.configuration import config_option, settings_or_exit
 from dicomweb_cors_proxy.gateway import Gateway
 from dicomweb_cors_proxy.health import Archive
@@ -55,8 +55,8 @@ def check(config_file: Path | None, *, offline: bool) -> None:
 
 
 async def _signs(settings: Settings) -> list[Sign]:
-    transport = create_transport(settings.upstream)
+    upstream = create_upstream(settings.upstream)
     try:
-        return await Archive(Gateway(settings), transport, create_limits(settings)).signs()
+        return await Archive(Gateway(settings), upstream, create_limits(settings)).signs()
     finally:
-        await transport.aclose()
+        await upstream.aclose()

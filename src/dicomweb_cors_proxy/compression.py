@@ -1,0 +1,78 @@
+"""gzip for JSON and XML answers, streamed. Does no I/O."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Gzip", "accepts_gzip", "compressed_headers", "is_compressible"]
+
+Header: TypeAlias = tuple[bytes, bytes]
+
+# One segment of TCP holds as much: below, fewer bytes reach nobody sooner.
+_LEAST_BYTES: Final = 1400
+
+_LEVEL: Final = 1
+_GZIP_WINDOW: Final = 31  # 15 bits, and 16 for the gzip wrapper (RFC 1952)
+
+# Media types of text, and multipart/related of such. A structured suffix tells as much (RFC 6839).
+_TEXT: Final = re.compile(
+    rb"""(?:multipart/related\s*;(?:.*;)?\s*type\s*=\s*"?)?
+         (?:application/(?:json|xml)|text/xml|[a-z]+/[a-z0-9.-]++\+(?:json|xml))\s*(?:[;"]|\Z)""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_WEIGHT: Final = re.compile(rb"\s*q=([01](?:\.[0-9]{0,3})?)\s*\Z", re.IGNORECASE)
+
+
+def is_compressible(status: int, headers: Iterable[Header]) -> bool:
+    """Tell whether an answer's contents are text that nobody has encoded, cut, or sealed.
+
+    That is JSON or XML, or multipart/related of these, longer than a packet, without a
+    Content-Encoding, not a range (206), and without `no-transform` (RFC 9111 §5.2.2.6).
+    """
+    if status in (204, 206, 304):
+        return False
+    fields = {name.lower(): value for name, value in headers}
+    length = fields.get(b"content-length", b"")
+    return (
+        _TEXT.match(fields.get(b"content-type", b"")) is not None
+        and fields.get(b"content-encoding", b"identity").lower() == b"identity"
+        and not (length.isdigit() and int(length) < _LEAST_BYTES)
+        and b"no-transform" not in fields.get(b"cache-control", b"").lower()
+    )
+
+
+@lru_cache(maxsize=256)
+def accepts_gzip(accept_encoding: bytes) -> bool:
+    """Tell whether a client takes gzip, and not rather no coding at all (RFC 9110 §12.5.3)."""
+    weights: dict[bytes, float] = {}
+    for element in accept_encoding.split(b","):
+        coding, separator, parameter = element.partition(b";")
+        weight = _WEIGHT.match(parameter)
+        weights[coding.strip().lower()] = float(weight[1]) if weight else 0.0 if separator else 1.0
+    gzip = weights.get(b"gzip", weights.get(b"x-gzip", weights.get(b"*", 0.0)))
+    return gzip > 0 and gzip >= weights.get(b"identity", 0.0)
+
+
+def compressed_headers(headers: Iterable[Header]) -> list[Header]:
+    """Return the headers of an answer that goes out with gzip; its length must be gone already."""
+    kept = [header for header in headers if header[0].lower() != b"content-encoding"]
+    return [*kept, (b"content-encoding", b"gzip")]
+
+
+class Gzip:
+    """Compresses a body on its way. What one `feed` takes, it returns in full: nothing waits."""
+
+    def __init__(self) -> None:
+        self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
+
+    def feed(self, chunk: bytes) -> bytes:
+        return self._compressor.compress(chunk) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
+
+    def flush(self) -> bytes:
+        return self._compressor.flush()

@@ -1,0 +1,153 @@
+"""What an answer becomes for browsers: its URLs lead through the proxy, its text is compressed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from dicomweb_cors_proxy.compression import (
+    Gzip,
+    accepts_gzip,
+    compressed_headers,
+    is_compressible,
+)
+from dicomweb_cors_proxy.dicomweb import Service
+from dicomweb_cors_proxy.headers import Header, merge_vary
+from dicomweb_cors_proxy.rewriting import (
+    URL_HEADERS,
+    ArchiveURLs,
+    URLRewriter,
+    changed_body_headers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from starlette.types import Scope
+
+    from dicomweb_cors_proxy.config import Settings
+    from dicomweb_cors_proxy.headers import TrustedProxies
+    from dicomweb_cors_proxy.inbound import Inbound
+    from dicomweb_cors_proxy.proxy import BodyFilter
+
+logger = logging.getLogger(__name__)
+
+# Public URLs of one proxy: by every name under which browsers reach it.
+_PUBLIC_URLS = 64
+
+# What would have the archive send something else than the whole text.
+_PARTIAL = frozenset({b"accept-encoding", b"if-range", b"range"})
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+_PREFIX = re.compile(rb"(?:/[0-9A-Za-z._~!$&'()*+,;=:@%-]+)+")
+
+
+class Contents:
+    """What one configuration makes of answers."""
+
+    def __init__(self, settings: Settings, trusted_proxies: TrustedProxies) -> None:
+        urls = settings.service_urls()
+        wado_uri = urls.pop(Service.WADO_URI, None)
+        archive = ArchiveURLs(
+            dict.fromkeys(urls.values()), wado_uri=wado_uri, aliases=settings.upstream.aliases
+        )
+        self._rewrite_urls = settings.rewrite_urls
+        self._compress = settings.compress
+        self._base_path = settings.server.base_path.rstrip("/").encode("ascii")
+        self._public_url = settings.public_url and settings.public_url.encode("ascii")
+        self._trusted_proxies = trusted_proxies
+        self._rewriter = lru_cache(_PUBLIC_URLS)(
+            lambda public, host: archive.to(public, hosts=[host])
+        )
+        self._warned_of_coding = False
+
+    def asked_for(self, headers: list[Header], *, holds_urls: bool) -> list[Header]:
+        """The request's header lines as the archive gets them.
+
+        What holds URLs is asked for whole, and without a coding: neither half of a text nor a
+        compressed one could be rewritten.
+        """
+        if not (holds_urls and self._rewrite_urls):
+            return headers
+        headers = [header for header in headers if header[0] not in _PARTIAL]
+        headers.append((b"accept-encoding", b"identity"))
+        return headers
+
+    def modify(
+        self, scope: Scope, status: int, headers: list[Header], *, holds_urls: bool
+    ) -> tuple[list[Header], BodyFilter | None]:
+        """The headers of an answer, and what changes its body, None for nothing."""
+        body: BodyFilter | None = None
+        if self._rewrite_urls and (holds_urls or any(name in URL_HEADERS for name, _ in headers)):
+            rewriter = self._rewriter_for(scope)
+            headers = rewriter.headers(headers)
+            if holds_urls:
+                body = rewriter.body(status, headers)
+                if body is not None or status == 304:
+                    headers = changed_body_headers(headers)
+                elif status == 200:
+                    self._warn_of_coding(headers)
+        if self._compress and is_compressible(status, headers):
+            headers = merge_vary(headers, [b"Accept-Encoding"])
+            if accepts_gzip(_value(scope["headers"], b"accept-encoding")):
+                headers = compressed_headers(changed_body_headers(headers))
+                body = _Chain(body, Gzip()) if body else Gzip()
+        elif self._compress and holds_urls and status == 304:
+            headers = merge_vary(headers, [b"Accept-Encoding"])
+        return headers, None if scope["method"] == "HEAD" else body
+
+    def _rewriter_for(self, scope: Scope) -> URLRewriter:
+        """What rewrites for the URL by which this request's browser reaches the proxy."""
+        inbound: Inbound = scope["inbound"]
+        client = scope.get("client")
+        headers = scope["headers"] if client and client[0] in self._trusted_proxies else ()
+        host = _value(headers, b"x-forwarded-host") or inbound.host
+        public = self._public_url
+        if public is None:
+            scheme = _first(headers, b"x-forwarded-proto").lower()
+            if scheme not in (b"http", b"https"):
+                scheme = scope["scheme"].encode("ascii")
+            name = _first(headers, b"x-forwarded-host")
+            if not _HOST.fullmatch(name):
+                name = inbound.host
+            prefix = _first(headers, b"x-forwarded-prefix").rstrip(b"/")
+            if not _PREFIX.fullmatch(prefix):
+                prefix = scope.get("root_path", "").encode("utf-8")
+            public = b"%b://%b%b%b" % (scheme, name, prefix, self._base_path)
+        return self._rewriter(public, host)
+
+    def _warn_of_coding(self, headers: list[Header]) -> None:
+        if not self._warned_of_coding and _value(headers, b"content-encoding"):
+            self._warned_of_coding = True
+            logger.warning(
+                "the archive compresses answers though it was asked not to; URLs in them are not "
+                "rewritten"
+            )
+
+
+class _Chain:
+    """One filter behind another."""
+
+    def __init__(self, first: BodyFilter, second: BodyFilter) -> None:
+        self._first = first
+        self._second = second
+
+    def feed(self, chunk: bytes) -> bytes:
+        chunk = self._first.feed(chunk)
+        return self._second.feed(chunk) if chunk else b""
+
+    def flush(self) -> bytes:
+        rest = self._first.flush()
+        return (self._second.feed(rest) if rest else b"") + self._second.flush()
+
+
+def _value(headers: Iterable[Header], field: bytes) -> bytes:
+    """All lines of a field as one (RFC 9110 §5.3)."""
+    return b", ".join([value for name, value in headers if name == field])
+
+
+def _first(headers: Iterable[Header], field: bytes) -> bytes:
+    """What the proxy next to the browser said, of all that added to a list."""
+    return _value(headers, field).partition(b",")[0].strip(b" \t")

@@ -1,0 +1,109 @@
+"""What is compressed, for whom, and that nothing waits or is lost."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dicomweb_cors_proxy.compression import (
+    Gzip,
+    accepts_gzip,
+    compressed_headers,
+    is_compressible,
+)
+
+JSON = (b"content-type", b"application/dicom+json")
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "accepted"),
+    [
+        (b"gzip", True),
+        (b"gzip, deflate, br, zstd", True),
+        (b"GZIP;q=0.5", True),
+        (b"x-gzip", True),
+        (b"*", True),
+        (b"br, *;q=0.1", True),
+        (b"gzip;q=1, identity;q=0.5", True),
+        (b"gzip; q=0.001", True),
+        (b"", False),
+        (b"identity", False),
+        (b"br", False),
+        (b"gzip;q=0", False),
+        (b"gzip;q=0.000", False),
+        (b"*;q=0", False),
+        (b"*, gzip;q=0", False),
+        (b"gzip;q=0.5, identity", False),
+        (b"gzip;q=many", False),
+        (b"gzipped", False),
+    ],
+)
+def test_clients_say_whether_they_accept_it(accept_encoding: bytes, accepted: bool) -> None:
+    assert accepts_gzip(accept_encoding) is accepted
+
+
+@pytest.mark.parametrize(
+    ("content_type", "is_text"),
+    [
+        (b"application/dicom+json", True),
+        (b"application/json; charset=utf-8", True),
+        (b"application/fhir+json", True),
+        (b"application/dicom+xml", True),
+        (b"text/xml", True),
+        (b'multipart/related; type="application/dicom+xml"; boundary=b', True),
+        (b"multipart/related;boundary=b;type=application/dicom+json", True),
+        (b'multipart/related; type="application/dicom"; boundary=b', False),
+        (b"multipart/related; boundary=b", False),
+        (b"application/dicom", False),
+        (b"image/svg+xml", True),
+        (b"image/jpeg", False),
+        (b"application/jsonlines", False),
+        (b"text/plain", False),
+        (b"", False),
+    ],
+)
+def test_text_is_compressed(content_type: bytes, is_text: bool) -> None:
+    assert is_compressible(200, [(b"content-type", content_type)]) is is_text
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (204, []),
+        (206, [(b"content-range", b"bytes 0-3/4")]),
+        (304, []),
+        (200, [(b"content-encoding", b"gzip")]),
+        (200, [(b"content-encoding", b"br")]),
+        (200, [(b"content-length", b"1399")]),
+        (200, [(b"cache-control", b"private, No-Transform")]),
+    ],
+)
+def test_what_is_encoded_cut_short_or_sealed_is_not(
+    status: int, headers: list[tuple[bytes, bytes]]
+) -> None:
+    assert not is_compressible(status, [JSON, *headers])
+
+
+def test_an_identity_that_is_named_is_none() -> None:
+    headers = [JSON, (b"content-encoding", b"identity"), (b"content-length", b"1400")]
+    assert is_compressible(200, headers)
+    assert compressed_headers(headers) == [
+        JSON,
+        (b"content-length", b"1400"),
+        (b"content-encoding", b"gzip"),
+    ]
+
+
+@given(st.lists(st.binary()))
+def test_every_chunk_can_be_read_at_once(chunks: list[bytes]) -> None:
+    compressor, decompressor = Gzip(), zlib.decompressobj(31)
+    sent = b""
+    for chunk in chunks:
+        piece = compressor.feed(chunk)
+        assert decompressor.decompress(piece) == chunk
+        sent += piece
+    assert gzip.decompress(sent + compressor.flush()) == b"".join(chunks)

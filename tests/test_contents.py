@@ -1,0 +1,274 @@
+"""URLs and compression through the whole proxy: what the archive is asked, what the client gets."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import zlib
+from typing import Any
+
+import pytest
+
+from tests.support.sockets import Head, Wire, answer, archive, proxy, request, settings
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+STUDIES = "/dicom-web/studies"
+FRAME = "/dicom-web/studies/1/series/2/instances/3/frames/1"
+BULK = "/dicom-web/studies/1/series/2/instances/3/bulkdata/7"
+JSON = b"Content-Type: application/dicom+json"
+PUBLIC = "http://proxy.example/dicom-web"
+GZIP = "Accept-Encoding: gzip, br"
+TRUSTED = {"trusted_proxies": ["127.0.0.0/8"]}
+
+
+def text(url: str, times: int = 1) -> bytes:
+    """Search results of an archive at `url`, and its URL once more in a text of a patient."""
+    study = {
+        "00081190": {"vr": "UR", "Value": [f"{url}/studies/1"]},
+        "00102000": {"vr": "LO", "Value": [f"see {url}/studies/1"]},
+    }
+    return json.dumps([study] * times).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def rewritten(body: bytes, url: str, public: str = PUBLIC) -> bytes:
+    return body.replace(f'["{url}/'.encode(), f'["{public}/'.encode())
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines", "public"),
+    [
+        ({}, [], PUBLIC),
+        ({"public_url": "https://pacs.example/a"}, [], "https://pacs.example/a"),
+        ({"public_url": "https://pacs.example/a/"}, [], "https://pacs.example/a"),
+        ({}, ["X-Forwarded-Host: evil.example", "X-Forwarded-Prefix: /evil"], PUBLIC),
+        ({"server": {"base_path": "/"}}, [], "http://proxy.example"),
+        (
+            {"server": TRUSTED},
+            ["X-Forwarded-Host: pacs.example", "X-Forwarded-Proto: https"],
+            "https://pacs.example/dicom-web",
+        ),
+        (
+            {"server": TRUSTED},
+            ["X-Forwarded-Host: a.example, b.example", "X-Forwarded-Prefix: /imaging/"],
+            "http://a.example/imaging/dicom-web",
+        ),
+        (
+            {"server": TRUSTED},
+            ['X-Forwarded-Host: a"b', "X-Forwarded-Proto: gopher", "X-Forwarded-Prefix: evil"],
+            PUBLIC,
+        ),
+    ],
+)
+async def test_the_archives_urls_become_those_that_the_browser_used(
+    changes: dict[str, Any], lines: list[str], public: str
+) -> None:
+    bodies = []
+
+    async def handle(wire: Wire, head: Head) -> None:
+        url = f"http://{head.get(b'host').decode()}"  # type: ignore[union-attr]
+        bodies.append(text(f"{url}/pacs"))
+        location = f"Location: {url}/pacs/studies/1".encode()
+        await wire.send(answer(bodies[0], JSON, location, b'ETag: "a"', b"Accept-Ranges: bytes"))
+
+    base = changes.get("server", {}).get("base_path", "/dicom-web").rstrip("/")
+    async with archive(handle) as a, proxy(settings(a.url, **changes)) as p:
+        head, body = await p.ask(request("GET", f"{base}/studies", *lines))
+    assert body == rewritten(bodies[0], a.url, public)
+    assert head.get(b"location") == f"{public}/studies/1".encode()
+    assert head.get(b"etag") == b'W/"a"'
+    assert head.get(b"content-length") is head.get(b"accept-ranges") is None
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        (STUDIES, [(b"accept-encoding", b"identity")]),
+        (f"{STUDIES}/1/metadata", [(b"accept-encoding", b"identity")]),
+        (
+            FRAME,
+            [(b"accept-encoding", b"gzip, br"), (b"range", b"bytes=0-9"), (b"if-range", b'"a"')],
+        ),
+    ],
+)
+async def test_only_what_holds_urls_is_asked_for_whole_and_plain(
+    target: str, asked: list[tuple[bytes, bytes]]
+) -> None:
+    async with archive(lambda wire, _: wire.send(answer(b"hello"))) as a:
+        async with proxy(settings(a.url)) as p:
+            await p.ask(request("GET", target, GZIP, "Range: bytes=0-9", 'If-Range: "a"'))
+        async with proxy(settings(a.url, rewrite_urls=False)) as p:
+            await p.ask(request("GET", target, GZIP, "Range: bytes=0-9", 'If-Range: "a"'))
+    names = (b"accept-encoding", b"range", b"if-range")
+    first, second = ([line for line in head.headers if line[0] in names] for head in a.requests)
+    assert first == asked
+    assert second == [
+        (b"accept-encoding", b"gzip, br"),
+        (b"range", b"bytes=0-9"),
+        (b"if-range", b'"a"'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("http://localhost/pacs", "http://localhost/pacs"),
+        ("https://other.example:8443/x", "https://other.example:8443/x"),
+    ],
+)
+async def test_other_names_of_the_archive_count(alias: str, name: str) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(text(name), JSON))
+
+    async with archive(handle) as a:
+        upstream = {"url": a.url, "aliases": [alias]}
+        async with proxy(settings(a.url, upstream=upstream)) as p:
+            _, body = await p.ask(request("GET", STUDIES))
+        async with proxy(settings(a.url)) as p:
+            _, untouched = await p.ask(request("GET", STUDIES))
+    assert f'["{PUBLIC}/studies/1"]'.encode() in body
+    assert untouched == text(name)
+
+
+async def test_an_archive_that_believes_what_it_is_told_is_believed() -> None:
+    """It puts X-Forwarded-Host before its own path, which is not ours."""
+
+    async def handle(wire: Wire, head: Head) -> None:
+        name = head.get(b"x-forwarded-host")
+        assert name is not None
+        await wire.send(answer(text(f"http://{name.decode()}/pacs"), JSON))
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        _, body = await p.ask(request("GET", STUDIES))
+    assert f'["{PUBLIC}/studies/1"]'.encode() in body
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        (FRAME, JSON),
+        (BULK, JSON),
+        (STUDIES, b"Content-Type: application/dicom"),
+        (STUDIES, JSON + b"\r\nContent-Encoding: br"),
+    ],
+)
+async def test_other_bodies_pass_byte_for_byte(target: str, headers: bytes) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        url = f"http://{head.get(b'host').decode()}/pacs"  # type: ignore[union-attr]
+        await wire.send(answer(text(url), *headers.split(b"\r\n"), b'ETag: "a"'))
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request("GET", target))
+    assert body == text(a.url)
+    assert head.get(b"etag") == b'"a"'
+    assert head.get(b"content-length") == str(len(body)).encode()
+
+
+@pytest.mark.parametrize("lines", [[], [GZIP]])
+async def test_where_the_archive_splits_its_answer_is_all_one(lines: list[str]) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        url = f"http://{head.get(b'host').decode()}/pacs"  # type: ignore[union-attr]
+        await wire.send(CHUNKED + JSON + b"\r\n\r\n")
+        for byte in text(url, times=3):
+            await wire.send(chunk(bytes([byte])))
+            await asyncio.sleep(0)
+        await wire.send(b"0\r\n\r\n")
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request("GET", STUDIES, *lines))
+    if lines:
+        assert head.get(b"content-encoding") == b"gzip"
+        body = gzip.decompress(body)
+    assert body == rewritten(text(a.url, times=3), a.url)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_text_goes_out_compressed(method: str) -> None:
+    content = text("http://foreign.example", times=50)
+
+    async def handle(wire: Wire, head: Head) -> None:
+        body = content if head.first_line.startswith(b"GET") else b""
+        whole = answer(content, JSON, b"Vary: Accept")
+        await wire.send(whole[: len(whole) - len(content)] + body)
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request(method, STUDIES, GZIP))
+        plain, rest = await p.ask(request(method, STUDIES))
+    assert head.get(b"content-encoding") == b"gzip"
+    assert head.get(b"content-length") is None
+    assert plain.get(b"content-encoding") is None
+    assert head.get(b"vary") == plain.get(b"vary") == b"Accept, Accept-Encoding, Origin"
+    if method == "GET":
+        assert gzip.decompress(body) == rest == content
+
+
+@pytest.mark.parametrize("content", [b"a" * 3000, b'[{"00081190":{"vr":"UR","Value":["' * 100])
+async def test_the_first_bytes_wait_for_no_others(content: bytes) -> None:
+    """Of what could be the beginning of a URL some is held back, and only that."""
+    go_on = asyncio.Event()
+
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(CHUNKED + JSON + b"\r\n\r\n" + chunk(content))
+        await go_on.wait()
+        await wire.send(chunk(b"end") + b"0\r\n\r\n")
+
+    async with (
+        archive(handle) as a,
+        proxy(settings(a.url)) as p,
+        await p.connect() as client,
+    ):
+        await client.send(request("GET", STUDIES, GZIP))
+        await client.head()
+        decompressor = zlib.decompressobj(31)
+        received = b""
+        while len(received) < len(content) - 2048:
+            size = int(await client.reader.readline(), 16)
+            received += decompressor.decompress(await client.reader.readexactly(size))
+            await client.reader.readexactly(2)
+        go_on.set()
+        assert content.startswith(received)
+
+
+@pytest.mark.parametrize("lines", [[], [GZIP]])
+async def test_a_cut_stays_a_cut(lines: list[str]) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(CHUNKED + JSON + b"\r\n\r\n" + chunk(b"a" * 3000))
+        wire.writer.close()
+
+    async with (
+        archive(handle) as a,
+        proxy(settings(a.url)) as p,
+        await p.connect() as client,
+    ):
+        await client.send(request("GET", STUDIES, *lines))
+        await client.head()
+        rest = await client.reader.read()
+    assert not rest.endswith(b"0\r\n\r\n")
+
+
+async def test_a_304_keeps_the_etag_that_the_text_had() -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(b"", b'ETag: "a"', status=b"304 Not Modified", length=9))
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        head, _ = await p.ask(request("GET", STUDIES))
+    assert head.get(b"etag") == b'W/"a"'
+    assert head.get(b"content-length") is None
+    assert head.get(b"vary") == b"Accept-Encoding, Origin"
+
+
+async def test_an_archive_that_compresses_all_the_same_is_named_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(gzip.compress(b"[]"), JSON, b"Content-Encoding: gzip"))
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        for _ in range(2):
+            _, body = await p.ask(request("GET", STUDIES, GZIP))
+            assert gzip.decompress(body) == b"[]"
+    assert caplog.text.count("asked not to") == 1
