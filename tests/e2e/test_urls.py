@@ -31,7 +31,7 @@ IN_XML = re.compile(
 )
 
 
-@pytest.fixture(scope="module", params=NAMED.values(), ids=NAMED)
+@pytest.fixture(scope="module", params=list(NAMED.values()), ids=list(NAMED))
 def proxy(
     request: pytest.FixtureRequest, site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxy]:
