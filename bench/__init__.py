@@ -1,0 +1,1 @@
+"""Speed and memory of this proxy beside others; see `docs/bench.md`."""
