@@ -35,13 +35,12 @@ def is_compressible(status: int, headers: Iterable[Header]) -> bool:
     That is JSON or XML, or multipart/related of these, longer than a packet, without a
     Content-Encoding, not a range (206), and without `no-transform` (RFC 9111 §5.2.2.6).
     """
-    if status in (204, 206, 304):
-        return False
     fields = {name.lower(): value for name, value in headers}
+    if status in (204, 206, 304) or not _TEXT.match(fields.get(b"content-type", b"")):
+        return False
     length = fields.get(b"content-length", b"")
     return (
-        _TEXT.match(fields.get(b"content-type", b"")) is not None
-        and fields.get(b"content-encoding", b"identity").lower() == b"identity"
+        fields.get(b"content-encoding", b"identity").lower() == b"identity"
         and not (length.isdigit() and int(length) < _LEAST_BYTES)
         and b"no-transform" not in fields.get(b"cache-control", b"").lower()
     )

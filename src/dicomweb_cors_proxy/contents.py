@@ -40,6 +40,8 @@ _PUBLIC_URLS = 64
 # What would have the archive send something else than the whole text.
 _PARTIAL = frozenset({b"accept-encoding", b"if-range", b"range"})
 
+_VARY = (b"Accept-Encoding",)
+
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PREFIX = re.compile(rb"(?:/[0-9A-Za-z._~!$&'()*+,;=:@%-]+)+")
 
@@ -90,12 +92,12 @@ class Contents:
                 elif status == 200:
                     self._warn_of_coding(headers)
         if self._compress and is_compressible(status, headers):
-            headers = merge_vary(headers, [b"Accept-Encoding"])
+            headers = merge_vary(headers, _VARY)
             if accepts_gzip(_value(scope["headers"], b"accept-encoding")):
                 headers = compressed_headers(changed_body_headers(headers))
                 body = _Chain(body, Gzip()) if body else Gzip()
         elif self._compress and holds_urls and status == 304:
-            headers = merge_vary(headers, [b"Accept-Encoding"])
+            headers = merge_vary(headers, _VARY)
         return headers, None if scope["method"] == "HEAD" else body
 
     def _rewriter_for(self, scope: Scope) -> URLRewriter:

@@ -81,13 +81,15 @@ def without_cors(headers: Iterable[Header]) -> list[Header]:
     return [header for header in headers if not header[0].lower().startswith(b"access-control-")]
 
 
-def merge_vary(headers: Sequence[Header], names: Iterable[bytes]) -> list[Header]:
+def merge_vary(headers: Sequence[Header], names: Sequence[bytes]) -> list[Header]:
     """Return `headers` with a Vary that covers `names`.
 
     Names that are there already, in any case, are not repeated; `Vary: *` covers all of them.
     Source: RFC 9110 §12.5.5.
     """
     merged = list(headers)
+    if not names:
+        return merged
     present = _members(merged, b"vary")
     missing = [name for name in names if name.lower() not in present]
     if not missing or b"*" in present:
@@ -245,12 +247,8 @@ def with_max_forwards(headers: Iterable[Header], number: int) -> list[Header]:
 
 def _members(headers: Iterable[Header], field: bytes) -> set[bytes]:
     """Return the members of a field that is a list of tokens, in lower case."""
-    return {
-        member.strip(b" \t").lower()
-        for name, value in headers
-        if name.lower() == field
-        for member in value.split(b",")
-    }
+    values = [value for name, value in headers if name.lower() == field]
+    return {member.strip(b" \t").lower() for value in values for member in value.split(b",")}
 
 
 _COMMENT_EDGES: Final = re.compile(rb"\\.|[()]", re.DOTALL)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from functools import lru_cache
+from random import getrandbits
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,12 @@ from dicomweb_cors_proxy.inbound import Inbound, Screen
 from dicomweb_cors_proxy.logs import OTHER, REQUEST, UNMATCHED, Record, place, request_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from dicomweb_cors_proxy.cors import CORS
-    from dicomweb_cors_proxy.headers import TrustedProxies
+    from dicomweb_cors_proxy.headers import Header, TrustedProxies
     from dicomweb_cors_proxy.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 if not record.cors.startswith("preflight"):
-                    message = _identified(message, record)
+                    message["headers"] = _identified(message["headers"], record)
                 await send(message)
                 return
             await send(message)
@@ -117,7 +117,7 @@ class AccessLog:
             peer = client_address(scope["headers"], peer=peer, trusted=self._trusted_proxies)
         return Record(
             method=method if method in _METHODS else OTHER,
-            request_id=identity or os.urandom(16).hex(),
+            request_id=identity or f"{getrandbits(128):032x}",
             client=peer,
         )
 
@@ -136,11 +136,11 @@ class AccessLog:
         record.log(logger, level)
 
 
-def _identified(message: Message, record: Record) -> Message:
+def _identified(headers: Iterable[Header], record: Record) -> list[Header]:
     """The head of an answer with our request id, and without another."""
-    headers = [header for header in message["headers"] if header[0] != b"x-request-id"]
-    headers.append((b"x-request-id", record.request_id.encode("ascii")))
-    return {**message, "headers": headers}
+    identified = [header for header in headers if header[0] != b"x-request-id"]
+    identified.append((b"x-request-id", record.request_id.encode("ascii")))
+    return identified
 
 
 def _request_id(scope: Scope) -> str | None:
@@ -181,13 +181,13 @@ class CORSMiddleware:
         record.cors = decision.outcome
         started = False
 
-        async def send_with_cors(message: Message) -> None:
+        def send_with_cors(message: Message) -> Awaitable[None]:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
                 headers = [*message["headers"], *decision.headers]
-                message = {**message, "headers": merge_vary(headers, decision.vary)}
-            await send(message)
+                message["headers"] = merge_vary(headers, decision.vary)
+            return send(message)
 
         try:
             try:

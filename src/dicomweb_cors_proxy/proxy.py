@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 Header = tuple[bytes, bytes]
 
-_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_NAMES = re.compile(
+    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*)?"
+)  # one a line
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -301,9 +303,9 @@ def _refuse_unsendable(status: int, headers: list[Header]) -> None:
     """A 502 for a head that no HTTP server could send on, or that would split the answer."""
     if not 200 <= status <= 599:
         detail = "The archive answered with a status outside 200 to 599."
-    elif not all(_FIELD_NAME.fullmatch(name) for name, _ in headers) or _FORBIDDEN_IN_VALUE.search(
-        b"".join([value for _, value in headers])
-    ):
+    elif not _FIELD_NAMES.fullmatch(
+        b"\n".join([name for name, _ in headers])
+    ) or _FORBIDDEN_IN_VALUE.search(b"".join([value for _, value in headers])):
         detail = "The archive answered with control characters in a header."
     else:
         return
