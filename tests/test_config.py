@@ -567,7 +567,6 @@ def test_all_problems_are_told_at_once() -> None:
         ("cors.allowOrigins", "did you mean cors.allow_origins?"),
         ("server.base-path", "did you mean server.base_path?"),
         ("public-url", "did you mean public_url?"),
-        ("server.workers", "the README lists all keys"),
         ("proxy", "the README lists all keys"),
     ],
 )
@@ -695,6 +694,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "server.port": 0,
         "server.base_path": "/",
         "server.allowed_hosts": ["[::1]:8080", "pacs.example"],
+        "server.workers": 2,
         "server.tls_cert_file": pem["other.pem"],
         "server.tls_key_file": pem["other.key"],
         "server.trusted_proxies": ["10.0.0.0/8", "fd00::1"],
@@ -708,6 +708,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "server.body_timeout": 1.5,
         "server.write_timeout": 1.5,
         "server.keepalive_timeout": 1.5,
+        "server.drain_delay": 1.5,
         "server.shutdown_timeout": 0,
         "logging.level": "error",
         "logging.format": "json",

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -17,48 +13,21 @@ from dicomweb_cors_proxy.systemd import READY, notify
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.sockets import settings
+from tests.support.systemd import Manager, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from starlette.types import Receive, Scope, Send
 
 ARCHIVE = f"http://{LOOPBACK}:9/dicom-web"
 
 
-class Manager:
-    """The service manager's end of the protocol."""
-
-    def __init__(self, address: str, listener: socket.socket) -> None:
-        self.address = address
-        self._socket = listener
-
-    def next(self) -> str:
-        """Wait for a message."""
-        self._socket.settimeout(30)
-        return self._socket.recv(4096).decode()
-
-    def pending(self) -> list[str]:
-        """The messages that are there by now."""
-        self._socket.setblocking(False)
-        messages = []
-        try:
-            while True:
-                messages.append(self._socket.recv(4096).decode())
-        except BlockingIOError:
-            return messages
-
-
 @pytest.fixture
 def manager(request: pytest.FixtureRequest) -> Iterator[Manager]:
-    with (
-        TemporaryDirectory() as folder,  # a socket's path has to be shorter than pytest's are
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener,
-    ):
-        is_path = getattr(request, "param", "path") == "path"
-        name = str(Path(folder, "notify") if is_path else uuid4())
-        listener.bind(name if is_path else f"\0{name}")
-        yield Manager(name if is_path else f"@{name}", listener)
+    with listening(is_path=getattr(request, "param", "path") == "path") as there:
+        yield there
 
 
 @contextmanager
@@ -71,16 +40,19 @@ def serve(manager: Manager, port: int, *flags: str) -> Iterator[Child]:
         yield child
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("manager", ["path", "abstract"], indirect=True)
-def test_serve_tells_when_it_serves_and_when_it_stops(manager: Manager) -> None:
+def test_serve_tells_when_it_serves_and_when_it_stops(manager: Manager, workers: str) -> None:
     port = free_port()
-    with serve(manager, port, "--allow-origin", "https://viewer.example") as child:
+    flags = ("--allow-origin", "https://viewer.example", "--workers", workers)
+    with serve(manager, port, *flags) as child:
         assert manager.next() == "READY=1", child.output
         answer = httpx.get(f"http://{LOOPBACK}:{port}/healthz", trust_env=False)
         assert answer.status_code == 200
         assert manager.pending() == []
         child.terminate()
-        assert manager.next() == "STOPPING=1"
+        # 30 s for running answers, 1 to cut them, 5 more.
+        assert manager.next() == "STOPPING=1\nEXTEND_TIMEOUT_USEC=36000000"
         assert child.wait() == 0
     assert manager.pending() == []
 
@@ -117,7 +89,9 @@ async def test_not_ready_before_the_application_is(
     server.should_exit = True
     await server.serve(bind(LOOPBACK, 0))
     assert during_startup == [[]]
-    assert manager.pending() == ["READY=1", "STOPPING=1"]
+    ready, stopping = manager.pending()
+    assert ready == "READY=1"
+    assert stopping.startswith("STOPPING=1\n")
 
 
 @pytest.mark.parametrize("address", [None, "", "vsock:2:1234", "notify"])

@@ -19,11 +19,13 @@ STARTUP_FAILED = 3
 ONLY_SERVE = (
     "server.host",
     "server.port",
+    "server.workers",
     "server.tls_cert_file",
     "server.tls_key_file",
     "server.header_timeout",
     "server.write_timeout",
     "server.keepalive_timeout",
+    "server.drain_delay",
     "server.shutdown_timeout",
 )
 

@@ -70,6 +70,7 @@ from dicomweb_cors_proxy.config_values import (
     Token,
     TokenSecret,
     UserName,
+    Workers,
     key_fault,
     own_origin,
     shown,
@@ -393,6 +394,9 @@ class ServerSettings(_Group):
         (),
         description="Host values served, with their port; others get 421 (rebinding); empty: any.",
     )
+    workers: Workers = Field(
+        1, description="Processes that serve; limits such as max_connections hold for each."
+    )
     tls_cert_file: CertificateFile | None = Field(
         None,
         description="Certificate chain that the proxy shows to clients, PEM; unset: plain http.",
@@ -431,6 +435,10 @@ class ServerSettings(_Group):
     keepalive_timeout: Seconds = Field(
         75,
         description="Seconds that idle connections stay open; more than a load balancer's.",
+    )
+    drain_delay: Grace = Field(
+        0,
+        description="Seconds between /readyz turning 503 after SIGTERM and the listener closing.",
     )
     shutdown_timeout: Grace = Field(
         30, description="Seconds that running answers get after SIGTERM."

@@ -41,8 +41,10 @@ __all__ = [
     "Token",
     "TokenSecret",
     "UserName",
+    "Workers",
     "key_fault",
     "own_origin",
+    "pair_fault",
     "shown",
 ]
 
@@ -89,6 +91,7 @@ def _number(kind: str, low: float, high: float) -> WrapValidator:
 
 Port = Annotated[int, _number("whole number", 0, 65535)]
 Count = Annotated[int, _number("whole number", 1, 1_000_000)]
+Workers = Annotated[int, _number("whole number", 1, 256)]
 HeadLimit = Annotated[int, _number("number of bytes", 64, 16 * 2**20)]
 BodyLimit = Annotated[int, _number("number of bytes", 0, 2**50)]
 Seconds = Annotated[float, _number("number of seconds", 0.001, 86400)]
@@ -344,3 +347,14 @@ def key_fault(certificate: Path, key: Path) -> str | None:
             return f"is not the key of {shown(certificate)}"
         return "holds no private key in PEM form"
     return None
+
+
+def pair_fault(certificate: Path, key: Path) -> str | None:
+    """Say why a certificate and its key can't be used; None if they can."""
+    try:
+        _certificate_file(certificate)
+        _readable_file(key)
+    except ValueError as error:
+        return str(error)
+    fault = key_fault(certificate, key)
+    return fault and f"{shown(key)} {fault}"

@@ -11,7 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    values,
+)
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.logs import Record
 
-__all__ = ["CONTENT_TYPE", "REFRESH", "Metrics", "worker_ended"]
+__all__ = ["CONTENT_TYPE", "REFRESH", "Metrics", "share", "worker_ended"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -171,6 +178,13 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def share(directory: str) -> None:
+    """Let every `Metrics` made from now on add up in `directory`, over this process's children."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    # prometheus_client has looked for the variable when it was imported.
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def worker_ended(pid: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from dicomweb_cors_proxy.certificates import Certificates
 from dicomweb_cors_proxy.http1 import Protocol
-from dicomweb_cors_proxy.systemd import READY, STOPPING, notify
+from dicomweb_cors_proxy.systemd import READY, notify, stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import ssl
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
 
     from starlette.types import ASGIApp
 
@@ -35,15 +39,36 @@ TICK = 0.05
 # Seconds for cancelled answers to cut their connections.
 CUT = 1.0
 
+# Seconds beyond all that an end may take, before a process is taken to hang.
+MARGIN = 5.0
+
 # `localhost` may resolve to ::1 where there is no IPv6.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
-class Config(uvicorn.Config):
-    """uvicorn's configuration, made from ours alone: none of its environment variables count."""
+def longest_end(settings: ServerSettings) -> float:
+    """Seconds from a signal until the process is gone, at the most."""
+    return settings.drain_delay + settings.shutdown_timeout + CUT + MARGIN
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+
+class Config(uvicorn.Config):
+    """uvicorn's configuration, made from ours alone: none of its environment variables count.
+
+    Args:
+        app: what answers.
+        settings: how clients reach it.
+        certificates: shown to clients; default: as the settings say, for as long as it runs.
+    """
+
+    ssl: ssl.SSLContext | None
+
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, certificates: Certificates | None = None
+    ) -> None:
         self.limits = settings
+        if certificates is None and settings.tls_cert_file and settings.tls_key_file:
+            certificates = Certificates(settings.tls_cert_file, settings.tls_key_file)
+        self._certificates = certificates
         super().__init__(
             app,
             http=Protocol,
@@ -55,31 +80,80 @@ class Config(uvicorn.Config):
             proxy_headers=False,
             forwarded_allow_ips="",
             workers=1,
-            ssl_certfile=settings.tls_cert_file,
-            ssl_keyfile=settings.tls_key_file,
         )
+
+    def load(self) -> None:
+        super().load()
+        if self._certificates is not None:
+            self.ssl = self._certificates.context
 
 
 class Server(uvicorn.Server):
     """uvicorn's server, which ends with exit status 0 when it is told to stop.
 
-    `ready` is set once connections are accepted and a signal ends the server in order.
+    Args:
+        config: what it serves, and how.
+        on_stop: called once the end begins, while connections are still accepted.
+        on_reload: called for SIGHUP; default: that ends the process, as it ends others.
+
+    Attributes:
+        ready: set once connections are accepted and a signal ends the server in order.
     """
 
     config: Config
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        on_stop: Callable[[], None] | None = None,
+        on_reload: Callable[[], None] | None = None,
+    ) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self._on_stop = on_stop
+        self._on_reload = on_reload
+        self._drain_delay = config.limits.drain_delay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
         notify(READY)
 
+    def stop(self, *, drain: bool = True) -> None:
+        """Begin the end; called again, end the present part of it: the delay, or the answers.
+
+        Without `drain` nobody is waited for who could still send requests here.
+        """
+        if not drain:
+            self._drain_delay = 0
+        if self.should_exit:
+            self.force_exit = True
+        else:
+            self.should_exit = True
+            if self._on_stop is not None:
+                self._on_stop()
+
+    async def _drain(self) -> None:
+        """Serve on, for those who have yet to learn that they shouldn't come here."""
+        if self._on_stop is not None:
+            self._on_stop()
+        if not self._drain_delay:
+            return
+        logger.info("draining: requests are taken for another %g s", self._drain_delay)
+        time = asyncio.get_running_loop().time
+        begun = time()
+        while time() < begun + self._drain_delay and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(TICK)
+        self.force_exit = False
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let running answers finish for `shutdown_timeout`, then cut what is left of them."""
-        notify(STOPPING)
+        """Let running answers finish for `shutdown_timeout`, then cut what is left of them.
+
+        Before that, requests are still taken for `drain_delay`.
+        """
+        notify(stopping(longest_end(self.config.limits)))
+        await self._drain()
         for server in self.servers:
             server.close()
         for listener in sockets or ():
@@ -106,13 +180,43 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        handled = (signal.SIGINT, signal.SIGTERM)
-        previous = {number: signal.signal(number, self.handle_exit) for number in handled}
-        try:
+        with handling_signals(self.stop, self._on_reload):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+
+
+@contextmanager
+def handling_signals(
+    on_stop: Callable[[], None], on_reload: Callable[[], None] | None
+) -> Iterator[None]:
+    """While the block lasts, SIGTERM and SIGINT stop the process, SIGHUP reloads it.
+
+    A terminal that is closed sends SIGHUP too, and stops what was started from it.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(
+        (signal.SIGINT, signal.SIGTERM), lambda _, __: on_stop()
+    )
+    if on_reload is not None and hasattr(signal, "SIGHUP"):
+        reload = on_reload  # as mypy sees it
+        is_attached = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+
+        def on_hangup(_: int, __: FrameType | None) -> None:
+            (on_stop if is_attached and not _has_terminal() else reload)()
+
+        handlers[signal.SIGHUP] = on_hangup
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def lift_descriptor_limit() -> None:

@@ -5,18 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from typing import Final
 
-__all__ = ["READY", "STOPPING", "notify"]
+__all__ = ["READY", "notify", "reloading", "stopping"]
 
 logger = logging.getLogger(__name__)
 
 READY: Final = "READY=1"
-STOPPING: Final = "STOPPING=1"
+
+
+def reloading() -> str:
+    """The configuration is being read again; `READY` ends it."""
+    return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
+def stopping(seconds: float) -> str:
+    """The end has begun, and may take so many seconds, be `TimeoutStopSec` shorter."""
+    return f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}"
 
 
 def notify(state: str) -> None:
-    """Tell the service manager that this process is `READY` or `STOPPING`.
+    """Tell the service manager what this process does: `READY`, `reloading()`, `stopping(…)`.
 
     Does nothing unless `$NOTIFY_SOCKET` names a Unix socket, by its path or, after an `@`, in the
     abstract namespace. A manager that can't be told is no reason to stop: it is logged.
@@ -31,4 +41,8 @@ def notify(state: str) -> None:
             manager.connect(address)
             manager.sendall(state.encode("ascii"))
     except OSError as error:
-        logger.warning("$NOTIFY_SOCKET can't be told %s: %s", state, error.strerror or error)
+        logger.warning(
+            "$NOTIFY_SOCKET can't be told %s: %s",
+            state.partition("\n")[0],
+            error.strerror or error,
+        )

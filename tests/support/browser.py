@@ -16,6 +16,7 @@ from tests.support.servers import LOOPBACK, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
+    from ssl import SSLContext
 
     from playwright.async_api import Browser, CDPSession, Page
 
@@ -46,16 +47,17 @@ class _Pages(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def site() -> Iterator[Site]:
-    with serving(functools.partial(_Pages, directory=PAGES)) as port:
+def site(tls: SSLContext | None = None) -> Iterator[Site]:
+    with serving(functools.partial(_Pages, directory=PAGES), tls) as port:
         yield Site(port)
 
 
 @asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
+async def chromium(*flags: str) -> AsyncIterator[Browser]:
+    arguments = (*FLAGS, *flags)
     async with (
         async_playwright() as playwright,
-        await playwright.chromium.launch(executable_path=EXECUTABLE, args=FLAGS) as browser,
+        await playwright.chromium.launch(executable_path=EXECUTABLE, args=arguments) as browser,
     ):
         yield browser
 

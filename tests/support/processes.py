@@ -24,6 +24,7 @@ class Child:
         *,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.command = command
         self.output = ""
@@ -33,7 +34,7 @@ class Child:
             command,
             env=env,
             pass_fds=pass_fds,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
@@ -41,6 +42,11 @@ class Child:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody is left who could write to the output, children of its own included."""
+        return self._ended
 
     @property
     def pid(self) -> int:

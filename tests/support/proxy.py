@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A running proxy: `root` is its origin, `url` its DICOMweb root."""
+    """A running proxy: `root` is its origin, `url` its DICOMweb root, `file` its settings."""
 
     child: Child
     root: str
     url: str
+    file: Path
 
 
 def fronting(archive: str, origin: str, **upstream: object) -> dict[str, dict[str, Any]]:
@@ -53,7 +54,7 @@ def serving(
     }
     with Child([*command, "--port", "0", *flags], env=inherited | dict(env or {})) as child:
         root, base_path = child.wait_for(r"\bat +(https?://[^/\s]+)(/\S*)").groups()
-        httpx.get(f"{root}/healthz", trust_env=False).raise_for_status()
-        yield Proxy(child, root, root + base_path.rstrip("/"))
+        httpx.get(f"{root}/healthz", verify=False, trust_env=False).raise_for_status()
+        yield Proxy(child, root, root + base_path.rstrip("/"), file)
         child.terminate()
         assert child.wait() == 0, child.output

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from email.message import Message
+    from ssl import SSLContext
 
 LOOPBACK = "127.0.0.1"
 
@@ -23,9 +24,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[int]:
+def serving(
+    handler: Callable[..., BaseHTTPRequestHandler], tls: SSLContext | None = None
+) -> Iterator[int]:
     """Serve with `handler` from threads; yields the port."""
     with ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from dicomweb_cors_proxy.config import ConfigurationError, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from dicomweb_cors_proxy.config import Settings
 
@@ -34,13 +34,20 @@ def setting_option(flag: str, key: str, **attributes: Any) -> Callable[[Any], An
 def settings_or_exit(config_file: Path | None, **flags: Any) -> Settings:  # noqa: ANN401
     """Load the configuration, or list all its problems and exit with status 2."""
     try:
-        return load(
-            config_file=config_file,
-            flags={name.replace("__", "."): value for name, value in flags.items()},
-        )
+        return load(config_file=config_file, flags=by_key(flags))
     except ConfigurationError as error:
-        count = len(error.problems)
-        click.echo(f"{count} problem{'s' * (count > 1)} in the configuration:", err=True)
-        for problem in error.problems:
-            click.echo(f"  - {problem}", err=True)
-        sys.exit(CONFIGURATION)
+        refuse(error)
+
+
+def by_key(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of flags that set a key, as `load` takes them."""
+    return {name.replace("__", "."): value for name, value in flags.items()}
+
+
+def refuse(error: ConfigurationError) -> NoReturn:
+    """List all that is wrong and exit with status 2."""
+    count = len(error.problems)
+    click.echo(f"{count} problem{'s' * (count > 1)} in the configuration:", err=True)
+    for problem in error.problems:
+        click.echo(f"  - {problem}", err=True)
+    sys.exit(CONFIGURATION)

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import httpx
 
+from dicomweb_cors_proxy.cli.configuration import by_key
 from dicomweb_cors_proxy.cli.demo import demo
 from dicomweb_cors_proxy.cli.serve import serve
 from dicomweb_cors_proxy.config import ConfigurationError, load
@@ -48,11 +49,10 @@ def _origin(arguments: list[str]) -> str:
         flags = demo.make_context("demo", arguments[1:]).params
         return _url("http", flags["host"], flags["port"] + 1)
     flags = serve.make_context("serve", arguments[1:]).params
-    server = load(
-        config_file=flags.pop("config_file"),
-        flags={name.replace("__", "."): value for name, value in flags.items()},
-    ).server
-    return _url("https" if server.tls_cert_file else "http", server.host, server.port)
+    is_self_signed = flags.pop("tls_self_signed")
+    server = load(config_file=flags.pop("config_file"), flags=by_key(flags)).server
+    is_tls = is_self_signed or server.tls_cert_file is not None
+    return _url("https" if is_tls else "http", server.host, server.port)
 
 
 def _url(scheme: str, host: str, port: int) -> str:

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from dicomweb_cors_proxy.app import create_app
+from dicomweb_cors_proxy.certificates import POLL, Certificates, self_signed, state_directory
 from dicomweb_cors_proxy.cli.configuration import (
+    by_key,
     config_option,
+    refuse,
     setting_option,
-    settings_or_exit,
 )
-from dicomweb_cors_proxy.logs import configure
+from dicomweb_cors_proxy.config import ConfigurationError, load
+from dicomweb_cors_proxy.config_sources import Problem
+from dicomweb_cors_proxy.logs import configure, place
+from dicomweb_cors_proxy.memory import settle, tune_allocator
+from dicomweb_cors_proxy.reloading import Configuration
 from dicomweb_cors_proxy.server import Config, Server, bind, lift_descriptor_limit
+from dicomweb_cors_proxy.systemd import READY, notify, reloading
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Mapping
+    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from dicomweb_cors_proxy.config import Settings
 
 logger = logging.getLogger(__name__)
+
+FAILED = 1
+
+SELF_SIGNED = "--tls-self-signed"
 
 
 @click.command()
@@ -41,32 +55,222 @@ logger = logging.getLogger(__name__)
 )
 @setting_option("--host", "server.host", metavar="HOST", help="Address to listen on.")
 @setting_option("--port", "server.port", metavar="PORT", help="Port to listen on.")
+@setting_option("--workers", "server.workers", metavar="N", help="Processes that serve.")
 @setting_option("--tls-cert", "server.tls_cert_file", metavar="FILE", help="Certificate, PEM.")
 @setting_option("--tls-key", "server.tls_key_file", metavar="FILE", help="Its private key, PEM.")
-def serve(config_file: Path | None, **flags: Any) -> None:  # noqa: ANN401
-    """Run the proxy until SIGTERM or SIGINT.
+@click.option(
+    SELF_SIGNED,
+    is_flag=True,
+    help="For trying out: serve over TLS with a certificate made here, and kept.",
+)
+def serve(config_file: Path | None, *, tls_self_signed: bool, **flags: Any) -> None:  # noqa: ANN401
+    """Run the proxy until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 
-    Exit status: 0 when told to stop, 1 if it can't listen, 2 for a configuration problem.
+    Exit status: 0 when told to stop, 1 if it can't listen or run, 2 for a configuration problem.
     """
-    settings = settings_or_exit(config_file, **flags)
-
-    configure(settings.logging.level, settings.logging.format)
-    lift_descriptor_limit()
-    host, port = settings.server.host, settings.server.port
+    source = Source(config_file, by_key(flags), is_self_signed=tls_self_signed)
     try:
-        sockets = bind(host, port)
+        settings = source.load()
+    except ConfigurationError as error:
+        refuse(error)
+    server = settings.server
+    configure(settings.logging.level, settings.logging.format)
+    tune_allocator()
+    lift_descriptor_limit()
+    try:
+        sockets = bind(server.host, server.port)
     except OSError as error:
-        click.echo(
-            f"cannot listen on {host} port {port} (server.host, server.port): "
-            f"{str(error.strerror).partition(' (')[0]}; choose another with --host or --port",
-            err=True,
+        _fail(
+            f"cannot listen on {server.host} port {server.port} (server.host, server.port): "
+            f"{str(error.strerror).partition(' (')[0]}; choose another with --host or --port"
         )
-        sys.exit(1)
-    server = Server(Config(create_app(settings), settings.server))
-    lines = greeting(settings, sockets[0].getsockname()[1])
+    certificates = None
+    if server.tls_cert_file is not None and server.tls_key_file is not None:
+        certificates = Certificates(server.tls_cert_file, server.tls_key_file)
+    lines = greeting(settings, sockets[0].getsockname()[1], source.fingerprint)
     tell = _log if settings.logging.format == "json" else partial(click.echo, err=True)
-    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, sockets, lambda: tell("\n".join(lines))))
+    on_ready = partial(tell, "\n".join(lines))
+    configuration = Configuration(settings, source.load)
+    if server.workers == 1:
+        _serve_alone(configuration, sockets, certificates, on_ready)
+    else:
+        sys.exit(_supervise(configuration, sockets, certificates, on_ready))
+
+
+def _fail(sentence: str) -> NoReturn:
+    click.echo(sentence, err=True)
+    sys.exit(FAILED)
+
+
+class Source:
+    """Where `serve` has its settings from, each time it reads them.
+
+    Attributes:
+        fingerprint: SHA-256 of the self-signed certificate, "" without one.
+    """
+
+    def __init__(
+        self, config_file: Path | None, flags: Mapping[str, Any], *, is_self_signed: bool
+    ) -> None:
+        self._config_file = config_file
+        self._flags = flags
+        self._is_self_signed = is_self_signed
+        self.fingerprint = ""
+
+    def load(self) -> Settings:
+        """Raises ConfigurationError."""
+        flags = dict(self._flags)
+        if self._is_self_signed:
+            for key, flag in (
+                ("server.tls_cert_file", "--tls-cert"),
+                ("server.tls_key_file", "--tls-key"),
+            ):
+                if flags.pop(key) is not None:
+                    reason = f"is given together with {flag}; keep one of the two"
+                    raise ConfigurationError([Problem(SELF_SIGNED, reason)])
+        settings = load(config_file=self._config_file, flags=flags)
+        if settings.server.workers > 1 and not hasattr(os, "fork"):
+            reason = "can only be 1 on this system; run several proxies instead"
+            raise ConfigurationError([Problem("server.workers", reason)])
+        if not self._is_self_signed:
+            return settings
+        folder = None
+        try:
+            folder = state_directory(os.environ)
+            file, self.fingerprint = self_signed(settings.server.host, folder)
+        except OSError as error:
+            reason = (
+                f"can't keep its certificate{f' in {folder}' if folder else ''} "
+                f"({error.strerror}); set STATE_DIRECTORY to a folder that the proxy may write"
+            )
+            raise ConfigurationError([Problem(SELF_SIGNED, reason)]) from None
+        own = {"server.tls_cert_file": file, "server.tls_key_file": file}
+        return load(config_file=self._config_file, flags=flags | own)
+
+
+class Process:
+    """One process that serves, alone or as a worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        certificates: Certificates | None,
+        on_reload: Callable[[], None] | None = None,
+    ) -> None:
+        self._app = create_app(settings)
+        self._certificates = certificates
+        self.server = Server(
+            Config(self._app, settings.server, certificates),
+            on_stop=self._stop,
+            on_reload=on_reload,
+        )
+
+    def _stop(self) -> None:
+        self._app.draining = True
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run in an event loop of the fastest kind there is."""
+        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
+            runner.run(main)
+
+    async def apply(self, settings: Settings) -> None:
+        """Go by these settings from the next request on."""
+        configure(settings.logging.level, settings.logging.format)
+        if self._certificates is not None:
+            self._certificates.follow(settings.server)
+        try:
+            await self._app.reload(settings)
+        except Exception as error:  # noqa: BLE001  (a file that is gone by now, or a bug)
+            logger.error("not reloaded: %s", place(error))  # noqa: TRY400
+
+
+def _serve_alone(
+    configuration: Configuration,
+    sockets: list[socket.socket],
+    certificates: Certificates | None,
+    on_ready: Callable[[], None],
+) -> None:
+    hangup = asyncio.Event()
+
+    async def reload() -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            notify(reloading())
+            settings = await asyncio.to_thread(configuration.reload)
+            if settings is not None:
+                await process.apply(settings)
+            notify(READY)
+
+    async def renew(certificates: Certificates) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            certificates.poll()
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(process.server.serve(sockets))
+            await process.server.ready.wait()
+            settle()
+            on_ready()
+            chores = [group.create_task(reload())]
+            if certificates is not None:
+                chores.append(group.create_task(renew(certificates)))
+            await serving
+            for chore in chores:
+                chore.cancel()
+
+    process = Process(configuration.settings, certificates, on_reload=hangup.set)
+    process.run(main())
+
+
+def _supervise(
+    configuration: Configuration,
+    sockets: list[socket.socket],
+    certificates: Certificates | None,
+    on_ready: Callable[[], None],
+) -> int:
+    # They are of no use to a process that serves alone, and take time to import.
+    from dicomweb_cors_proxy.workers import (  # noqa: PLC0415
+        RENEWED,
+        Supervisor,
+        shared_metrics,
+        tethered,
+    )
+
+    def work(settings: Settings, connection: Connection[Any, Any]) -> None:
+        process = Process(settings, certificates)
+
+        async def apply(message: Settings | str) -> None:
+            if isinstance(message, str):
+                if message == RENEWED and certificates is not None:
+                    certificates.renew()
+            else:
+                await process.apply(message)
+
+        async def main() -> None:
+            async with asyncio.TaskGroup() as group:
+                serving = group.create_task(process.server.serve(sockets))
+                await process.server.ready.wait()
+                settle()
+                with tethered(connection, process.server, apply):
+                    await serving
+
+        process.run(main())
+
+    with ExitStack() as sharing:
+        try:
+            sharing.enter_context(shared_metrics())
+        except OSError as error:
+            _fail(
+                f"cannot add up the workers' metrics: {error.strerror}; "
+                "set PROMETHEUS_MULTIPROC_DIR to a folder that the proxy may write"
+            )
+        settle()
+        supervisor = Supervisor(
+            configuration, sockets, certificates=certificates, work=work, on_ready=on_ready
+        )
+        return supervisor.run()
 
 
 def _log(lines: str) -> None:
@@ -76,16 +280,7 @@ def _log(lines: str) -> None:
         logger.log(level, " ".join(line.split()))
 
 
-async def _serve(
-    server: Server, sockets: list[socket.socket], on_ready: Callable[[], None]
-) -> None:
-    async with asyncio.TaskGroup() as group:
-        group.create_task(server.serve(sockets))
-        await server.ready.wait()
-        on_ready()
-
-
-def greeting(settings: Settings, port: int) -> list[str]:
+def greeting(settings: Settings, port: int, fingerprint: str = "") -> list[str]:
     """What is fronted, who is let in, at which URL, and what to think twice about."""
     server = settings.server
     host = f"[{server.host}]" if ":" in server.host else server.host
@@ -104,7 +299,9 @@ def greeting(settings: Settings, port: int) -> list[str]:
         *_column("archive", archives),
         *_column("origins", [", ".join(origins)]),
         *_column("access", [settings.access.mode]),
+        *_column("workers", [str(server.workers)] if server.workers > 1 else []),
         *_column("at", [f"{scheme}://{host}:{port}{server.base_path}"]),
+        *_column("tls", [f"self-signed, SHA-256 {fingerprint}"] if fingerprint else []),
     ]
     return [*lines, *_column("warning", list(settings.warnings()))]
 

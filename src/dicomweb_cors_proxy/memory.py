@@ -1,0 +1,39 @@
+"""How the allocator and the garbage collector are set for a process that only streams."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import Final
+
+__all__ = ["settle", "tune_allocator"]
+
+# Parameters of mallopt(3), and bytes. By itself glibc gives a buffer's pages back to the kernel
+# after each read of the archive's, and takes them anew for the next.
+_MALLOPT: Final = {
+    -1: 64 * 2**20,  # M_TRIM_THRESHOLD
+    -2: 16 * 2**20,  # M_TOP_PAD
+    -3: 32 * 2**20,  # M_MMAP_THRESHOLD
+}
+
+
+def tune_allocator() -> None:
+    """Keep freed buffers for the next read; does nothing where the C library isn't glibc."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes  # noqa: PLC0415  (no other system needs it)
+
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        for parameter, value in _MALLOPT.items():
+            libc.mallopt(parameter, value)
+
+
+def settle() -> None:
+    """Tell the collector, once all is set up, that what there is now stays.
+
+    Requests leave few cycles behind: it looks for them a hundred times less often.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(70_000, 10, 10)

@@ -1,0 +1,363 @@
+"""Several processes that serve on the same sockets, and the one that looks after them.
+
+The workers are forked, so they start at once, share the memory of what is loaded, and can resume
+each other's TLS sessions. The supervisor serves nothing. It alone hears signals, reads the
+configuration and looks for renewed certificates; the workers are told over a pipe, whose end tells
+either side that the other one is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any, Final
+
+from dicomweb_cors_proxy.certificates import POLL
+from dicomweb_cors_proxy.logs import configure, place
+from dicomweb_cors_proxy.metrics import share, worker_ended
+from dicomweb_cors_proxy.server import handling_signals, longest_end
+from dicomweb_cors_proxy.systemd import READY, notify, reloading, stopping
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from multiprocessing.connection import Connection
+
+    from dicomweb_cors_proxy.certificates import Certificates
+    from dicomweb_cors_proxy.config import Settings
+    from dicomweb_cors_proxy.reloading import Configuration
+    from dicomweb_cors_proxy.server import Server
+
+__all__ = ["RENEWED", "Supervisor", "shared_metrics", "tethered"]
+
+logger = logging.getLogger(__name__)
+
+# What supervisor and worker tell each other, beside new settings.
+SERVING: Final = "serving"  # the worker: I am ready, or done with what you told me
+RENEWED: Final = "renewed"  # the supervisor: read the certificate again
+
+# Seconds before a worker that has ended is replaced: doubled for each that ended soon.
+FIRST_PAUSE: Final = 0.1
+LAST_PAUSE: Final = 30.0
+SOON: Final = 10.0
+
+# With no worker left, how often in a row one may end before it serves.
+ATTEMPTS: Final = 5
+
+
+# There even where the rest of a container is read-only; what is counted need not go to a disk.
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process; `answers` is how many times it has yet to say that it serves."""
+
+    pid: int
+    connection: Connection[Any, Any]
+    started: float = field(default_factory=time.monotonic)
+    answers: int = 1
+    has_served: bool = False
+
+
+class Supervisor:
+    """Keeps as many workers running as there should be.
+
+    Args:
+        configuration: what is in force, and `workers` of them.
+        sockets: where they listen.
+        certificates: what they show; renewed in all of them.
+        work: serves in a worker until it is told to end; its settings, its end of the pipe.
+        on_ready: called once all serve.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        sockets: Sequence[socket.socket],
+        *,
+        certificates: Certificates | None,
+        work: Callable[[Settings, Connection[Any, Any]], None],
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._configuration = configuration
+        self._sockets = sockets
+        self._certificates = certificates
+        self._work = work
+        self._on_ready = on_ready
+        self._workers: dict[int, Worker] = {}
+        self._status = 0
+        self._is_ready = False
+        self._reloading = False
+        self._stopping = False
+        self._failures = 0
+        self._due: list[float] = []  # when to start another worker
+        self._kill_at = 0.0
+        self._signals = 0
+        self._hangups = 0
+        self._selector = selectors.DefaultSelector()
+        self._wakeup, self._alarm = socket.socketpair()
+
+    def run(self) -> int:
+        """Work until SIGTERM or SIGINT. Returns the exit status: 0, 1 if workers can't serve."""
+        for end in (self._wakeup, self._alarm):
+            end.setblocking(False)  # noqa: FBT003
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        outer = signal.set_wakeup_fd(self._alarm.fileno())
+        previous = signal.signal(signal.SIGCHLD, lambda _, __: None)
+        try:
+            with handling_signals(self._on_stop, self._on_reload):
+                for _ in range(self._configuration.settings.server.workers):
+                    self._start()
+                while self._workers or not self._stopping:
+                    self._turn()
+        finally:
+            signal.signal(signal.SIGCHLD, previous)
+            signal.set_wakeup_fd(outer)
+        return self._status
+
+    # Signals: they are but counted, so that nothing is forked or read in the middle of anything.
+
+    def _on_stop(self) -> None:
+        self._signals += 1
+
+    def _on_reload(self) -> None:
+        self._hangups += 1
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._timeout()):
+            if key.data is None:
+                with suppress(BlockingIOError):
+                    self._wakeup.recv(4096)
+            else:
+                self._hear(key.data)
+        self._reap()
+        while self._signals:
+            self._signals -= 1
+            self._stop()
+        if self._hangups and not self._stopping:
+            self._hangups = 0
+            self._reload()
+        now = time.monotonic()
+        if self._stopping:
+            if now >= self._kill_at:
+                self._signal_all(signal.SIGKILL)
+            return
+        if self._certificates is not None and self._certificates.poll():
+            self._tell_all(RENEWED)
+        while self._due and self._due[0] <= now:
+            self._due.pop(0)
+            self._start()
+
+    def _timeout(self) -> float | None:
+        """Seconds until something is to be done that nothing wakes us for."""
+        now = time.monotonic()
+        if self._stopping:
+            return max(0.0, self._kill_at - now) or 1.0
+        waits = [max(0.0, due - now) for due in self._due]
+        if self._certificates is not None:
+            waits.append(POLL)
+        return min(waits, default=None)
+
+    # Workers
+
+    def _start(self) -> None:
+        ours, theirs = Pipe()
+        # A signal before the child has let go of our wakeup would be taken for one to us.
+        previous = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            self._be_worker(theirs, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        theirs.close()
+        worker = Worker(pid, ours)
+        self._workers[pid] = worker
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+
+    def _be_worker(self, connection: Connection[Any, Any], mask: set[Any]) -> None:
+        """Serve, and end this process."""
+        status = 1
+        try:
+            # A terminal's signals are for the supervisor, and a shell's `kill -HUP` may hit all.
+            os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            self._selector.close()
+            for end in (self._wakeup, self._alarm):
+                end.close()
+            for other in self._workers.values():  # or they couldn't see the supervisor's end
+                other.connection.close()
+            os.environ.pop("NOTIFY_SOCKET", None)
+            self._work(self._configuration.settings, connection)
+            status = 0
+        except BaseException as error:  # noqa: BLE001  (nothing of this may return to our caller)
+            logger.error("the worker fails: %s", place(error))  # noqa: TRY400
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(status)
+
+    def _hear(self, worker: Worker) -> None:
+        try:
+            worker.connection.recv()
+        except (EOFError, OSError):
+            self._selector.unregister(worker.connection)  # and reaped, once it is gone
+            return
+        worker.answers -= 1
+        worker.has_served = True
+        if any(each.answers for each in self._workers.values()) or self._due or self._stopping:
+            return
+        if not self._is_ready:
+            self._is_ready = True
+            self._on_ready()
+        elif not self._reloading:
+            return
+        self._reloading = False
+        notify(READY)
+
+    def _reap(self) -> None:
+        for worker in list(self._workers.values()):
+            pid, status = os.waitpid(worker.pid, os.WNOHANG)
+            if pid:
+                self._ended(worker, os.waitstatus_to_exitcode(status))
+
+    def _ended(self, worker: Worker, code: int) -> None:
+        del self._workers[worker.pid]
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(worker.connection)
+        worker.connection.close()
+        worker_ended(worker.pid)
+        if self._stopping:
+            return
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
+        if not self._is_ready:
+            logger.error("a worker ended %s before it served", how)
+            self._give_up()
+            return
+        lived = time.monotonic() - worker.started
+        self._failures = self._failures + 1 if lived < SOON or not worker.has_served else 0
+        is_alone = not any(each.has_served for each in self._workers.values())
+        if self._failures >= ATTEMPTS and is_alone and not worker.has_served:
+            logger.error("%d workers in a row ended before they served", self._failures)
+            self._give_up()
+            return
+        pause = min(FIRST_PAUSE * 2**self._failures, LAST_PAUSE) if self._failures else 0.0
+        logger.warning("worker %d ended %s; another takes its place", worker.pid, how)
+        self._due = sorted([*self._due, time.monotonic() + pause])
+
+    def _give_up(self) -> None:
+        self._status = 1
+        self._stop()
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        for pid in self._workers:  # none of them is reaped yet, so none is another's
+            os.kill(pid, number)
+
+    def _tell_all(self, message: object) -> None:
+        for worker in self._workers.values():
+            with suppress(OSError):
+                worker.connection.send(message)
+                worker.answers += 1
+
+    # Signals
+
+    def _stop(self) -> None:
+        """Let the workers end, or end faster."""
+        self._signal_all(signal.SIGTERM)
+        if self._stopping:
+            return
+        self._stopping = True
+        longest = longest_end(self._configuration.settings.server)
+        self._kill_at = time.monotonic() + longest
+        notify(stopping(longest))
+        for listener in self._sockets:  # the workers' own are open until they have drained
+            listener.close()
+
+    def _reload(self) -> None:
+        notify(reloading())
+        settings = self._configuration.reload()
+        if settings is None:
+            notify(READY)
+            return
+        configure(settings.logging.level, settings.logging.format)
+        if self._certificates is not None:
+            self._certificates.follow(settings.server)
+        self._reloading = True
+        self._tell_all(settings)
+
+
+@contextmanager
+def tethered(
+    connection: Connection[Any, Any], server: Server, apply: Callable[[Any], Awaitable[None]]
+) -> Iterator[None]:
+    """In a worker that serves: say so, and do as the supervisor tells until it is gone.
+
+    Args:
+        connection: this end of the pipe.
+        server: ends with the supervisor.
+        apply: takes what the supervisor sends.
+    """
+    loop = asyncio.get_running_loop()
+    messages: asyncio.Queue[Any] = asyncio.Queue()
+
+    def receive() -> None:
+        try:
+            messages.put_nowait(connection.recv())
+        except (EOFError, OSError):
+            loop.remove_reader(connection.fileno())
+            logger.error("the supervisor is gone")  # noqa: TRY400
+            server.stop(drain=False)
+
+    async def obey() -> None:
+        while True:
+            await apply(await messages.get())
+            with suppress(OSError):
+                connection.send(SERVING)
+
+    loop.add_reader(connection.fileno(), receive)
+    obeying = loop.create_task(obey())
+    connection.send(SERVING)
+    try:
+        yield
+    finally:
+        obeying.cancel()
+        loop.remove_reader(connection.fileno())
+
+
+@contextmanager
+def shared_metrics() -> Iterator[None]:
+    """Let the workers' figures add up, in `$PROMETHEUS_MULTIPROC_DIR` or a folder made for it.
+
+    What earlier processes have left there is removed. Raises OSError.
+    """
+    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if given:
+        folder = given
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for file in Path(folder).glob("*.db"):
+            file.unlink()
+    else:
+        in_memory = os.access(SHARED_MEMORY, os.W_OK)
+        folder = mkdtemp(prefix="dicomweb-proxy-", dir=SHARED_MEMORY if in_memory else None)
+    share(folder)
+    try:
+        yield
+    finally:
+        if not given:
+            rmtree(folder, ignore_errors=True)
