@@ -270,8 +270,10 @@ def test_half_of_a_pair_is_refused_once(
     assert not any(in_use.poll() for _ in range(5))
     assert handshake(in_use.context) == first
     assert caplog.messages == [
-        (f"server.tls_cert_file: '{pair.key}' is not the key of '{pair.certificate}'; "
-        "the certificate in use stays")
+        (
+            f"server.tls_cert_file: '{pair.key}' is not the key of '{pair.certificate}'; "
+            "the certificate in use stays"
+        )
     ]
     last = pair.issue()
     assert [in_use.poll() for _ in range(2)] == [False, True]
@@ -292,10 +294,10 @@ ENCRYPTED = BestAvailableEncryption(b"SECRET")
     ],
 )
 def test_what_is_broken_is_refused(
+    *,
     pair: Pair,
     in_use: Certificates,
     caplog: pytest.LogCaptureFixture,
-    *,
     what: str,
     content: bytes | BestAvailableEncryption | None,
     reason: str,
