@@ -316,8 +316,8 @@ async def test_the_archive_gets_the_end_to_end_headers_as_they_came() -> None:
         (b"x-forwarded-for", b"127.0.0.1"),
         (b"x-forwarded-host", b"proxy.example"),
         (b"x-forwarded-proto", b"http"),
-        (b"x-request-id", a.requests[0].get(b"x-request-id")),
         (b"via", b"1.1 dicomweb-cors-proxy"),
+        (b"x-request-id", a.requests[0].get(b"x-request-id")),
     ]
 
 
@@ -350,8 +350,8 @@ async def test_nothing_is_added_to_a_bare_request() -> None:
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",
-        b"x-request-id",
         b"via",
+        b"x-request-id",
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dicomweb_cors_proxy.answers import Problem
 from dicomweb_cors_proxy.extensions import REFUSAL
-from dicomweb_cors_proxy.inbound import Inbound, Screen
+from dicomweb_cors_proxy.inbound import Heads, Inbound, Screen
 from tests.support import asgi
 
 LIMITS = {"max_target_bytes": 60, "max_header_bytes": 200, "max_headers": 4}
@@ -26,7 +26,7 @@ def status(
     scope = {**asgi.scope(path=path, **others), "headers": lines}
     screen = Screen(**LIMITS, allowed_hosts=allowed_hosts)
     try:
-        screen.check(scope, Inbound.read(scope))
+        screen.check(scope, Inbound.read(scope, Heads()))
     except Problem as problem:
         return problem.status
     return 0
@@ -141,9 +141,9 @@ def test_what_the_server_found_comes_first() -> None:
     ],
 )
 def test_the_root_path_is_taken_off(root_path: str, raw_path: bytes, path: bytes) -> None:
-    assert Inbound.read(asgi.scope(path=raw_path, root_path=root_path)).path == path
+    assert Inbound.read(asgi.scope(path=raw_path, root_path=root_path), Heads()).path == path
 
 
 def test_a_server_may_have_no_raw_path() -> None:
     scope = {**asgi.scope(), "raw_path": None, "path": "/dicom-web/a b"}
-    assert Inbound.read(scope).path == b"/dicom-web/a%20b"
+    assert Inbound.read(scope, Heads()).path == b"/dicom-web/a%20b"

@@ -105,7 +105,7 @@ class Contents:
         inbound: Inbound = scope["inbound"]
         client = scope.get("client")
         headers = scope["headers"] if client and client[0] in self._trusted_proxies else ()
-        host = _value(headers, b"x-forwarded-host") or inbound.host
+        host = _value(headers, b"x-forwarded-host") or inbound.head.host
         public = self._public_url
         if public is None:
             scheme = _first(headers, b"x-forwarded-proto").lower()
@@ -113,7 +113,7 @@ class Contents:
                 scheme = scope["scheme"].encode("ascii")
             name = _first(headers, b"x-forwarded-host")
             if not _HOST.fullmatch(name):
-                name = inbound.host
+                name = inbound.head.host
             prefix = _first(headers, b"x-forwarded-prefix").rstrip(b"/")
             if not _PREFIX.fullmatch(prefix):
                 prefix = scope.get("root_path", "").encode("utf-8")

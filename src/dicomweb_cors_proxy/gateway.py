@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.config import Settings, UpstreamAuth
-    from dicomweb_cors_proxy.inbound import Inbound
+    from dicomweb_cors_proxy.inbound import Head, Inbound
     from dicomweb_cors_proxy.logs import Record
     from dicomweb_cors_proxy.proxy import BodyFilter
 
@@ -41,6 +41,10 @@ _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _NOT_FORWARDED = frozenset(
     {b"host", b"expect", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
 )
+
+
+# Peers, and whatever else it depends on, for which the lines of one head are remembered.
+_MOST_PEERS = 64
 
 
 class Upstream:
@@ -77,10 +81,9 @@ class Gateway:
         self.trusted_proxies = fields.TrustedProxies(settings.server.trusted_proxies)
         self._max_body_bytes = settings.server.max_body_bytes
         self._repair_accept = settings.repair_accept
+        self._logs_in = settings.upstream.auth.type != "none"
         self._authorization = authorization(settings.upstream.auth)
-        self._not_forwarded = _NOT_FORWARDED | (
-            {b"authorization"} if self._authorization else set()
-        )
+        self._not_forwarded = _NOT_FORWARDED | ({b"authorization"} if self._logs_in else set())
         self._resource_policy = settings.cross_origin_resource_policy
         self._contents = Contents(settings, self.trusted_proxies)
         self._warned_of_cors = False
@@ -90,7 +93,9 @@ class Gateway:
         inbound: Inbound = scope["inbound"]
         record: Record = scope["record"]
         method: str = scope["method"]
-        if fields.passed_through(scope["headers"], self._instance_name):
+        head = inbound.head
+        # What has been sent before in the same words has been through these checks.
+        if not head.sent and fields.passed_through(scope["headers"], self._instance_name):
             raise Problem(
                 508,
                 "The request has been through this proxy already: does the archive's URL in "
@@ -100,12 +105,11 @@ class Gateway:
         inbound.route = route
         record.resource = route.template
         upstream = self._upstream(route, method)
-        _refuse_override(scope)
+        _refuse_override(scope, head)
         if method not in _SAFE_METHODS:
             self._refuse_foreign_write(inbound)
-        self._refuse_announced_body(scope)
-
-        headers = [upstream.host, *self._headers(scope, inbound, route)]
+        sent, length = self._sent(scope, head, route)
+        headers = [upstream.host, *sent, (b"x-request-id", record.request_id.encode("ascii"))]
         if method == "OPTIONS":
             headers = self._count_forwards(headers, route)
         query = inbound.target[len(inbound.path) :]
@@ -116,7 +120,7 @@ class Gateway:
             method.encode("ascii"),
             upstream.target(path) + query,
             headers,
-            _body_length(headers),
+            length,
         )
 
     def resource(self, path: bytes) -> str | None:
@@ -184,15 +188,29 @@ class Gateway:
                 "cors.allow_origins covers it.",
             )
 
-    def _refuse_announced_body(self, scope: Scope) -> None:
+    def _refuse_announced_body(self, head: Head) -> None:
         limit = self._max_body_bytes
-        if limit is None:
-            return
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise body_too_large(limit)
+        if limit is not None and any(int(length) > limit for length in head.lengths):
+            raise body_too_large(limit)
 
-    def _headers(self, scope: Scope, inbound: Inbound, route: Route) -> list[Header]:
+    def _sent(self, scope: Scope, head: Head, route: Route) -> tuple[list[Header], int | None]:
+        """The header lines for the archive but for Host and the id; the length of the body."""
+        client = scope.get("client")
+        peer = client[0] if client else None
+        is_chunked = _is_chunked(scope, head)
+        holds_urls = route.holds_urls(scope["method"])
+        key = peer, scope["scheme"], scope["http_version"], is_chunked, holds_urls
+        if key not in head.sent:
+            self._refuse_announced_body(head)
+            if len(head.sent) >= _MOST_PEERS:
+                head.sent.clear()
+            headers = self._headers(scope, head, peer, is_chunked=is_chunked, holds_urls=holds_urls)
+            head.sent[key] = headers, _body_length(headers)
+        return head.sent[key]
+
+    def _headers(
+        self, scope: Scope, head: Head, peer: str | None, *, is_chunked: bool, holds_urls: bool
+    ) -> list[Header]:
         headers = fields.end_to_end(
             (name, repair_accept(value))
             if name == b"accept" and self._repair_accept
@@ -200,24 +218,20 @@ class Gateway:
             for name, value in scope["headers"]
             if name not in self._not_forwarded
         )
-        headers = self._contents.asked_for(headers, holds_urls=route.holds_urls(scope["method"]))
-        if _is_chunked(scope, inbound):
+        headers = self._contents.asked_for(headers, holds_urls=holds_urls)
+        if is_chunked:
             # RFC 9112 §6.3: of two framings, the length goes.
             headers = [header for header in headers if header[0] != b"content-length"]
             headers.append((b"transfer-encoding", b"chunked"))
         if self._authorization:
             headers.append(self._authorization)
-        client = scope.get("client")
-        peer = client[0] if client else None
         headers = fields.forwarded(
             headers,
             peer=peer,
             scheme=scope["scheme"],
-            host=inbound.host,
+            host=head.host,
             trusted=peer in self.trusted_proxies,
         )
-        record: Record = scope["record"]
-        headers.append((b"x-request-id", record.request_id.encode("ascii")))
         headers.append(fields.via(scope["http_version"], self._instance_name))
         return headers
 
@@ -262,7 +276,7 @@ class Gateway:
 
     def refuse_our_credentials(self, status: int) -> None:
         """A 401 or 403 to credentials of our own is our trouble, and no page's to log in for."""
-        if self._authorization and status in (401, 403):
+        if self._logs_in and status in (401, 403):
             raise UpstreamProblem(
                 "credentials",
                 502,
@@ -278,7 +292,7 @@ class Gateway:
             )
 
 
-def _refuse_override(scope: Scope) -> None:
+def _refuse_override(scope: Scope, head: Head) -> None:
     """A 405 for a request that asks the archive to take it for one of another method.
 
     Orthanc and many frameworks do, and so a GET, which any page can send, would be a DELETE.
@@ -286,7 +300,9 @@ def _refuse_override(scope: Scope) -> None:
     query = scope["query_string"]
     if b"%" in query:
         query = unquote_to_bytes(query)
-    if _METHOD_KEY.search(query) or any(name in _OVERRIDES for name, _ in scope["headers"]):
+    if (query and _METHOD_KEY.search(query)) or (
+        not head.sent and any(name in _OVERRIDES for name, _ in scope["headers"])
+    ):
         raise Problem(
             405,
             "The request names another method than its own, in a header or as _method in its "
@@ -295,13 +311,11 @@ def _refuse_override(scope: Scope) -> None:
         )
 
 
-def _is_chunked(scope: Scope, inbound: Inbound) -> bool:
+def _is_chunked(scope: Scope, head: Head) -> bool:
     """Whether a body of unknown length follows; in HTTP/2 nothing announces it."""
     if scope["http_version"].startswith("1"):
-        return bool(inbound.transfer_codings)
-    return scope["method"] not in _SAFE_METHODS and not any(
-        name == b"content-length" for name, _ in scope["headers"]
-    )
+        return bool(head.transfer_codings)
+    return scope["method"] not in _SAFE_METHODS and not head.lengths
 
 
 def _body_length(headers: list[Header]) -> int | None:
@@ -315,7 +329,7 @@ def _body_length(headers: list[Header]) -> int | None:
 
 
 def authorization(auth: UpstreamAuth) -> Header | None:
-    """The Authorization that the proxy adds itself (RFC 7617, RFC 6750)."""
+    """The Authorization that is the same in all requests (RFC 7617, RFC 6750); see `oauth`."""
     if auth.password is not None:
         credentials = f"{auth.username}:{auth.password.get_secret_value()}".encode()
         return b"authorization", b"Basic " + base64.b64encode(credentials)

@@ -16,6 +16,7 @@ import socket
 import struct
 import time
 from collections import deque
+from contextvars import copy_context
 from email.utils import formatdate
 from enum import Enum, auto
 from http import HTTPStatus
@@ -26,12 +27,13 @@ import httptools
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
+from dicomweb_cors_proxy.deadline import Deadline
 from dicomweb_cors_proxy.extensions import ON_LEAVING, REFUSAL
 from dicomweb_cors_proxy.inbound import head_too_large, target_too_long, too_many_headers
 from dicomweb_cors_proxy.logs import place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Generator, Sequence
 
     from starlette.types import ASGIApp, Message, Scope
     from uvicorn.server import ServerState
@@ -72,6 +74,8 @@ GRACE = 0.25
 # Seconds that an idle client has at shutdown to answer the end of TLS, which it needn't.
 FAREWELL = 0.25
 
+_OF_BODIES = frozenset({b"content-length", b"expect", b"transfer-encoding"})
+
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 600)} | {
@@ -98,6 +102,7 @@ class Exchange:
         self.keep_alive = keep_alive
         self.more_body = True
         self.buffered = 0
+        self.is_running = False
         self.task: asyncio.Task[None] | None = None
         self._connection = connection
         self._expects_continue = expects_continue
@@ -106,7 +111,7 @@ class Exchange:
         self._failure: Problem | None = None
         self._left = False
         self._on_leaving: Callable[[], object] | None = None
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None  # of whoever waits in `receive`
         self._started = False
         self._complete = False
         self._chunked = False
@@ -114,7 +119,27 @@ class Exchange:
         self._remaining = 0  # bytes of a Content-Length
         self._head = b""  # of the answer, while it waits for the first of the body
 
-    async def run(self, app: ASGIApp) -> None:
+    def start(self, app: ASGIApp) -> None:
+        """Run the application up to its first wait, and from there in a task.
+
+        Most of what it answers by itself never waits, and a task takes longer than a preflight.
+        That suits an application which asks for it by an attribute `starts_without_task`; others
+        may count on a task from the beginning.
+        """
+        loop = asyncio.get_running_loop()
+        running = self._run(app)
+        if not getattr(app, "starts_without_task", False):
+            self.task = loop.create_task(running)
+            return
+        context = copy_context()
+        try:
+            waiting = context.run(running.send, None)
+        except StopIteration:
+            return
+        self._flush_head()
+        self.task = loop.create_task(_continued(running, waiting), context=context)
+
+    async def _run(self, app: ASGIApp) -> None:
         try:
             await app(self.scope, self.receive, self.send)
         except ResponseAborted:
@@ -133,17 +158,17 @@ class Exchange:
     def body_received(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self.buffered += len(chunk)
-        self._news.set()
+        self._wake()
 
     def body_ended(self) -> None:
         self.more_body = False
-        self._news.set()
+        self._wake()
 
     def body_failed(self, problem: Problem) -> None:
         if self._started:
             self.client_left()
         self._failure = problem
-        self._news.set()
+        self._wake()
 
     def _call_on_leaving(self, callback: Callable[[], object]) -> None:
         self._on_leaving = callback
@@ -154,7 +179,7 @@ class Exchange:
         """Tell the application, also when it next asks; end it if it doesn't end by itself."""
         if not self._left:
             self._left = True
-            self._news.set()
+            self._wake()
             if self._on_leaving is not None:
                 self._on_leaving()
             if self.task is not None:
@@ -178,8 +203,15 @@ class Exchange:
                 self.buffered = 0
                 self._connection.regulate_reading()
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
-            self._news.clear()
-            await self._news.wait()
+            self._news = asyncio.get_running_loop().create_future()
+            try:
+                await self._news
+            finally:
+                self._news = None
+
+    def _wake(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     # The answer
 
@@ -214,7 +246,8 @@ class Exchange:
 
         lines += self._framing(status, length)
         self._head = b"".join(lines)
-        asyncio.get_running_loop().call_soon(self._flush_head)
+        if self.task is not None:
+            self.task.get_loop().call_soon(self._flush_head)
 
     def _flush_head(self) -> None:
         """Send the head alone: no body has followed it at once."""
@@ -256,7 +289,7 @@ class Exchange:
             self._break_off()
             return
         self._complete = True
-        self._news.set()
+        self._wake()
         self._connection.answered(self)
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
@@ -281,6 +314,33 @@ class Exchange:
         self._connection.cut(reset=False)
 
 
+async def _continued(running: Coroutine[Any, Any, None], waiting: object) -> None:
+    await _Continued(running, waiting)
+
+
+class _Continued:
+    """Awaits a coroutine that has run up to its first wait."""
+
+    def __init__(self, running: Coroutine[Any, Any, None], waiting: object) -> None:
+        self._running = running
+        self._waiting = waiting
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        running, waiting = self._running, self._waiting
+        try:
+            if waiting is None:  # as in `asyncio.sleep(0)`: for a task, which this is
+                waiting = running.send(None)
+            while True:
+                try:
+                    value = yield waiting
+                except BaseException as exc:  # noqa: BLE001  (it is the coroutine's)
+                    waiting = running.throw(exc)
+                else:
+                    waiting = running.send(value)
+        except StopIteration:
+            return
+
+
 class Protocol(asyncio.Protocol):
     """One client's connection.
 
@@ -300,7 +360,9 @@ class Protocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._app = config.loaded_app
-        self._limits = config.limits
+        self._limits = limits = config.limits
+        self._max_header_bytes = limits.max_header_bytes
+        self._max_headers = limits.max_headers
         self._server_state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -310,8 +372,7 @@ class Protocol(asyncio.Protocol):
         self._reading_paused = False
         self._ignoring = False  # whatever else the client sends
         self._draining = False
-        # A client that keeps us waiting: for its head, its next request, its end.
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._loop)  # for a head, the next request, the end
         self._write_watch: asyncio.TimerHandle | None = None
         self._pause_watch: asyncio.TimerHandle | None = None
 
@@ -320,6 +381,7 @@ class Protocol(asyncio.Protocol):
         self._heads = 0  # how many have begun
         self._overhead = 0  # bytes of a chunked body since the last that was content
         self._unfed = b""  # read, but behind as many requests as may wait
+        self._going_on = False
         self._unknown_method: bytes | None = None
         self._begin_head()
 
@@ -337,7 +399,7 @@ class Protocol(asyncio.Protocol):
             "client": get_remote_addr(transport),
             "root_path": "",
         }
-        self._set_deadline(self._limits.header_timeout, self.close)
+        self._deadline.set(self._limits.header_timeout, self.close)
 
     def eof_received(self) -> None:
         self._client_left()
@@ -345,16 +407,16 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._server_state.connections.discard(self)
-        for timer in (self._deadline, self._write_watch, self._pause_watch):
+        self._deadline.close()
+        for timer in (self._write_watch, self._pause_watch):
             if timer is not None:
                 timer.cancel()
         self._client_left()
         self.writable.set()
 
     def data_received(self, data: bytes) -> None:
-        self._unfed += data
-        self._feed()
-        self.regulate_reading()
+        self._unfed = self._unfed + data if self._unfed else data
+        self._go_on()
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -368,22 +430,60 @@ class Protocol(asyncio.Protocol):
 
     # Reading requests
 
+    def _go_on(self) -> None:
+        """Read and answer requests until what comes next has to wait for something."""
+        if self._going_on:  # in an answer that needed no waiting
+            return
+        self._going_on = True
+        try:
+            while True:
+                if self._unfed:
+                    self._feed()
+                if not self._exchanges or self._exchanges[0].is_running:
+                    break
+                self._start(self._exchanges[0])
+        finally:
+            self._going_on = False
+        self.regulate_reading()
+
     def _feed(self) -> None:
         """Parse what was read, little by little, until as many requests wait as may."""
-        rest = memoryview(self._unfed)
-        while rest and not self._ignoring and len(self._exchanges) <= PIPELINED:
-            was_in_head = self._stage is Stage.HEAD
-            piece, rest = rest[:FEED], rest[FEED:]
-            pending: list[bytes | memoryview] = [piece]
-            while pending and not self._ignoring:
-                pending[:1] = self._parse(pending[0])
-            if was_in_head and self._stage is Stage.HEAD and not self._ignoring:
-                # Where a head begins in these bytes, how many of them are its own is not known.
-                self._unparsed_bytes += len(piece)
-                self._check_patience()
-        self._unfed = b"" if self._ignoring else bytes(rest)
-        if self._stage is Stage.HEAD and not self._ignoring and self._deadline is None:
-            self._set_deadline(self._limits.header_timeout, self._head_is_late)
+        data, self._unfed = self._unfed, b""
+        at = 0
+        while at < len(data) and not self._ignoring and len(self._exchanges) <= PIPELINED:
+            if self._body_left:
+                piece = data[at : at + self._body_left]
+                self._take_body(piece)
+            else:
+                piece = data[at : at + FEED]
+                self._feed_parser(piece)
+            at += len(piece)
+        if not self._ignoring:
+            self._unfed = data[at:]
+            if self._stage is Stage.HEAD and not self._deadline.is_set:
+                self._deadline.set(self._limits.header_timeout, self._head_is_late)
+
+    def _take_body(self, piece: bytes) -> None:
+        """Hand on bytes of a body whose length is known: there is nothing in them to parse."""
+        self._body_left -= len(piece)
+        self._exchanges[-1].body_received(piece)
+        if not self._body_left:
+            self._restart_parser()
+            self._exchanges[-1].body_ended()
+
+    def _feed_parser(self, piece: bytes) -> None:
+        was_in_head = self._stage is Stage.HEAD
+        pending: list[bytes | memoryview] = [piece]
+        while pending and not self._ignoring:
+            pending[:1] = self._parse(pending[0])
+        if self._ignoring:
+            return
+        if self._stage is Stage.BODY and self._length:
+            self._body_left = self._length - self._body_parsed
+        elif was_in_head and self._stage is Stage.HEAD:
+            # Where a head begins in these bytes, how many of them are its own is not known.
+            self._unparsed_bytes += len(piece)
+            self._check_patience()
 
     def _parse(self, data: bytes | memoryview) -> list[bytes | memoryview]:
         """Feed the parser; return what it has to be fed next."""
@@ -435,8 +535,10 @@ class Protocol(asyncio.Protocol):
         self._expects_continue = False
         self._refusal: Problem | None = None
         self._header_bytes = 0
-        self._header_count = 0
         self._unparsed_bytes = 0
+        self._length = 0  # of a body that is not chunked
+        self._body_parsed = 0
+        self._body_left = 0  # of it, for nobody to parse
 
     def _malformed(self) -> None:
         if self._stage is not Stage.BODY:
@@ -465,7 +567,7 @@ class Protocol(asyncio.Protocol):
     # httptools callbacks
 
     def on_message_begin(self) -> None:
-        self._clear_deadline()
+        self._deadline.clear()
         self._stage = Stage.HEAD
         self._heads += 1
         self._overhead = 0
@@ -482,24 +584,25 @@ class Protocol(asyncio.Protocol):
             return  # a trailer field: RFC 9110 §6.5.1 lets a recipient drop it
         name = name.lower()
         value = value.rstrip(b" \t")
-        self._header_count += 1
         self._header_bytes += len(name) + len(value) + 4
         if self._refusal is None:
-            self._refusal = self._header_problem(name)
-        if self._refusal is None or name == b"origin":
             self._headers.append((name, value))
-            if name == b"expect":
-                self._expects_continue = value.lower() == b"100-continue"
+            if self._header_bytes > self._max_header_bytes:
+                self._refusal = head_too_large(self._max_header_bytes)
+            elif len(self._headers) > self._max_headers:
+                self._refusal = too_many_headers(self._max_headers)
+            elif name in _OF_BODIES:
+                self._body_announced(name, value)
+        elif name == b"origin":
+            self._headers.append((name, value))
 
-    def _header_problem(self, name: bytes) -> Problem | None:
-        limits = self._limits
-        if self._header_count > limits.max_headers:
-            return too_many_headers(limits.max_headers)
-        if self._header_bytes > limits.max_header_bytes:
-            return head_too_large(limits.max_header_bytes)
-        if name == b"transfer-encoding" and self._parser.get_http_version() == "1.0":
-            return Problem(400, "HTTP/1.0 has no Transfer-Encoding.")  # RFC 9112 §6.1
-        return None
+    def _body_announced(self, name: bytes, value: bytes) -> None:
+        if name == b"expect":
+            self._expects_continue = value.lower() == b"100-continue"
+        elif name == b"content-length":
+            self._length = int(value)  # the parser has seen to digits
+        elif self._parser.get_http_version() == "1.0":  # RFC 9112 §6.1
+            self._refusal = Problem(400, "HTTP/1.0 has no Transfer-Encoding.")
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -515,11 +618,12 @@ class Protocol(asyncio.Protocol):
             return  # and starts again without it: see _parse
         if self._unknown_method is not None:
             method, self._unknown_method = self._unknown_method, None
-        self._clear_deadline()
+        self._deadline.clear()
         self._dispatch(method.decode("ascii"), version, keep_alive=parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
+        self._body_parsed += len(body)
         self._exchanges[-1].body_received(body)
 
     def on_message_complete(self) -> None:
@@ -538,7 +642,7 @@ class Protocol(asyncio.Protocol):
             **self._connection_scope,
             "http_version": version,
             "method": method,
-            "path": unquote(path.decode("ascii")),
+            "path": unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii"),
             "raw_path": path,
             "query_string": query,
             "headers": self._headers,
@@ -553,14 +657,14 @@ class Protocol(asyncio.Protocol):
         )
         self._stage = Stage.BODY
         self._exchanges.append(exchange)
-        if len(self._exchanges) == 1:
-            self._start(exchange)
 
     def _start(self, exchange: Exchange) -> None:
-        tasks = self._server_state.tasks
-        exchange.task = self._loop.create_task(exchange.run(self._app))
-        tasks.add(exchange.task)
-        exchange.task.add_done_callback(tasks.discard)
+        exchange.is_running = True
+        exchange.start(self._app)
+        if exchange.task is not None:
+            tasks = self._server_state.tasks
+            tasks.add(exchange.task)
+            exchange.task.add_done_callback(tasks.discard)
 
     def answered(self, exchange: Exchange) -> None:
         """Go on to the next request, or to the end of the connection."""
@@ -568,13 +672,9 @@ class Protocol(asyncio.Protocol):
         if not exchange.keep_alive:
             self._end()
             return
-        if self._exchanges:
-            self._start(self._exchanges[0])
-        elif self._stage is Stage.IDLE:
-            self._set_deadline(self._limits.keepalive_timeout, self.close)
-        if self._unfed:
-            self._feed()
-        self.regulate_reading()
+        if not self._exchanges and self._stage is Stage.IDLE:
+            self._deadline.set(self._limits.keepalive_timeout, self.close)
+        self._go_on()
 
     def _client_left(self) -> None:
         for exchange in self._exchanges:
@@ -582,27 +682,18 @@ class Protocol(asyncio.Protocol):
 
     # Deadlines and back-pressure
 
-    def _set_deadline(self, seconds: float, callback: Callable[[], object]) -> None:
-        self._clear_deadline()
-        self._deadline = self._loop.call_later(seconds, callback)
-
-    def _clear_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
     def _head_is_late(self) -> None:
         timeout = self._limits.header_timeout
         if self._reading_paused:  # by us
-            self._set_deadline(timeout, self._head_is_late)
+            self._deadline.set(timeout, self._head_is_late)
             return
-        self._deadline = None
         self._refuse(
             Problem(
                 408,
                 f"The request's head did not arrive within {timeout:g} s (server.header_timeout).",
             )
         )
+        self._go_on()
 
     def regulate_reading(self) -> None:
         """Read on, unless as much is waiting as may."""
@@ -647,7 +738,7 @@ class Protocol(asyncio.Protocol):
         """Close as soon as the client has taken what is written."""
         if not self.transport.is_closing():
             self._ignoring = True
-            self._clear_deadline()
+            self._deadline.clear()
             self.transport.close()
             self._watch_writing()
 
@@ -661,7 +752,7 @@ class Protocol(asyncio.Protocol):
         self.regulate_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._set_deadline(LINGER, self.transport.abort)
+        self._deadline.set(LINGER, self.transport.abort)
 
     def cut(self, *, reset: bool) -> None:
         """End the connection so that the client can't take what it has for the whole."""

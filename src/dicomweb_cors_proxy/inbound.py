@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -12,12 +12,13 @@ from dicomweb_cors_proxy.extensions import REFUSAL
 from dicomweb_cors_proxy.targets import target_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.cors import Decision
     from dicomweb_cors_proxy.dicomweb import Route
+    from dicomweb_cors_proxy.headers import Header
 
 # RFC 9110 §7.2: uri-host [ ":" port ], of which names in use have no more than these characters.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -29,14 +30,98 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _TARGET_FORMS = (b"/", b"http://", b"https://", b"*")
 
 
-@dataclass(slots=True)
+# Of the heads that are remembered: how many, and how large each may be.
+_MOST_HEADS = 512
+_LARGEST_HEAD = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Head:
+    """What the header lines of a request say.
+
+    Attributes:
+        size: of all lines, in bytes.
+        host: the first value of Host.
+        origin: None without an Origin, and with several: nobody can say which one is meant.
+        asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
+            fetch.
+        is_sound: whether `Screen` has found nothing wrong.
+        sent: what the gateway has made of it for the archive, by what else that depends on.
+    """
+
+    hosts: list[bytes]
+    origins: list[bytes]
+    request_methods: list[bytes]
+    request_headers: list[bytes]
+    transfer_codings: list[bytes]
+    lengths: list[bytes]
+    size: int = 0
+    host: bytes = b""
+    origin: bytes | None = None
+    asks_preflight: bool = False
+    is_sound: bool = False
+    sent: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, headers: Iterable[Header]) -> Head:
+        """Take what is needed out of header lines, whose names are in lower case."""
+        head = cls([], [], [], [], [], [])
+        fields = {
+            b"host": head.hosts,
+            b"origin": head.origins,
+            b"access-control-request-method": head.request_methods,
+            b"access-control-request-headers": head.request_headers,
+            b"transfer-encoding": head.transfer_codings,
+            b"content-length": head.lengths,
+        }
+        for name, value in headers:
+            head.size += len(name) + len(value) + 4
+            if (values := fields.get(name)) is not None:
+                values.append(value)
+        if head.hosts:
+            head.host = head.hosts[0]
+        if len(head.origins) == 1 and head.origins[0]:
+            head.origin = head.origins[0]
+        head.asks_preflight = head.origin is not None and any(head.request_methods)
+        return head
+
+
+class Heads:
+    """Reads heads, and remembers those that it has read.
+
+    A viewer sends the same lines with each of hundreds of requests for frames: what they mean, and
+    what becomes of them, is found out once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Header, ...], Head] = {}
+
+    def read(self, headers: Iterable[Header]) -> Head:
+        """The head with these lines."""
+        lines = tuple(headers)
+        try:
+            head = self._known.get(lines)
+        except TypeError:  # ASGI lets a server write a line as a list
+            lines = tuple((name, value) for name, value in lines)
+            head = self._known.get(lines)
+        if head is None:
+            head = Head.read(lines)
+            if head.size <= _LARGEST_HEAD:
+                if len(self._known) >= _MOST_HEADS:
+                    del self._known[next(iter(self._known))]
+                self._known[lines] = head
+        return head
+
+
+@dataclass(slots=True, eq=False)
 class Inbound:
-    """What one pass over the head finds. Stands in `scope["inbound"]` from then on.
+    """What is known of a request before anybody answers it. Stands in `scope["inbound"]`.
 
     Attributes:
         path: of the target, byte for byte, `root_path` taken off.
         target: path and query.
         authority: of a target that came in absolute form.
+        head: what its header lines say.
         decision: what the CORS policy says; set by the middleware.
         route: which resource it is; set by the gateway.
     """
@@ -44,77 +129,36 @@ class Inbound:
     path: bytes
     target: bytes
     authority: bytes | None
-    hosts: list[bytes]
-    origins: list[bytes]
-    request_methods: list[bytes]
-    request_headers: list[bytes]
-    transfer_codings: list[bytes]
-    lengths: list[bytes]
-    head_bytes: int
+    head: Head
     decision: Decision | None = None
     route: Route | None = None
 
-    @property
-    def host(self) -> bytes:
-        return self.hosts[0] if self.hosts else b""
-
-    @property
-    def origin(self) -> bytes | None:
-        """None without an Origin, and with several: nobody can say which one is meant."""
-        return self.origins[0] if len(self.origins) == 1 and self.origins[0] else None
-
-    @property
-    def asks_preflight(self) -> bool:
-        """Whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight fetch."""
-        return self.origin is not None and any(self.request_methods)
-
     @classmethod
-    def read(cls, scope: Scope) -> Inbound:
+    def read(cls, scope: Scope, heads: Heads) -> Inbound:
         """Take what is needed out of an ASGI scope, which may come from any server."""
-        raw_path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
-        path, authority = _origin_form(_below(scope.get("root_path", ""), raw_path))
+        path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
+        if root_path := scope.get("root_path"):
+            path = _below(root_path, path)
+        authority = None
+        if not path.startswith(b"/"):
+            path, authority = _origin_form(path)
         query: bytes = scope["query_string"]
-        inbound = cls(
-            path=path,
-            target=path + b"?" + query if query else path,
-            authority=authority,
-            hosts=[],
-            origins=[],
-            request_methods=[],
-            request_headers=[],
-            transfer_codings=[],
-            lengths=[],
-            head_bytes=0,
-        )
-        fields = {
-            b"host": inbound.hosts,
-            b"origin": inbound.origins,
-            b"access-control-request-method": inbound.request_methods,
-            b"access-control-request-headers": inbound.request_headers,
-            b"transfer-encoding": inbound.transfer_codings,
-            b"content-length": inbound.lengths,
-        }
-        for name, value in scope["headers"]:
-            inbound.head_bytes += len(name) + len(value) + 4
-            if (values := fields.get(name)) is not None:
-                values.append(value)
-        return inbound
+        target = path + b"?" + query if query else path
+        return cls(path, target, authority, heads.read(scope["headers"]))
 
 
 def _below(root_path: str, raw_path: bytes) -> bytes:
     """What the client sent, without the root path that a server has put in front of it."""
-    if root_path:  # which some servers put there as it is, some percent-encoded
-        for root in (root_path.encode(), quote(root_path).encode()):
-            below = raw_path.removeprefix(root)
-            if below != raw_path and (not below or below.startswith(_TARGET_FORMS)):
-                return below or b"/"
+    # Some servers put it there as it is, some percent-encoded.
+    for root in (root_path.encode(), quote(root_path).encode()):
+        below = raw_path.removeprefix(root)
+        if below != raw_path and (not below or below.startswith(_TARGET_FORMS)):
+            return below or b"/"
     return raw_path
 
 
 def _origin_form(target: bytes) -> tuple[bytes, bytes | None]:
     """The path of a target, and the authority if it came in absolute form (RFC 9112 §3.2.2)."""
-    if target.startswith(b"/"):
-        return target, None
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         return target, None
@@ -142,45 +186,48 @@ class Screen:
         """Raise `Problem` for 400, 414, 431 or 421."""
         if (refusal := scope.get("extensions", {}).get(REFUSAL)) is not None:
             raise refusal
-        self._check_host(inbound)
-        self._check_framing(inbound)
-        if len(inbound.origins) > 1:
-            raise Problem(400, "The request has more than one Origin header.")
+        head = inbound.head
+        if not head.is_sound:
+            self._check_meaning(head)
+        if inbound.authority is not None and inbound.authority.lower() != head.host.lower():
+            raise Problem(400, "The request target names another host than the Host header.")
         if inbound.target == b"*":
             raise Problem(400, "OPTIONS * asks about no resource; name the DICOMweb root.")
         if len(inbound.target) > self._max_target_bytes:
             raise target_too_long(self._max_target_bytes)
         if (problem := target_problem(inbound.target)) is not None:
             raise Problem(400, problem)
-        if len(scope["headers"]) > self._max_headers:
+        if not head.is_sound:
+            self._check_limits(head, len(scope["headers"]))
+            head.is_sound = True
+
+    @staticmethod
+    def _check_meaning(head: Head) -> None:
+        if not head.hosts:
+            raise Problem(400, "The request has no Host header.")
+        if len(head.hosts) > 1:
+            raise Problem(400, "The request has more than one Host header.")
+        if not _HOST.fullmatch(head.host):
+            raise Problem(400, "The Host header is malformed.")
+        if any(coding.lower() != b"chunked" for coding in head.transfer_codings):
+            # The server takes off the chunks alone: the archive would store a compressed body.
+            raise Problem(400, "The only transfer coding understood is chunked.")
+        if head.lengths and not _LENGTH.fullmatch(b",".join(head.lengths)):
+            raise Problem(400, "The Content-Length is no number, or there is more than one.")
+        if len(head.origins) > 1:
+            raise Problem(400, "The request has more than one Origin header.")
+
+    def _check_limits(self, head: Head, lines: int) -> None:
+        if lines > self._max_headers:
             raise too_many_headers(self._max_headers)
-        if inbound.head_bytes > self._max_header_bytes:
+        if head.size > self._max_header_bytes:
             raise head_too_large(self._max_header_bytes)
-        if self._allowed_hosts and inbound.host.lower() not in self._allowed_hosts:
+        if self._allowed_hosts and head.host.lower() not in self._allowed_hosts:
             raise Problem(
                 421,
                 "This proxy does not serve the host that the request names. "
                 "The operator can add it, with its port, to server.allowed_hosts.",
             )
-
-    @staticmethod
-    def _check_framing(inbound: Inbound) -> None:
-        if any(coding.lower() != b"chunked" for coding in inbound.transfer_codings):
-            # The server takes off the chunks alone: the archive would store a compressed body.
-            raise Problem(400, "The only transfer coding understood is chunked.")
-        if inbound.lengths and not _LENGTH.fullmatch(b",".join(inbound.lengths)):
-            raise Problem(400, "The Content-Length is no number, or there is more than one.")
-
-    @staticmethod
-    def _check_host(inbound: Inbound) -> None:
-        if not inbound.hosts:
-            raise Problem(400, "The request has no Host header.")
-        if len(inbound.hosts) > 1:
-            raise Problem(400, "The request has more than one Host header.")
-        if not _HOST.fullmatch(inbound.host):
-            raise Problem(400, "The Host header is malformed.")
-        if inbound.authority is not None and inbound.authority.lower() != inbound.host.lower():
-            raise Problem(400, "The request target names another host than the Host header.")
 
 
 def target_too_long(limit: int) -> Problem:

@@ -13,7 +13,7 @@ from dicomweb_cors_proxy.answers import Answer, Problem, ResponseAborted
 from dicomweb_cors_proxy.cors import MAX_ORIGIN_BYTES, Origin
 from dicomweb_cors_proxy.extensions import REFUSAL
 from dicomweb_cors_proxy.headers import client_address, merge_vary
-from dicomweb_cors_proxy.inbound import Inbound, Screen
+from dicomweb_cors_proxy.inbound import Heads, Inbound, Screen
 from dicomweb_cors_proxy.logs import OTHER, REQUEST, UNMATCHED, Record, place, request_id
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class AccessLog:
             # The server puts another target in the place of one that it refuses.
             if record.resource == UNMATCHED and REFUSAL not in scope.get("extensions", {}):
                 record.resource = self._resource(inbound.path) or UNMATCHED
-            origin = inbound.origin
+            origin = inbound.head.origin
             if origin is not None:
                 record.origin = _printable_origin(origin[: MAX_ORIGIN_BYTES + 1])
         self._metrics.observe(record)
@@ -170,14 +170,15 @@ class CORSMiddleware:
         self.app = app
         self._cors = cors
         self._screen = screen
+        self._heads = Heads()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
         record: Record = scope["record"]
-        inbound = scope["inbound"] = Inbound.read(scope)
-        decision = inbound.decision = self._cors.decide(inbound.origin)
+        inbound = scope["inbound"] = Inbound.read(scope, self._heads)
+        decision = inbound.decision = self._cors.decide(inbound.head.origin)
         record.cors = decision.outcome
         started = False
 
@@ -192,7 +193,7 @@ class CORSMiddleware:
         try:
             try:
                 self._screen.check(scope, inbound)
-                if scope["method"] == "OPTIONS" and inbound.asks_preflight:
+                if scope["method"] == "OPTIONS" and inbound.head.asks_preflight:
                     await self._preflight(inbound, record).send(send)
                     return
                 await self.app(scope, receive, send_with_cors)
@@ -211,8 +212,9 @@ class CORSMiddleware:
             await problem.send(send_with_cors)
 
     def _preflight(self, inbound: Inbound, record: Record) -> Answer:
+        head = inbound.head
         preflight = self._cors.preflight(
-            inbound.origins[0], b", ".join(inbound.request_methods), inbound.request_headers
+            head.origins[0], b", ".join(head.request_methods), head.request_headers
         )
         if preflight.allowed:
             record.cors = "preflight-allowed"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import httpx
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
-from dicomweb_cors_proxy.extensions import ON_LEAVING
+from dicomweb_cors_proxy.extensions import ON_LEAVING, in_task
 from dicomweb_cors_proxy.transport import Timeouts
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ class ReverseProxy:
             )
         self._in_progress += 1
         try:
+            await in_task()
             with Client(scope, receive, self._limits, has_body=request.length != 0) as client:
                 await self._forward(request, client, scope, send)
         finally:
@@ -147,6 +148,9 @@ class ReverseProxy:
             )
         except httpx.HTTPError as error:
             raise self._failed(error, request, record) from None
+        except UpstreamProblem as unsent:
+            record.upstream_error = unsent.reason
+            raise
         record.ttfb = perf_counter() - asked
         record.upstream_status = response.status
 
@@ -322,6 +326,7 @@ UPSTREAM_ERRORS = (
     "connect",
     "protocol",
     "credentials",
+    "token",
 )
 
 
