@@ -217,6 +217,7 @@ def test_a_scheme_is_lower_cased() -> None:
         ("repair_accept", "maybe", "'maybe' is not true or false"),
         ("repair_accept", None, "null is not true or false; leave the key out for its default"),
         ("access.mode", "write", "'write' is not 'read-only' or 'read-write'"),
+        ("upstream.transport", "h2", "'h2' is not 'native' or 'httpx'"),
         ("logging.level", "INFO", "'INFO' is not 'debug', 'info', 'warning' or 'error'"),
         (
             "cross_origin_resource_policy",
@@ -366,6 +367,14 @@ def test_searches_and_retrieval_have_a_url(urls: dict[str, str], problems: list[
         Settings(**values)
 
 
+OAUTH = {
+    "type": "oauth2_client_credentials",
+    "token_url": "https://login.example/token",
+    "client_id": "proxy",
+    "client_secret": "hunter2",
+}
+
+
 @pytest.mark.parametrize(
     ("auth", "problems"),
     [
@@ -390,7 +399,76 @@ def test_searches_and_retrieval_have_a_url(urls: dict[str, str], problems: list[
         ),
         (
             {"type": "digest", "username": "u", "password": "p"},
-            ["type: 'digest' is not 'none', 'basic' or 'bearer'"],
+            ["type: 'digest' is not 'none', 'basic', 'bearer' or 'oauth2_client_credentials'"],
+        ),
+        (OAUTH, []),
+        (OAUTH | {"scope": "dicom.read openid", "client_id": "a:b", "client_secret": 'ü"%'}, []),
+        (OAUTH | {"token_url": "https://login.example/t/token?p=b2c_1"}, []),
+        (OAUTH | {"token_url": "http://localhost:9000/token"}, []),
+        (
+            {"type": "oauth2_client_credentials"},
+            [
+                f"{key}: is missing; upstream.auth.type: oauth2_client_credentials needs it"
+                for key in ("token_url", "client_id", "client_secret")
+            ],
+        ),
+        (
+            OAUTH | {"type": "bearer", "token": "t", "scope": "s"},
+            [
+                (
+                    f"{key}: is not for upstream.auth.type: bearer; leave it out, or set "
+                    "oauth2_client_credentials"
+                )
+                for key in ("token_url", "client_id", "client_secret", "scope")
+            ],
+        ),
+        (
+            OAUTH | {"token": "t"},
+            [
+                (
+                    "token: is not for upstream.auth.type: oauth2_client_credentials; leave it "
+                    "out, or set bearer"
+                )
+            ],
+        ),
+        (
+            OAUTH | {"token_url": "login.example/token"},
+            ["token_url: 'login.example/token' has no scheme; write https://login.example/token"],
+        ),
+        (
+            OAUTH | {"token_url": "https://proxy:hunter2@login.example/token"},
+            [
+                (
+                    "token_url: 'https://***@login.example/token' has user information in it; "
+                    "write upstream.auth.client_id and client_secret"
+                )
+            ],
+        ),
+        (
+            OAUTH | {"token_url": "https://login.example/token?a#hunter2"},
+            [
+                (
+                    "token_url: 'https://login.example/token?…' has a query with a # or a "
+                    "character that no URL holds"
+                )
+            ],
+        ),
+        (OAUTH | {"client_id": ""}, ["client_id: is empty or holds control characters"]),
+        (
+            OAUTH | {"client_secret": "hunter2\n"},
+            ["client_secret: is empty or holds control characters"],
+        ),
+        *(
+            (
+                OAUTH | {"scope": scope},
+                [
+                    (
+                        f"scope: {scope!r} is not a list of scopes: words of visible ASCII but "
+                        "quotes and backslashes, with a single space between them"
+                    )
+                ],
+            )
+            for scope in ("", " a", "a  b", 'a "b"', "a\\b", "a,\tb")
         ),
         (
             {"type": "bearer", "token": "Bearer hunter2"},
@@ -652,6 +730,16 @@ def test_files_and_folders_that_are_none_of_ours_are_passed_over(places: Places)
     assert set(places.load().sources.values()) == {f"file {places.file}", "default"}
 
 
+# These can't differ from their default together with those of `basic`.
+OF_ANOTHER_TYPE = (
+    "upstream.auth.token",
+    "upstream.auth.token_url",
+    "upstream.auth.client_id",
+    "upstream.auth.client_secret",
+    "upstream.auth.scope",
+)
+
+
 @pytest.fixture(scope="module")
 def others(pem: dict[str, str]) -> dict[str, Any]:
     """A value other than its default for every key, which make a valid configuration together."""
@@ -667,6 +755,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "upstream.read_timeout": 600,
         "upstream.pool_timeout": 1,
         "upstream.max_connections": 7,
+        "upstream.transport": "httpx",
         "upstream.verify_tls": False,
         "upstream.ca_file": pem["ca"],
         "upstream.client_cert_file": pem["one.pem"],
@@ -674,7 +763,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "upstream.auth.type": "basic",
         "upstream.auth.username": "007",
         "upstream.auth.password": "yes",
-        "upstream.auth.token": None,  # can't differ: it is for another type
+        **dict.fromkeys(OF_ANOTHER_TYPE),
         "cors.allow_origins": ["https://a.example", "https://*.b.example"],
         "cors.allow_methods": ["GET", "DELETE"],
         "cors.allow_headers": ["*", "authorization"],
@@ -729,7 +818,7 @@ def test_every_key_can_be_set_from_python(others: dict[str, Any]) -> None:
     assert list(others) == list(SCHEMA.settings)
     for setting in SCHEMA.settings.values():
         value = value_of(configuration, setting.key)
-        assert value != setting.default or setting.key == "upstream.auth.token"
+        assert value != setting.default or setting.key in OF_ANOTHER_TYPE
         assert configuration.sources[setting.key] == "argument"
 
 
@@ -1080,6 +1169,58 @@ def test_warnings(changes: dict[str, Any], warning: str) -> None:
     assert found.startswith(warning)
 
 
+TLS_HERE = {"tls_cert_file": "other.pem", "tls_key_file": "other.key"}
+HTTP_LOGIN = {"upstream.auth": OAUTH | {"token_url": "http://login.example/token"}}
+
+
+@pytest.mark.parametrize("auth", [OAUTH, {"type": "bearer", "token": "t"}, None])
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({}, []),
+        ({"server.host": "127.0.0.9"}, []),
+        ({"server.host": "::1"}, []),
+        ({"server.host": "localhost"}, []),
+        ({"server.host": "0.0.0.0"}, ["server.host: '0.0.0.0' is reached from other machines"]),
+        ({"server.host": "::"}, ["server.host: '::' is reached from other machines"]),
+        ({"server.host": "10.0.0.1"}, ["server.host: '10.0.0.1' is reached"]),
+        ({"server.host": "pacs.example"}, ["server.host: 'pacs.example' is reached"]),
+        ({"server.host": "0.0.0.0", "with TLS": True}, []),
+        ({"server.allowed_hosts": []}, ["server.allowed_hosts: is empty"]),
+        ({"cors.allow_origins": ["*"]}, ["cors.allow_origins: '*' lets any page that a user"]),
+        (
+            {"cors.per_origin": [{"allow_origins": ["*"]}]},
+            ["cors.per_origin[0].allow_origins: '*' lets any page that a user"],
+        ),
+        (
+            {"server.allowed_hosts": [], "server.host": "::", "cors.allow_origins": ["*"]},
+            ["server.allowed_hosts: ", "server.host: ", "cors.allow_origins: "],
+        ),
+    ],
+)
+def test_with_credentials_the_proxy_is_a_door(
+    changes: dict[str, Any],
+    warned: list[str],
+    auth: dict[str, str] | None,
+    pem: dict[str, str],
+) -> None:
+    values = SUFFICIENT | {"server.allowed_hosts": ["pacs.example"]} | changes
+    if values.pop("with TLS", False):
+        values |= {f"server.{key}": pem[name] for key, name in TLS_HERE.items()}
+    plain = Settings(**nested(values)).warnings()
+    with_auth = Settings(**nested(values | ({"upstream.auth": auth} if auth else {}))).warnings()
+    assert not auth or plain == with_auth[: len(plain)]
+    found = with_auth[len(plain) :]
+    expected = warned if auth else []
+    assert [w for w, start in zip(found, expected, strict=True) if not w.startswith(start)] == []
+
+
+def test_a_client_secret_over_plain_http() -> None:
+    hosts = {"server.allowed_hosts": ["pacs.example"]}
+    (warning,) = Settings(**nested(SUFFICIENT | hosts | HTTP_LOGIN)).warnings()
+    assert warning.startswith("upstream.auth.token_url: is plain http: ")
+
+
 @pytest.mark.parametrize(
     ("urls", "served"),
     [
@@ -1250,9 +1391,11 @@ def test_python_values_are_a_configuration_or_a_list_of_problems(values: dict[st
         assert_sentences(error.problems)
 
 
-@pytest.mark.parametrize("key", ["upstream.auth.password", "upstream.auth.token"])
+@pytest.mark.parametrize(
+    "key", ["upstream.auth.password", "upstream.auth.token", "upstream.auth.client_secret"]
+)
 @pytest.mark.parametrize("junk", ["", "\n", "\0", ":", " ", "@x", "ä"])
-@pytest.mark.parametrize("type_", ["none", "basic", "bearer", "digest"])
+@pytest.mark.parametrize("type_", ["none", "basic", "bearer", OAUTH["type"], "digest"])
 def test_no_secret_is_ever_shown(places: Places, key: str, junk: str, type_: str) -> None:
     secret = SECRET + junk
     places.write(nested(SUFFICIENT | {"upstream.auth.type": type_, "server.port": "x"}))

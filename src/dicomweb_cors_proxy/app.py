@@ -13,12 +13,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dicomweb_cors_proxy.answers import Answer, Problem
+from dicomweb_cors_proxy.extensions import in_task
 from dicomweb_cors_proxy.gateway import Gateway
 from dicomweb_cors_proxy.health import Archive, Health
 from dicomweb_cors_proxy.httpx_upstream import HTTPXUpstream
 from dicomweb_cors_proxy.inbound import Screen
 from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics
 from dicomweb_cors_proxy.middleware import AccessLog, CORSMiddleware
+from dicomweb_cors_proxy.oauth import Client, LoggedIn, Tokens
 from dicomweb_cors_proxy.proxy import UPSTREAM_ERRORS, Limits, ReverseProxy
 from dicomweb_cors_proxy.transport import Transport
 
@@ -76,7 +78,10 @@ class Application(Starlette):
 
     Attributes:
         draining: set it before the listener closes; `/readyz` then says so.
+        starts_without_task: see `http1.Exchange.start`.
     """
+
+    starts_without_task = True
 
     def __init__(
         self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
@@ -91,7 +96,7 @@ class Application(Starlette):
             lifespan=self._lifespan,
         )
         self._paths = {route.path for route in self.routes if isinstance(route, Route)}
-        upstream = create_upstream(settings.upstream) if transport is None else adapt(transport)
+        upstream = create_upstream(settings.upstream, transport)
         self._site = Site(settings, upstream)
         self._retired: list[Upstream] = []
         self._health = Health(self._site.archive)
@@ -107,6 +112,7 @@ class Application(Starlette):
         if scope["type"] == "http" and not (scope["path"] in self._paths or scope["root_path"]):
             await self._proxied(scope, receive, send)
         else:
+            await in_task()
             await super().__call__(scope, receive, send)
 
     async def reload(self, settings: Settings) -> None:
@@ -186,9 +192,27 @@ def adapt(transport: httpx.AsyncBaseTransport) -> Upstream:
     return transport if isinstance(transport, Transport) else HTTPXUpstream(transport)
 
 
-def create_upstream(upstream: UpstreamSettings) -> Upstream:
-    """What sends requests to the archive."""
-    return Transport(max_connections=upstream.max_connections, ssl_context=_ssl_context(upstream))
+def create_upstream(
+    settings: UpstreamSettings, transport: httpx.AsyncBaseTransport | None = None
+) -> Upstream:
+    """What sends requests to the archive, by `transport` or what the settings ask for."""
+    upstream = _engine(settings) if transport is None else adapt(transport)
+    auth = settings.auth
+    if auth.token_url is None or auth.client_id is None or auth.client_secret is None:
+        return upstream
+    secret = auth.client_secret.get_secret_value()
+    client = Client(auth.token_url, auth.client_id, secret, auth.scope)
+    return LoggedIn(upstream, Tokens(client, ssl_context=_token_context(settings)))
+
+
+def _engine(upstream: UpstreamSettings) -> Upstream:
+    context = _ssl_context(upstream)
+    if upstream.transport == "httpx":
+        from dicomweb_cors_proxy.httpx_transport import HTTPXTransport  # noqa: PLC0415  (slow)
+
+        transport = HTTPXTransport(max_connections=upstream.max_connections, ssl_context=context)
+        return HTTPXUpstream(transport, connections=transport.connections)
+    return Transport(max_connections=upstream.max_connections, ssl_context=context)
 
 
 def create_limits(settings: Settings) -> Limits:
@@ -211,6 +235,20 @@ def _ssl_context(upstream: UpstreamSettings) -> ssl.SSLContext | None:
     if not upstream.verify_tls:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if upstream.client_cert_file is not None:
+        context.load_cert_chain(upstream.client_cert_file, upstream.client_key_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _token_context(upstream: UpstreamSettings) -> ssl.SSLContext:
+    """How the token endpoint's certificate is judged: it gets a secret, so always.
+
+    It may be the cloud's while the archive's authority is a private one: either will do.
+    """
+    context = ssl.create_default_context()
+    if upstream.ca_file is not None:
+        context.load_verify_locations(upstream.ca_file)
     if upstream.client_cert_file is not None:
         context.load_cert_chain(upstream.client_cert_file, upstream.client_key_file)
     context.set_alpn_protocols(["http/1.1"])

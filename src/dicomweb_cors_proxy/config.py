@@ -55,6 +55,7 @@ from dicomweb_cors_proxy.config_values import (
     BasePath,
     BodyLimit,
     CertificateFile,
+    ClientID,
     Count,
     ExtraPath,
     Grace,
@@ -66,11 +67,15 @@ from dicomweb_cors_proxy.config_values import (
     PeerNetwork,
     Port,
     PublicURL,
+    Scope,
     Seconds,
     Token,
     TokenSecret,
+    TokenURL,
     UserName,
     Workers,
+    is_loopback,
+    is_private_way,
     key_fault,
     own_origin,
     shown,
@@ -119,8 +124,9 @@ class _Group(BaseModel):
 class UpstreamAuth(_Group):
     """The credentials that the proxy itself shows to the archive."""
 
-    type: Literal["none", "basic", "bearer"] = Field(
-        "none", description="How the proxy logs in to the archive: none, basic or bearer."
+    type: Literal["none", "basic", "bearer", "oauth2_client_credentials"] = Field(
+        "none",
+        description="How the proxy logs in: none, basic, bearer or oauth2_client_credentials.",
     )
     username: UserName | None = Field(None, description="User name for basic.")
     password: Password | None = Field(
@@ -129,14 +135,33 @@ class UpstreamAuth(_Group):
     token: TokenSecret | None = Field(
         None, description="Token for bearer; best kept in a secret file."
     )
+    token_url: TokenURL | None = Field(
+        None, description="Where oauth2_client_credentials gets its access tokens."
+    )
+    client_id: ClientID | None = Field(
+        None, description="Who the proxy is to the server of token_url."
+    )
+    client_secret: Password | None = Field(
+        None, description="Secret of client_id; best kept in a secret file."
+    )
+    scope: Scope | None = Field(
+        None, description="What the tokens are to be good for, if the server wants to be told."
+    )
 
     def problems(self) -> Iterator[Problem]:
         """Tell which fields are missing, and which belong to another type."""
         because_of = ("upstream.auth.type",)
-        for name, owner in (("username", "basic"), ("password", "basic"), ("token", "bearer")):
+        oauth = "oauth2_client_credentials"
+        owners = {
+            "username": "basic",
+            "password": "basic",
+            "token": "bearer",
+            **dict.fromkeys(("token_url", "client_id", "client_secret", "scope"), oauth),
+        }
+        for name, owner in owners.items():
             subject = f"upstream.auth.{name}"
             is_set = getattr(self, name) is not None
-            if self.type == owner and not is_set:
+            if self.type == owner and not is_set and name != "scope":
                 reason = f"is missing; upstream.auth.type: {owner} needs it"
                 yield Problem(subject, reason, because_of=because_of)
             if self.type != owner and is_set:
@@ -181,6 +206,10 @@ class UpstreamSettings(_Group):
     )
     max_connections: Count = Field(
         100, description="Connections to each host of the archive at any one time."
+    )
+    transport: Literal["native", "httpx"] = Field(
+        "native",
+        description="What sends requests: our own engine (native), or httpx, also with HTTP/2.",
     )
     verify_tls: bool = Field(
         default=True, description="Whether the archive's certificate has to be valid."
@@ -580,16 +609,45 @@ class Settings(BaseSettings):
                 "set upstream.ca_file to trust the archive's own certificate"
             )
             yield Problem("upstream.verify_tls", reason)
-        if upstream.auth.type != "none" and not server.allowed_hosts:
+        if upstream.auth.type != "none":
+            yield from self._open_doors()
+        for network in server.trusted_proxies:
+            if network.endswith("/0"):
+                reason = f"{shown(network)} believes every client's X-Forwarded-*; list the proxies"
+                yield Problem("server.trusted_proxies", reason)
+
+    def _open_doors(self) -> Iterator[Problem]:
+        """Tell how the archive lies open behind credentials that the proxy adds for everyone."""
+        server, token_url = self.server, self.upstream.auth.token_url
+        if not server.allowed_hosts:
             reason = (
                 "is empty, so a page can rebind its host name to this proxy and read all that "
                 "upstream.auth opens; list the hosts by which clients reach the proxy"
             )
             yield Problem("server.allowed_hosts", reason)
-        for network in server.trusted_proxies:
-            if network.endswith("/0"):
-                reason = f"{shown(network)} believes every client's X-Forwarded-*; list the proxies"
-                yield Problem("server.trusted_proxies", reason)
+        if server.tls_cert_file is None and not is_loopback(server.host):
+            reason = (
+                f"{shown(server.host)} is reached from other machines, over plain http, and the "
+                "proxy logs in for whoever comes; set server.tls_cert_file, or listen on "
+                "127.0.0.1 behind a server with TLS"
+            )
+            yield Problem("server.host", reason)
+        origins = {"cors.allow_origins": self.cors.allow_origins}
+        for index, policy in enumerate(self.cors.per_origin):
+            origins[f"cors.per_origin[{index}].allow_origins"] = policy.allow_origins
+        for key, allowed in origins.items():
+            if "*" in allowed:
+                reason = (
+                    "'*' lets any page that a user opens read all that upstream.auth opens; list "
+                    "the origins of your viewers"
+                )
+                yield Problem(key, reason)
+        if token_url is not None and not is_private_way(token_url):
+            reason = (
+                "is plain http: whoever is between proxy and server reads the client's secret; "
+                "use https"
+            )
+            yield Problem("upstream.auth.token_url", reason)
 
 
 def _settings(group: type[BaseModel], prefix: str = "") -> Iterator[Setting]:

@@ -26,6 +26,7 @@ __all__ = [
     "BasePath",
     "BodyLimit",
     "CertificateFile",
+    "ClientID",
     "Count",
     "ExtraPath",
     "Grace",
@@ -37,11 +38,15 @@ __all__ = [
     "PeerNetwork",
     "Port",
     "PublicURL",
+    "Scope",
     "Seconds",
     "Token",
     "TokenSecret",
+    "TokenURL",
     "UserName",
     "Workers",
+    "is_loopback",
+    "is_private_way",
     "key_fault",
     "own_origin",
     "pair_fault",
@@ -193,6 +198,36 @@ def _public_url(url: str) -> str:
     ).rstrip("/")
 
 
+def _token_url(url: str) -> str:
+    # RFC 6749 §3.2: it may have a query, and it stays.
+    endpoint, mark, query = url.partition("?")
+    if not re.fullmatch("[!$-~]*", query):
+        raise ValueError(f"{shown(url)} has a query with a # or a character that no URL holds")
+    return (
+        _http_url(
+            endpoint,
+            credentials="write upstream.auth.client_id and client_secret",
+            example="https://login.example/oauth2/token",
+        )
+        + mark
+        + query
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, IPv6 without brackets, is this machine and nobody else can mean it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+def is_private_way(url: str) -> bool:
+    """Whether nobody can listen in on the way to a URL: https, or this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")
+
+
 def own_origin(public_url: str) -> str:
     """Return the origin of a URL that `PublicURL` has let pass, as browsers write it."""
     parts = urlsplit(public_url)
@@ -203,6 +238,7 @@ def own_origin(public_url: str) -> str:
 
 ArchiveURL = Annotated[str, AfterValidator(_archive_url)]
 PublicURL = Annotated[str, AfterValidator(_public_url)]
+TokenURL = Annotated[str, AfterValidator(_token_url)]
 
 
 _OWN_PATHS: Final = frozenset({"healthz", "readyz", "metrics"})
@@ -295,6 +331,21 @@ def _password(password: SecretStr) -> SecretStr:
     return password
 
 
+def _client_id(name: str) -> str:
+    if not _CREDENTIAL.fullmatch(name):
+        raise ValueError("is empty or holds control characters")
+    return name
+
+
+def _scope(scope: str) -> str:
+    if not re.fullmatch(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*", scope):  # RFC 6749 §3.3
+        raise ValueError(
+            f"{shown(scope)} is not a list of scopes: words of visible ASCII but quotes and "
+            "backslashes, with a single space between them"
+        )
+    return scope
+
+
 def _bearer_token(token: SecretStr) -> SecretStr:
     if not re.fullmatch("[!-~]+", token.get_secret_value()):  # RFC 6750 §2.1
         raise ValueError("is not of visible ASCII alone; write the token without 'Bearer'")
@@ -302,6 +353,8 @@ def _bearer_token(token: SecretStr) -> SecretStr:
 
 
 UserName = Annotated[str, AfterValidator(_user_name)]
+ClientID = Annotated[str, AfterValidator(_client_id)]
+Scope = Annotated[str, AfterValidator(_scope)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 TokenSecret = Annotated[SecretStr, AfterValidator(_bearer_token)]
 

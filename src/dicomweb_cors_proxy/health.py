@@ -11,7 +11,7 @@ import httpx
 from starlette.responses import PlainTextResponse, Response
 
 from dicomweb_cors_proxy.answers import Problem
-from dicomweb_cors_proxy.proxy import upstream_problem
+from dicomweb_cors_proxy.proxy import UpstreamProblem, upstream_problem
 
 if TYPE_CHECKING:
     from starlette import requests
@@ -58,6 +58,8 @@ class Archive:
             response = await self.upstream.send(request, None, self.limits.upstream_timeouts)
         except httpx.HTTPError as error:
             return Sign(url, None, upstream_problem(error, self.limits).detail)
+        except UpstreamProblem as unanswered:
+            return Sign(url, None, unanswered.detail)
         await response.aclose()
         status = response.status
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
     from dicomweb_cors_proxy.transport import Header, Request, Timeouts
 
@@ -15,38 +15,65 @@ __all__ = ["HTTPXUpstream"]
 
 
 class HTTPXUpstream:
-    """Carries requests by an `httpx.AsyncBaseTransport`; see `proxy.Upstream`."""
+    """Carries requests by an `httpx.AsyncBaseTransport`; see `proxy.Upstream`.
 
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+    Args:
+        transport: closed by `aclose`, behind the answers that are still on their way.
+        connections: counts its connections by state; default: the answers on their way.
+    """
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        connections: Callable[[], dict[str, int]] | None = None,
+    ) -> None:
         self._transport = transport
+        self._count = connections
+        self._exchanges = 0
+        self._closing = False
 
     async def send(
         self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
     ) -> _Response:
-        response = await self._transport.handle_async_request(
-            httpx.Request(
-                request.method.decode("ascii"),
-                str(request.origin),
-                headers=list(request.headers),
-                stream=httpx.ByteStream(b"") if body is None else _Stream(body),
-                extensions={
-                    "target": request.target,
-                    "timeout": {
-                        "connect": timeouts.connect,
-                        "read": timeouts.read,
-                        "write": timeouts.read,
-                        "pool": timeouts.pool,
+        self._exchanges += 1
+        try:
+            response = await self._transport.handle_async_request(
+                httpx.Request(
+                    request.method.decode("ascii"),
+                    str(request.origin),
+                    headers=list(request.headers),
+                    stream=httpx.ByteStream(b"") if body is None else _Stream(body),
+                    extensions={
+                        "target": request.target,
+                        "timeout": {
+                            "connect": timeouts.connect,
+                            "read": timeouts.read,
+                            "write": timeouts.read,
+                            "pool": timeouts.pool,
+                        },
                     },
-                },
+                )
             )
-        )
-        return _Response(response)
+        except BaseException:
+            await self._end()
+            raise
+        return _Response(response, self._end)
 
     def connections(self) -> dict[str, int]:
-        return {}
+        return self._count() if self._count else {"active": self._exchanges}
 
     async def aclose(self) -> None:
-        await self._transport.aclose()
+        self._closing = True
+        await self._close_at_the_end()
+
+    async def _end(self) -> None:
+        self._exchanges -= 1
+        await self._close_at_the_end()
+
+    async def _close_at_the_end(self) -> None:
+        if self._closing and not self._exchanges:
+            await self._transport.aclose()
 
 
 class _Stream(httpx.AsyncByteStream):
@@ -60,11 +87,12 @@ class _Stream(httpx.AsyncByteStream):
 class _Response:
     complete = False  # known only at the end
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx.Response, ended: Callable[[], Awaitable[None]]) -> None:
         self.status = response.status_code
         self.headers: list[Header] = response.headers.raw
         self._stream = cast("httpx.AsyncByteStream", response.stream)
         self._chunks = aiter(self._stream)
+        self._ended = ended
 
     async def read(self) -> bytes:
         async for chunk in self._chunks:
@@ -73,4 +101,7 @@ class _Response:
         return b""
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        try:
+            await self._stream.aclose()
+        finally:
+            await self._ended()

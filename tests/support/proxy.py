@@ -13,6 +13,7 @@ import httpx
 import yaml
 
 from tests.support.processes import Child
+from tests.support.transport import TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,8 +44,8 @@ def serving(
 ) -> Iterator[Proxy]:
     """Run `serve` on a free port with `settings` as its file.
 
-    `env` is added to an environment without settings of ours. When the block ends, SIGTERM must
-    end the process with status 0.
+    `env` is added to an environment that has no setting of ours but the transport. When the block
+    ends, SIGTERM must end the process with status 0.
     """
     file = directory / f"{uuid4()}.yaml"
     file.write_text(yaml.safe_dump(dict(settings)))
@@ -52,6 +53,7 @@ def serving(
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("DICOMWEB_PROXY_")
     }
+    inherited["DICOMWEB_PROXY_UPSTREAM__TRANSPORT"] = TRANSPORT
     with Child([*command, "--port", "0", *flags], env=inherited | dict(env or {})) as child:
         root, base_path = child.wait_for(r"\bat +(https?://[^/\s]+)(/\S*)").groups()
         httpx.get(f"{root}/healthz", verify=False, trust_env=False).raise_for_status()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dicomweb_cors_proxy import Settings, create_app
 from dicomweb_cors_proxy.server import Config, Server, bind
+from tests.support.transport import TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -179,7 +180,7 @@ class Proxy:
 def settings(upstream: str, /, **changes: object) -> Settings:
     """A read-only policy for `ORIGIN` in front of `upstream`, changed section by section."""
     sections: dict[str, Any] = {
-        "upstream": {"url": upstream},
+        "upstream": {"url": upstream, "transport": TRANSPORT},
         "cors": {"allow_origins": [ORIGIN.decode()]},
         "server": {"port": 0},
     }

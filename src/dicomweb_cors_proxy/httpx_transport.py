@@ -1,0 +1,131 @@
+"""httpx's own transport as a proxy needs it (`upstream.transport: httpx`).
+
+Imported only where it is asked for: httpcore and h2 take 50 ms to load.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextvars import ContextVar
+from importlib.util import find_spec
+from typing import Any
+
+import httpcore
+import httpx
+
+from dicomweb_cors_proxy.transport import IDLE_EXPIRY, SAFE_METHODS
+
+__all__ = ["HTTPXTransport"]
+
+
+class HTTPXTransport(httpx.AsyncHTTPTransport):
+    """Speaks HTTP/2 where h2 is installed and the archive agrees to it in the TLS handshake.
+
+    Args:
+        max_connections: of all origins together, those in use and those kept open.
+        ssl_context: for https origins; default: the system's certificate authorities.
+    """
+
+    def __init__(self, *, max_connections: int, ssl_context: ssl.SSLContext | None = None) -> None:
+        context = ssl_context or ssl.create_default_context()
+        super().__init__(verify=context)
+        # httpx has no argument for a network backend.
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=max_connections,
+            keepalive_expiry=IDLE_EXPIRY,
+            http2=find_spec("h2") is not None,
+            network_backend=_Backend(),
+        )
+        self._asking: set[_Exchange] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; a safe one without a body again if a kept-alive connection was dead."""
+        exchange = _Exchange()
+        try:
+            return await self._send(request, exchange)
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            has_body = not isinstance(request.stream, httpx.ByteStream)
+            if has_body or request.method.encode() not in SAFE_METHODS:
+                raise
+            if exchange.heard or not exchange.reused:
+                raise
+        # Whatever ended this connection may have ended the other idle ones.
+        for connection in self._pool.connections:
+            if connection.is_idle():
+                await connection.aclose()
+        return await self._send(request, _Exchange())
+
+    def connections(self) -> dict[str, int]:
+        """Count the connections that serve a request or idle, and the requests that wait."""
+        states = [connection.is_idle() for connection in self._pool.connections]
+        return {
+            "active": states.count(False),
+            "idle": states.count(True),
+            "waiting": sum(not exchange.begun for exchange in self._asking),
+        }
+
+    async def _send(self, request: httpx.Request, exchange: _Exchange) -> httpx.Response:
+        self._asking.add(exchange)
+        token = _current.set(exchange)
+        try:
+            return await super().handle_async_request(request)
+        finally:
+            _current.reset(token)
+            self._asking.discard(exchange)
+
+
+class _Exchange:
+    """What the network has seen of a request so far."""
+
+    begun = False  # a connection is opened for it, or has taken its first byte
+    reused = False  # that connection had served another request before
+    heard = False  # a byte of the answer has come
+
+
+_current: ContextVar[_Exchange] = ContextVar("current")
+
+
+class _Backend(httpcore.AnyIOBackend):
+    """Connections that report to the exchange on whose behalf they are used."""
+
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:  # noqa: ANN401
+        _current.get().begun = True
+        return _Stream(await super().connect_tcp(*args, **options))
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """Its methods have the arguments that httpcore gives them."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._has_answered = False
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
+        data = await self._stream.read(max_bytes, timeout)
+        if data:
+            self._has_answered = True
+            if (exchange := _current.get(None)) is not None:
+                exchange.heard = True
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        exchange = _current.get(None)
+        if exchange is not None and not exchange.begun:
+            exchange.begun = True
+            exchange.reused = self._has_answered
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> _Stream:
+        return _Stream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)

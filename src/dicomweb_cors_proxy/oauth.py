@@ -1,0 +1,337 @@
+"""Access tokens for the archive by OAuth 2.0's client credentials grant (RFC 6749 §4.4).
+
+Libraries don't fit: httpx-auth fetches tokens with a blocking client, Authlib's client is an
+`httpx.AsyncClient`, which has no place in a proxy. What is left for them would be one POST.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+import math
+import re
+import socket
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from urllib.parse import quote_plus, urlencode
+
+import httpx
+
+from dicomweb_cors_proxy.proxy import UpstreamProblem
+from dicomweb_cors_proxy.transport import Transport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Mapping
+
+    from dicomweb_cors_proxy.proxy import Upstream, UpstreamResponse
+    from dicomweb_cors_proxy.transport import Request, Timeouts
+
+__all__ = ["Client", "LoggedIn", "Tokens"]
+
+logger = logging.getLogger(__name__)
+
+# Seconds before its end at which a token is renewed: a quarter of its life, but no more than this.
+EARLY: Final = 60.0
+
+# Seconds between two attempts if they fail, or if what they bring is refused: a viewer's hundred
+# requests must not be a hundred at the token endpoint, which may lock the client out.
+PAUSE: Final = 1.0
+
+# Seconds for the token endpoint to answer, and bytes that it may answer with.
+TIMEOUT: Final = 10.0
+MAX_BYTES: Final = 1_000_000
+
+# RFC 6749 §5.2, and where to look. No other word of the endpoint's is repeated.
+_ERRORS: Final = {
+    "invalid_client": "upstream.auth.client_id and client_secret",
+    "invalid_request": "upstream.auth",
+    "invalid_grant": "upstream.auth.client_id and client_secret",
+    "invalid_scope": "upstream.auth.scope",
+    "unauthorized_client": "whether the client may use the grant client_credentials",
+    "unsupported_grant_type": "whether the server grants client_credentials",
+}
+
+
+class LoggedIn:
+    """An upstream whose requests carry an access token (RFC 6750 §2.1).
+
+    A 401 to a request without a body is asked again, once, with another token.
+
+    Args:
+        upstream: sends the requests; closed by `aclose`.
+        tokens: what they carry.
+    """
+
+    def __init__(self, upstream: Upstream, tokens: Tokens) -> None:
+        self._upstream = upstream
+        self._tokens = tokens
+
+    async def send(
+        self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
+    ) -> UpstreamResponse:
+        """Raises what the upstream does, and `UpstreamProblem` 502 if there is no token."""
+        token = await self._tokens.get()
+        response = await self._upstream.send(_authorized(request, token), body, timeouts)
+        if response.status != 401 or not self._tokens.replace(token) or body is not None:
+            return response
+        await response.aclose()
+        token = await self._tokens.get()
+        return await self._upstream.send(_authorized(request, token), None, timeouts)
+
+    def connections(self) -> Mapping[str, int]:
+        return self._upstream.connections()
+
+    async def aclose(self) -> None:
+        await self._upstream.aclose()
+
+
+def _authorized(request: Request, token: bytes) -> Request:
+    return request._replace(headers=[*request.headers, (b"authorization", b"Bearer " + token)])
+
+
+class Token(NamedTuple):
+    """`renewal` and `end` are readings of the clock; infinite if nobody has said."""
+
+    value: bytes
+    renewal: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who the proxy is to the token endpoint at `url`; no `scope`: whatever that thinks."""
+
+    url: str
+    id: str
+    secret: str = field(repr=False)
+    scope: str | None = None
+
+
+class Tokens:
+    """The proxy's own access token: fetched when it is first needed, and anew before it ends.
+
+    Only one request at a time goes to the token endpoint; whoever needs its outcome waits for it.
+
+    Args:
+        client: by which it asks.
+        ssl_context: for an https endpoint.
+        timeout: seconds for the endpoint to answer.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        timeout: float = TIMEOUT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._url = httpx.URL(client.url)
+        self._ssl_context = ssl_context
+        self._timeout = timeout
+        self._clock = clock
+        self._token: Token | None = None
+        self._fetching: asyncio.Task[Token | str] | None = None
+        self._trouble = ""
+        self._may_try_at = -math.inf
+        self._may_replace_at = -math.inf
+        self._in_body = False
+
+    async def get(self) -> bytes:
+        """The token. Raises `UpstreamProblem` 502, which says why there is none."""
+        token = self._token
+        if token is not None:
+            now = self._clock()
+            if now >= token.renewal and self._fetching is None and now >= self._may_try_at:
+                self._fetch()
+            if now < token.end:
+                return token.value
+        if self._fetching is None and self._clock() < self._may_try_at:
+            raise _problem(self._trouble)
+        # A request that is cancelled must not take the token from the others.
+        outcome = await asyncio.shield(self._fetching or self._fetch())
+        if isinstance(outcome, str):
+            raise _problem(outcome)
+        return outcome.value
+
+    def replace(self, value: bytes) -> bool:
+        """The archive refuses this token. Returns whether `get` may give another one."""
+        if self._token is not None and self._token.value == value:
+            now = self._clock()
+            if now < self._may_replace_at:
+                return False
+            self._may_replace_at = now + PAUSE
+            self._token = None
+        return True
+
+    def _fetch(self) -> asyncio.Task[Token | str]:
+        self._fetching = asyncio.create_task(self._fetched())
+        return self._fetching
+
+    async def _fetched(self) -> Token | str:
+        """A new token, which is then in use, or what is in its way."""
+        try:
+            outcome = await self._ask()
+        finally:
+            self._fetching = None
+        if isinstance(outcome, str):
+            self._trouble = outcome
+            self._may_try_at = self._clock() + PAUSE
+            logger.warning("no token from %s: %s", self._origin, outcome)
+        else:
+            self._token = outcome
+            life = outcome.end - self._clock()
+            until = f"for {life:.0f} s" if math.isfinite(life) else "until the archive refuses it"
+            logger.info("a token from %s, good %s", self._origin, until)
+        return outcome
+
+    @property
+    def _origin(self) -> str:
+        return f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"
+
+    async def _ask(self) -> Token | str:
+        try:
+            async with asyncio.timeout(self._timeout):
+                asked = self._clock()
+                answer = await self._post(in_body=self._in_body)
+                # Some servers know but one of the two ways, or don't decode the first (§2.3.1).
+                if answer.refuses_client:
+                    other = await self._post(in_body=not self._in_body)
+                    if not other.refuses_client:
+                        self._in_body = not self._in_body
+                        answer = other
+        except TimeoutError:
+            return (
+                f"the token endpoint did not answer within {self._timeout:g} s. Is it running, "
+                "and is upstream.auth.token_url right?"
+            )
+        except httpx.HTTPError as error:
+            return _failure(error)
+        return answer.token(asked)
+
+    async def _post(self, *, in_body: bool) -> _Answer:
+        headers = {"Accept": "application/json", "User-Agent": "dicomweb-cors-proxy"}
+        client = self._client
+        form = {"grant_type": "client_credentials"}
+        if client.scope is not None:
+            form["scope"] = client.scope
+        if in_body:
+            form |= {"client_id": client.id, "client_secret": client.secret}
+        else:
+            pair = f"{quote_plus(client.id)}:{quote_plus(client.secret)}"
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        transport = Transport(max_connections=1, ssl_context=self._ssl_context)
+        # An AsyncClient would add cookies, and log the URL.
+        request = httpx.Request("POST", self._url, headers=headers, content=urlencode(form))
+        try:
+            response = await transport.handle_async_request(request)
+            body = b""
+            try:
+                async for chunk in cast("httpx.AsyncByteStream", response.stream):
+                    body += chunk
+                    if len(body) > MAX_BYTES:
+                        raise httpx.RemoteProtocolError("too long an answer")
+            finally:
+                await response.aclose()
+        finally:
+            await transport.aclose()
+        return _Answer(response.status_code, _members(body))
+
+
+class _Answer(NamedTuple):
+    """Of the token endpoint: its status, and the members of its JSON object."""
+
+    status: int
+    members: Mapping[str, object]
+
+    @property
+    def error(self) -> str:
+        """One that RFC 6749 knows, or ""."""
+        error = self.members.get("error")
+        return error if isinstance(error, str) and error in _ERRORS else ""
+
+    @property
+    def refuses_client(self) -> bool:
+        return self.status in (400, 401) and self.error in ("", "invalid_client", "invalid_request")
+
+    def token(self, asked: float) -> Token | str:
+        """The token (RFC 6749 §5.1), or what there is in its place; `asked`: reading of a clock."""
+        if self.status != 200:
+            return self._refusal()
+        value, kind = self.members.get("access_token"), self.members.get("token_type")
+        if (
+            not isinstance(value, str)
+            or not re.fullmatch("[!-~]+", value)
+            or not isinstance(kind, str)
+            or kind.lower() != "bearer"
+        ):
+            return (
+                "the token endpoint answered with something that is no bearer token. Is "
+                "upstream.auth.token_url right?"
+            )
+        life = _seconds(self.members.get("expires_in"))
+        end = asked + life
+        return Token(value.encode("ascii"), end - min(EARLY, life / 4), end)
+
+    def _refusal(self) -> str:
+        status, error = self.status, self.error
+        if error:
+            return f"the token endpoint answered {status} ({error}). Check {_ERRORS[error]}."
+        if status == 401:
+            return f"the token endpoint answered 401. Check {_ERRORS['invalid_client']}."
+        if status >= 500 or status == 429:
+            return f"the token endpoint answered {status}. See its log."
+        return f"the token endpoint answered {status}. Is upstream.auth.token_url right?"
+
+
+def _members(body: bytes) -> Mapping[str, object]:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _seconds(life: object) -> float:
+    """The life of a token: a number, from some servers its digits; infinite if it is neither."""
+    if isinstance(life, str) and re.fullmatch("[0-9]{1,9}", life):
+        return float(life)
+    if isinstance(life, bool) or not isinstance(life, (int, float)):
+        return math.inf
+    return max(0.0, float(min(life, 10**9)))  # in this order NaN is 0
+
+
+def _failure(error: httpx.HTTPError) -> str:
+    """Say why there is no answer of the token endpoint's."""
+    cause = error.__cause__
+    if isinstance(cause, ssl.SSLError):
+        return (
+            "TLS with the token endpoint failed. upstream.ca_file can name a certificate "
+            "authority of your own; is the host of upstream.auth.token_url in the certificate? "
+            "(upstream.verify_tls counts for the archive alone.)"
+        )
+    if isinstance(cause, socket.gaierror):
+        return (
+            "the token endpoint's name does not resolve. Is the host in upstream.auth.token_url "
+            "right?"
+        )
+    if isinstance(error, httpx.ConnectError):
+        return (
+            "the token endpoint could not be reached. Is it running, and are host and port in "
+            "upstream.auth.token_url right?"
+        )
+    return (
+        "the token endpoint closed the connection before its answer was complete, or answered "
+        "with something that is not HTTP. Is upstream.auth.token_url right?"
+    )
+
+
+def _problem(trouble: str) -> UpstreamProblem:
+    return UpstreamProblem("token", 502, f"The proxy has no token for the archive: {trouble}")
