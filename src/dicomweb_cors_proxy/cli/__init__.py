@@ -7,6 +7,7 @@ import click
 from dicomweb_cors_proxy.cli.check import check
 from dicomweb_cors_proxy.cli.demo import demo
 from dicomweb_cors_proxy.cli.healthcheck import healthcheck
+from dicomweb_cors_proxy.cli.probe import probe
 from dicomweb_cors_proxy.cli.serve import serve
 
 
@@ -18,5 +19,6 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(probe)
 main.add_command(demo)
 main.add_command(healthcheck)

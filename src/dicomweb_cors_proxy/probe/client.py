@@ -1,0 +1,212 @@
+"""The requests of a probe: raw heads, no cookies, nothing followed, no word of an answer kept back.
+
+Nothing that an archive sends, nor a library's message about it, gets into an error's text.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from time import monotonic
+from typing import TYPE_CHECKING, Final, Self
+
+import httpx
+
+from dicomweb_cors_proxy.fetch import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dicomweb_cors_proxy.fetch import Headers
+
+__all__ = ["Client", "NoAnswerError", "Reason", "Received"]
+
+CONNECT_TIMEOUT: Final = 10.0  # seconds
+READ_TIMEOUT: Final = 30.0  # seconds
+
+# OpenSSL's codes (X509_V_ERR_…) and what they mean for a browser.
+_CERTIFICATE_FAULTS: Final = {
+    9: "it is not valid yet",
+    10: "it has expired",
+    18: "it is self-signed",
+    19: "it is signed by an authority that is not trusted here",
+    20: "it is signed by an authority that is not trusted here, or the chain is incomplete",
+    21: "it is signed by an authority that is not trusted here, or the chain is incomplete",
+    62: "it is for another name",
+    64: "it is for another address",
+}
+
+
+class Reason(StrEnum):
+    """Why no answer came."""
+
+    NAME = "name-unknown"
+    REFUSED = "connection-refused"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    CERTIFICATE = "certificate"
+    TLS = "tls"
+    CLOSED = "no-http-answer"
+    URL = "url"
+
+
+# The innermost cause is the one that tells; the last row is of what has none of those before.
+_FAULTS: Final[tuple[tuple[tuple[type[BaseException], ...], Reason, str], ...]] = (
+    (
+        (ssl.SSLError,),
+        Reason.TLS,
+        "The TLS handshake failed. Does the server speak https there?",
+    ),
+    ((socket.gaierror,), Reason.NAME, "The server's name does not resolve."),
+    (
+        (ConnectionRefusedError,),
+        Reason.REFUSED,
+        "The connection was refused: nothing listens at that port.",
+    ),
+    (
+        (httpx.ConnectTimeout,),
+        Reason.TIMEOUT,
+        f"No connection within {CONNECT_TIMEOUT:.0f} seconds.",
+    ),
+    ((httpx.ReadTimeout,), Reason.TIMEOUT, f"No answer within {READ_TIMEOUT:.0f} seconds."),
+    (
+        (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError),
+        Reason.URL,
+        "The URL is none that can be asked.",
+    ),
+    ((ConnectionResetError, BrokenPipeError), Reason.CLOSED, "The server closed the connection."),
+    ((OSError,), Reason.UNREACHABLE, "The server can't be reached."),
+)
+
+
+class NoAnswerError(Exception):
+    """No answer came; the text says why, and holds nothing of what the other side sent."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        self.reason = reason
+        super().__init__(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """An answer, as much of its body as was asked for, and whose address it came from."""
+
+    answer: Answer
+    body: bytes
+    address: str | None
+
+
+class Client:
+    """Sends one request a connection; HTTP_PROXY and its like are not read.
+
+    Args:
+        ca_file: authorities to trust beside the system's, PEM.
+        verify: whether a certificate has to be one that a browser takes.
+
+    Raises OSError (ssl.SSLError is one) for a `ca_file` that can't be read.
+    """
+
+    def __init__(self, *, ca_file: Path | None = None, verify: bool = True) -> None:
+        context = ssl.create_default_context()
+        if ca_file is not None:
+            context.load_verify_locations(ca_file)
+        if not verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        self._transport = httpx.HTTPTransport(
+            verify=context,
+            trust_env=False,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._transport.close()
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        *,
+        content: bytes | None = None,
+        body: int = 0,
+    ) -> Received:
+        """Send a request; read `body` bytes of the answer's at most.
+
+        Raises NoAnswerError.
+        """
+        try:
+            request = httpx.Request(
+                method,
+                url,
+                headers=[(name.encode("latin-1"), v.encode("latin-1")) for name, v in headers],
+                content=content,
+                extensions={
+                    "timeout": {
+                        "connect": CONNECT_TIMEOUT,
+                        "read": READ_TIMEOUT,
+                        "write": READ_TIMEOUT,
+                        "pool": CONNECT_TIMEOUT,
+                    }
+                },
+            )
+            response = self._transport.handle_request(request)
+            try:
+                address = _address(response)  # before the end of the body closes the connection
+                return Received(_answer(response), _beginning(response, body), address)
+            finally:
+                response.close()
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            raise _no_answer(error) from None
+
+
+def _answer(response: httpx.Response) -> Answer:
+    raw = response.headers.raw
+    return Answer(
+        response.status_code,
+        tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw),
+    )
+
+
+def _beginning(response: httpx.Response, limit: int) -> bytes:
+    body = bytearray()
+    end = monotonic() + READ_TIMEOUT
+    with suppress(httpx.HTTPError):  # a cut body still has a beginning
+        for chunk in response.iter_bytes() if limit else ():
+            body += chunk
+            if len(body) >= limit or monotonic() > end:
+                break
+    return bytes(body[:limit])
+
+
+def _address(response: httpx.Response) -> str | None:
+    stream = response.extensions.get("network_stream")
+    address = stream.get_extra_info("server_addr") if stream else None
+    return address[0] if address else None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _no_answer(error: BaseException) -> NoAnswerError:
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            fault = _CERTIFICATE_FAULTS.get(cause.verify_code, "it does not verify")
+            text = f"No browser takes the server's certificate: {fault}."
+            return NoAnswerError(Reason.CERTIFICATE, text)
+        for kinds, reason, text in _FAULTS:
+            if isinstance(cause, kinds):
+                return NoAnswerError(reason, text)
+    return NoAnswerError(
+        Reason.CLOSED, "What came is no HTTP answer, or the connection was closed before one."
+    )

@@ -1,0 +1,228 @@
+"""What a browser does for a page's `fetch`: preflight, request, redirects, each step judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from dicomweb_cors_proxy.fetch import (
+    Request,
+    Rule,
+    Step,
+    follow,
+    judge,
+    judge_preflight,
+    judge_request,
+    lacking_names,
+)
+from dicomweb_cors_proxy.probe.client import NoAnswerError
+
+if TYPE_CHECKING:
+    from dicomweb_cors_proxy.fetch import Answer, Headers
+    from dicomweb_cors_proxy.probe.client import Client, Received
+
+__all__ = ["Exchange", "Page", "Stage"]
+
+_AGENT: Final = "Mozilla/5.0 (compatible; dicomweb-cors-proxy probe)"
+_MAX_NAMES: Final = 8  # of which each may be asked for alone
+
+
+class Stage(StrEnum):
+    """Where a request was stopped."""
+
+    REQUEST = "request"
+    PREFLIGHT = "preflight"
+    ANSWER = "answer"
+    REDIRECT = "redirect"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What became of one `fetch`.
+
+    Attributes:
+        asked: the request as the page made it. Its URL and headers are not for showing.
+        request: the same after redirects.
+        stage, step: where it was stopped, and by which step; None if the page reads the answer.
+        no_answer: why there was no answer, in place of a step.
+        answer: the last answer, that of the preflight if that stopped it.
+        granted: the preflight's answer, if that let the request pass.
+        culprits: names of headers for which the preflight was refused, if it is them.
+        body: the beginning of the answer's, whether the page can read it or not.
+        sent: whether the request itself went out.
+    """
+
+    asked: Request
+    request: Request
+    stage: Stage | None = None
+    step: Step | None = None
+    no_answer: NoAnswerError | None = None
+    answer: Answer | None = None
+    granted: Answer | None = None
+    culprits: tuple[str, ...] = ()
+    body: bytes = b""
+    address: str | None = None
+    sent: bool = False
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the page gets nothing."""
+        return self.stage is not None
+
+    @property
+    def is_redirected(self) -> bool:
+        """Whether the request was sent on to another URL."""
+        return self.request.redirects > 0
+
+
+class Page:
+    """A page on `origin`.
+
+    Args:
+        credentials: whether its requests have the credentials mode "include".
+        headers: what all its requests carry, in place of those of the same name.
+        cookie: what the browser adds on its own to requests with credentials.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        origin: str,
+        *,
+        credentials: bool = False,
+        headers: Headers = (),
+        cookie: str | None = None,
+    ) -> None:
+        self.origin = origin
+        self.credentials = credentials
+        self._client = client
+        self._headers = headers
+        self._cookie = cookie if credentials else None
+
+    def request(self, method: str, url: str, *headers: tuple[str, str]) -> Request:
+        """Make a request that carries `headers` and the page's."""
+        own = {name.lower() for name, _ in self._headers}
+        kept = tuple(header for header in headers if header[0].lower() not in own)
+        return Request(method, url, self.origin, kept + self._headers, self.credentials)
+
+    def fetch(
+        self,
+        asked: Request,
+        *,
+        content: bytes | None = None,
+        body: int = 0,
+        only_ask: bool = False,
+    ) -> Exchange:
+        """Do as a browser would, but read `body` bytes of the answer's at most.
+
+        With `only_ask` no more than the preflight is sent.
+        """
+        request, granted, sent = asked, None, False
+        while True:
+            if step := judge_request(request):
+                stage = Stage.REDIRECT if sent else Stage.REQUEST
+                return Exchange(asked, request, stage, step, granted=granted, sent=sent)
+            if request.needs_preflight:
+                try:
+                    answer = self.preflight(request).answer
+                except NoAnswerError as error:
+                    return Exchange(asked, request, Stage.PREFLIGHT, no_answer=error, sent=sent)
+                if step := judge_preflight(request, answer):
+                    culprits = self._culprits(request, answer, step)
+                    return Exchange(
+                        asked,
+                        request,
+                        Stage.PREFLIGHT,
+                        step,
+                        answer=answer,
+                        culprits=culprits,
+                        sent=sent,
+                    )
+                granted = granted or answer
+            if only_ask:
+                return Exchange(asked, request, granted=granted)
+            sent = True
+            try:
+                received = self._send(request, content, body)
+            except NoAnswerError as error:
+                return Exchange(
+                    asked, request, Stage.ANSWER, no_answer=error, granted=granted, sent=True
+                )
+            answer = received.answer
+            base = Exchange(
+                asked,
+                request,
+                answer=answer,
+                granted=granted,
+                body=received.body,
+                address=received.address,
+                sent=True,
+            )
+            if step := judge(request, answer):
+                return replace(base, stage=Stage.ANSWER, step=step)
+            match follow(request, answer):
+                case Step() as step:
+                    return replace(base, stage=Stage.REDIRECT, step=step)
+                case Request() as following:
+                    content = content if following.method == request.method else None
+                    request = following
+                case None:
+                    return base
+
+    def preflight(self, request: Request) -> Received:
+        """Ask whether `request` may be sent; raises NoAnswerError."""
+        headers = [("Access-Control-Request-Method", request.method)]
+        if names := request.unsafe_names:
+            headers.append(("Access-Control-Request-Headers", ",".join(names)))
+        headers.append(("Accept", "*/*"))
+        return self._client.send("OPTIONS", request.url, (*headers, *self._of_browser(request)))
+
+    def without_origin(self, request: Request) -> Received:
+        """Send `request` as a browser does for a link or an image; raises NoAnswerError."""
+        headers = (*request.headers, ("User-Agent", _AGENT))
+        return self._client.send(request.method, request.url, _with_accept(headers))
+
+    def _send(self, request: Request, content: bytes | None, body: int) -> Received:
+        headers = [*request.headers, *self._of_browser(request)]
+        if request.method in ("GET", "HEAD") and not request.is_cross_origin:
+            headers = [header for header in headers if header[0] != "Origin"]
+        if self._cookie is not None and not request.redirects:
+            headers.append(("Cookie", self._cookie))
+        return self._client.send(
+            request.method, request.url, _with_accept(headers), content=content, body=body
+        )
+
+    def _of_browser(self, request: Request) -> Headers:
+        return (
+            ("Origin", request.origin),
+            ("Sec-Fetch-Dest", "empty"),
+            ("Sec-Fetch-Mode", "cors"),
+            ("Sec-Fetch-Site", "cross-site" if request.is_cross_origin else "same-origin"),
+            ("User-Agent", _AGENT),
+        )
+
+    def _culprits(self, request: Request, answer: Answer, step: Step) -> tuple[str, ...]:
+        """Find the headers without which a preflight would be granted, if it is they."""
+        if step.rule in (Rule.AUTHORIZATION_NOT_NAMED, Rule.HEADER_NOT_ALLOWED):
+            return lacking_names(request, answer)
+        names = request.unsafe_names
+        if not names or len(names) > _MAX_NAMES:
+            return ()
+        headers = dict((name.lower(), value) for name, value in request.headers)  # noqa: C402
+        if self._refuses(request, ()):
+            return ()
+        return tuple(name for name in names if self._refuses(request, ((name, headers[name]),)))
+
+    def _refuses(self, request: Request, headers: Headers) -> bool:
+        question = replace(request, method="GET", headers=headers)
+        try:
+            return judge_preflight(question, self.preflight(question).answer) is not None
+        except NoAnswerError:
+            return True
+
+
+def _with_accept(headers: list[tuple[str, str]] | Headers) -> Headers:
+    if any(name.lower() == "accept" for name, _ in headers):
+        return tuple(headers)
+    return (*headers, ("Accept", "*/*"))

@@ -1,0 +1,138 @@
+"""A probe's report: for people in 80 columns, for scripts as JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from dicomweb_cors_proxy.probe.checks import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dicomweb_cors_proxy.probe.checks import Finding, Report, Target
+
+__all__ = ["Text", "as_json"]
+
+WIDTH: Final = 80
+_COLOURS: Final = {
+    Verdict.PASS: "green",
+    Verdict.WARN: "yellow",
+    Verdict.FAIL: "red",
+    Verdict.NOTE: "cyan",
+}
+_NAMES: Final = 14  # columns, for the longest name of a check
+_MARGIN: Final = " " * (len("pass") + 2)
+_CODE: Final = _MARGIN + "  "
+
+
+class Text:
+    """Writes a report line by line; what was said before is not repeated."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._said: dict[object, str] = {}
+
+    def heading(self) -> list[str]:
+        """Say what is probed and as whom."""
+        manner = "with credentials" if self._target.credentials else "without credentials"
+        return [
+            click.style(self._target.root, bold=True),
+            f"as a page on {self._target.origin} asks it, {manner}",
+            "",
+        ]
+
+    def finding(self, finding: Finding) -> list[str]:
+        """Lay out one finding: verdict, name, sentences, then what to change."""
+        mark = click.style(finding.verdict, fg=_COLOURS[finding.verdict], bold=True)
+        text = finding.text
+        fault = text.partition(". ")[2]
+        same = self._said.get(fault) if fault and finding.advice.ours else None
+        if same:
+            text = text.partition(". ")[0] + f", for the same reason as {same}."
+        lines = textwrap.wrap(
+            text,
+            WIDTH,
+            initial_indent=f"{_MARGIN}{finding.check:<{_NAMES}} ",
+            subsequent_indent=_MARGIN + " " * (_NAMES + 1),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        lines[0] = f"{mark}  {lines[0][len(_MARGIN) :]}"
+        if not same:
+            self._said.setdefault(fault, finding.check)
+            lines += self._changes(finding)
+        return lines
+
+    def _changes(self, finding: Finding) -> Iterator[str]:
+        if finding.advice.ours:
+            yield from self._once("dicomweb-cors-proxy", _keys(finding.advice.ours), finding.check)
+        if finding.advice.nginx:
+            yield from self._once("nginx", finding.advice.nginx, finding.check)
+
+    def _once(self, where: str, lines: tuple[str, ...], check: str) -> Iterator[str]:
+        if said := self._said.get(lines):
+            yield f"{_MARGIN}{where}: as under {said}"
+            return
+        self._said[lines] = check
+        yield f"{_MARGIN}{where}:"
+        for line in lines:
+            indent = _CODE + line[: len(line) - len(line.lstrip())]
+            yield from textwrap.wrap(
+                line.strip(),
+                WIDTH,
+                initial_indent=indent,
+                subsequent_indent=f"{indent}  ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+
+    def ending(self, report: Report) -> list[str]:
+        """Say what to do first."""
+        colour = "red" if report.is_blocked else "green"
+        lines = textwrap.wrap(report.first, WIDTH, break_long_words=False, break_on_hyphens=False)
+        return ["", *(click.style(line, fg=colour, bold=True) for line in lines)]
+
+
+def _keys(settings: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"{key}: {_yaml(value)}" for key, value in settings.items())
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_scalar, value))}]"
+    return _scalar(value)
+
+
+def _scalar(value: object) -> str:
+    return '"*"' if value == "*" else str(value)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report as JSON has it; its keys are for scripts to rely on."""
+    target = report.target
+    return {
+        "root": target.root,
+        "origin": target.origin,
+        "credentials": target.credentials,
+        "blocked": report.is_blocked,
+        "first": report.first,
+        "checks": [
+            {
+                "check": finding.check,
+                "verdict": finding.verdict.lower(),
+                "text": finding.text,
+                "request": finding.request,
+                "status": finding.status,
+                "rule": finding.rule,
+                "step": finding.step,
+                "settings": dict(finding.advice.ours),
+                "nginx": list(finding.advice.nginx),
+            }
+            for finding in report.findings
+        ],
+    }

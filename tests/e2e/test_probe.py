@@ -1,0 +1,465 @@
+"""The probe's verdicts beside Chromium's: the same servers, origins and requests."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import pytest
+import pytest_asyncio
+import trustme
+
+from dicomweb_cors_proxy.probe.checks import Report, Target, probe
+from dicomweb_cors_proxy.probe.client import Client
+from tests.support import browser, probing
+from tests.support.probing import (
+    ALLOW_CREDENTIALS,
+    ALLOW_HEADERS,
+    ALLOW_METHODS,
+    ALLOW_ORIGIN,
+    EXPOSE_HEADERS,
+    MAX_AGE,
+    Answered,
+    Fault,
+    archive,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from playwright.async_api import Browser
+
+    from tests.support.browser import Site, Viewer
+    from tests.support.orthanc import Orthanc
+    from tests.support.proxy import Proxy
+
+    Serve = Callable[..., Proxy]
+
+pytestmark = [pytest.mark.chromium, pytest.mark.asyncio(loop_scope="session")]
+
+Manner: TypeAlias = "tuple[bool, tuple[tuple[str, str], ...]]"
+
+LOGIN = ("Authorization", "Basic dmlld2VyOm9wZW4gc2VzYW1l")
+
+# Chromium's names for the rules, without the `Preflight` that it puts before some.
+RULES = {
+    "MissingAllowOriginHeader": "allow-origin-missing",
+    "MultipleAllowOriginValues": "allow-origin-several",
+    "WildcardOriginNotAllowed": "allow-origin-any-with-credentials",
+    "InvalidAllowOriginValue": "allow-origin-other",
+    "AllowOriginMismatch": "allow-origin-other",
+    "InvalidAllowCredentials": "credentials-not-allowed",
+    "InvalidStatus": "preflight-status",
+    "DisallowedRedirect": "preflight-redirected",
+    "InvalidAllowMethodsPreflightResponse": "allow-methods-malformed",
+    "InvalidAllowHeadersPreflightResponse": "allow-headers-malformed",
+    "MethodDisallowedByPreflightResponse": "method-not-allowed",
+    "HeaderDisallowedByPreflightResponse": "header-not-allowed",
+}
+
+
+def always(name: str, *values: str) -> Fault:
+    def fault(answer: Answered) -> None:
+        answer.put(name, *values)
+
+    return fault
+
+
+def on_preflights(name: str, *values: str) -> Fault:
+    def fault(answer: Answered) -> None:
+        if answer.is_preflight:
+            answer.put(name, *values)
+
+    return fault
+
+
+def preflight_status(status: int, *, headers: bool) -> Fault:
+    def fault(answer: Answered) -> None:
+        if answer.is_preflight:
+            answer.status = status
+            if not headers:
+                answer.headers = []
+
+    return fault
+
+
+def allow_origin(make: Callable[[str], str]) -> Fault:
+    def fault(answer: Answered) -> None:
+        if answer.origin:
+            answer.put(ALLOW_ORIGIN, make(answer.origin))
+
+    return fault
+
+
+def other_scheme(origin: str) -> str:
+    return origin.replace("http:", "https:")
+
+
+def without_cors(answer: Answered) -> None:
+    answer.headers = [line for line in answer.headers if not line[0].startswith("Access-Control")]
+
+
+def without_cors_on_errors(answer: Answered) -> None:
+    if answer.status >= 400:
+        without_cors(answer)
+
+
+def without_cors_on_answers(answer: Answered) -> None:
+    if not answer.is_preflight:
+        without_cors(answer)
+
+
+def doubled(answer: Answered) -> None:
+    if answer.origin:
+        answer.put(ALLOW_ORIGIN, answer.origin, answer.origin)
+
+
+def redirected_preflight(answer: Answered) -> None:
+    if answer.is_preflight and not answer.path.endswith("/"):
+        answer.status = 308
+        answer.put("Location", f"{answer.path}/")
+
+
+def redirected(*, cors: bool) -> Fault:
+    def fault(answer: Answered) -> None:
+        if not answer.is_preflight and "moved" not in answer.path:
+            joint = "&" if "?" in answer.path else "?"
+            answer.status = 307
+            answer.put("Location", f"{answer.path}{joint}moved")
+            if not cors:
+                without_cors(answer)
+
+    return fault
+
+
+def redirected_for_ever(answer: Answered) -> None:
+    if not answer.is_preflight:
+        answer.status = 302
+        answer.put("Location", answer.path)
+
+
+def redirected_to_a_file(answer: Answered) -> None:
+    if not answer.is_preflight:
+        answer.status = 302
+        answer.put("Location", "file:///tmp")
+
+
+def redirected_elsewhere(answer: Answered) -> None:
+    """By another name to the same server: the origin becomes null."""
+    host = answer.asked["Host"]
+    if host.startswith("127") and not answer.is_preflight:
+        answer.status = 307
+        answer.put("Location", f"http://{host.replace('127.0.0.1', 'localhost')}{answer.path}")
+
+
+def redirected_elsewhere_and_refused(answer: Answered) -> None:
+    redirected_elsewhere(answer)
+    if answer.origin == "null":
+        answer.put(ALLOW_ORIGIN, "http://viewer.example")
+
+
+def with_a_login(answer: Answered) -> None:
+    if answer.asked["Authorization"] is None and not answer.is_preflight:
+        answer.status = 401
+
+
+def gone_on_preflights(answer: Answered) -> None:
+    if answer.is_preflight:
+        answer.status = 0
+
+
+def several_at_once(answer: Answered) -> None:
+    """Redirected, to a preflight that is refused."""
+    redirected(cors=True)(answer)
+    if answer.is_preflight and "moved" in answer.path:
+        answer.status = 403
+
+
+FAULTS: dict[str, Fault] = {
+    "right": probing.right,
+    "no CORS": without_cors,
+    "CORS on preflights only": without_cors_on_answers,
+    "CORS on success only": without_cors_on_errors,
+    "401 to preflights": preflight_status(401, headers=False),
+    "404 to preflights": preflight_status(404, headers=False),
+    "500 to preflights, with CORS": preflight_status(500, headers=True),
+    "304 to preflights, with CORS": preflight_status(304, headers=True),
+    "200 to preflights": preflight_status(200, headers=True),
+    "preflights without CORS": preflight_status(204, headers=False),
+    "preflights redirected": redirected_preflight,
+    "preflights without an answer": gone_on_preflights,
+    "any origin": always(ALLOW_ORIGIN, "*"),
+    "any origin, in quotes": always(ALLOW_ORIGIN, '"*"'),
+    "null": always(ALLOW_ORIGIN, "null"),
+    "an empty origin": always(ALLOW_ORIGIN, ""),
+    "another origin": always(ALLOW_ORIGIN, "https://viewer.example"),
+    "another scheme": allow_origin(other_scheme),
+    "a slash after the origin": allow_origin(lambda origin: f"{origin}/"),
+    "capitals in the origin": allow_origin(str.upper),
+    "a list of origins": allow_origin(lambda origin: f"{origin}, https://viewer.example"),
+    "a list with spaces": allow_origin(lambda origin: f"{origin} https://viewer.example"),
+    "the origin twice": doubled,
+    "no credentials": always(ALLOW_CREDENTIALS),
+    "credentials in capitals": always(ALLOW_CREDENTIALS, "True"),
+    "credentials twice": always(ALLOW_CREDENTIALS, "true", "true"),
+    "no headers allowed": on_preflights(ALLOW_HEADERS),
+    "accept not allowed": on_preflights(ALLOW_HEADERS, "content-type, authorization, x-site"),
+    "any header": on_preflights(ALLOW_HEADERS, "*"),
+    "any header, and authorization": on_preflights(ALLOW_HEADERS, "*, Authorization"),
+    "headers on two lines": on_preflights(
+        ALLOW_HEADERS, "Accept,X-Site", "CONTENT-TYPE,,authorization"
+    ),
+    "headers malformed": on_preflights(ALLOW_HEADERS, "accept; content-type"),
+    "methods malformed": on_preflights(ALLOW_METHODS, "GET POST"),
+    "no methods": on_preflights(ALLOW_METHODS),
+    "POST not listed": on_preflights(ALLOW_METHODS, "DELETE"),
+    "any method": on_preflights(ALLOW_METHODS, "*"),
+    "max-age twice": on_preflights(MAX_AGE, "600", "600"),
+    "nothing exposed": always(EXPOSE_HEADERS),
+    "everything exposed": always(EXPOSE_HEADERS, "*"),
+    "exposed malformed": always(EXPOSE_HEADERS, "content-range; etag"),
+    "redirected": redirected(cors=True),
+    "redirected without CORS": redirected(cors=False),
+    "redirected for ever": redirected_for_ever,
+    "redirected to a file": redirected_to_a_file,
+    "redirected elsewhere": redirected_elsewhere,
+    "redirected elsewhere and refused": redirected_elsewhere_and_refused,
+    "redirected to a refused preflight": several_at_once,
+    "a login": with_a_login,
+}
+
+
+PREFLIGHTS = """
+  if ($request_method = OPTIONS) {
+    add_header Access-Control-Allow-Origin $http_origin;
+    add_header Access-Control-Allow-Credentials true;
+    add_header Access-Control-Allow-Headers accept,content-type;
+    return 204;
+  }
+"""
+ANSWERS = """
+  add_header Access-Control-Allow-Origin $http_origin always;
+  add_header Access-Control-Allow-Credentials true always;
+  add_header Vary Origin always;
+"""
+NGINX = {
+    "nginx, no CORS": "",
+    "nginx, right": PREFLIGHTS + ANSWERS,
+    "nginx, without always": PREFLIGHTS + ANSWERS.replace("always", ""),
+    "nginx, any origin and credentials": (PREFLIGHTS + ANSWERS).replace("$http_origin", "*"),
+    "nginx, preflights to the archive": ANSWERS,
+    "nginx, headers lost in an if": ANSWERS + "if ($request_method = OPTIONS) { return 204; }"
+    " if ($request_method = GET) { add_header X-Frame-Options DENY; }",
+    "nginx, twice": PREFLIGHTS + ANSWERS + ANSWERS,
+    "nginx, redirects": "return 301 http://$host:$server_port/elsewhere$request_uri;",
+}
+CADDY_ANSWERS = """
+  header >Access-Control-Allow-Origin {http.request.header.Origin}
+  header >Access-Control-Allow-Credentials true
+  header >Vary Origin
+"""
+CADDY = {
+    "Caddy, no CORS": "",
+    "Caddy, any origin": "header >Access-Control-Allow-Origin *",
+    "Caddy, preflights to the archive": CADDY_ANSWERS,
+    "Caddy, right": CADDY_ANSWERS
+    + """
+  @preflight method OPTIONS
+  handle @preflight {
+    header Access-Control-Allow-Headers "accept, content-type"
+    respond 204
+  }
+""",
+}
+Server: TypeAlias = "Callable[[Path, str, str, Serve], AbstractContextManager[str]]"
+
+
+def behind_nginx(lines: str) -> Server:
+    @contextmanager
+    def server(folder: Path, upstream: str, _: str, __: Serve) -> Iterator[str]:
+        with probing.nginx(folder, upstream.removesuffix("/dicom-web"), lines) as root:
+            yield root
+
+    return server
+
+
+def behind_caddy(lines: str) -> Server:
+    @contextmanager
+    def server(folder: Path, upstream: str, _: str, __: Serve) -> Iterator[str]:
+        with probing.caddy(folder, upstream, lines) as root:
+            yield root
+
+    return server
+
+
+def ours(**cors: object) -> Server:
+    @contextmanager
+    def server(_: Path, upstream: str, origin: str, serve: Serve) -> Iterator[str]:
+        policy = {"allow_origins": [origin]} | cors
+        yield serve({"upstream": {"url": upstream}, "cors": policy}).url
+
+    return server
+
+
+@contextmanager
+def bare(_: Path, upstream: str, __: str, ___: Serve) -> Iterator[str]:
+    yield upstream
+
+
+SERVERS: dict[str, Server] = {
+    "Orthanc": bare,
+    **{name: behind_nginx(lines) for name, lines in NGINX.items()},
+    **{name: behind_caddy(lines) for name, lines in CADDY.items()},
+    "ours": ours(),
+    "ours, with credentials": ours(allow_credentials=True),
+    "ours, without accept": ours(allow_headers=["content-type"]),
+    "ours, any origin": ours(allow_origins=["*"]),
+}
+
+
+def run(root: str, origin: str, manner: Manner) -> Report:
+    credentials, headers = manner
+    target = Target(root, origin, credentials=credentials, headers=headers, write=True)
+    with Client() as client:
+        return probe(target, client)
+
+
+async def compare(report: Report, viewer: Viewer) -> set[str]:
+    """Ask all that the probe asked; what came must be the same. Returns what was blocked."""
+    blocked = set()
+    for check, exchange in report.exchanges.items():
+        asked = exchange.asked
+        answer = await viewer.ask(
+            asked.url,
+            method=asked.method,
+            headers=dict(asked.headers),
+            credentials="include" if asked.credentials else "same-origin",
+        )
+        assert (answer.error == "TypeError") is exchange.is_blocked, (check, answer, exchange)
+        if not exchange.is_blocked:
+            assert exchange.answer
+            assert answer.status == exchange.answer.status, check
+            shown = "content-range" in answer.headers
+            findings = {f.check: f for f in report.findings}
+            if check == "range" and answer.status == 206:
+                assert shown is (findings["range"].verdict == "pass")
+            continue
+        blocked.add(check)
+        if (
+            answer.cors_error
+            and exchange.step
+            and answer.cors_error.removeprefix("Preflight") in RULES
+        ):
+            rule = RULES[answer.cors_error.removeprefix("Preflight")]
+            ours = exchange.step.rule.replace("authorization-not-named", "header-not-allowed")
+            assert ours == rule, (check, answer.cors_error)
+    return blocked
+
+
+PLAIN: Manner = (False, ())
+CREDENTIALS: Manner = (True, ())
+HEADERS: Manner = (False, (LOGIN, ("X-Site", "a")))
+MANNERS = {"plain": PLAIN, "credentials": CREDENTIALS, "headers": HEADERS}
+# Where more than one manner tells something.
+WITH_CREDENTIALS = (
+    "right", "no CORS", "any origin", "the origin twice", "no credentials",
+    "credentials in capitals", "credentials twice", "any header", "any method",
+    "everything exposed", "redirected", "redirected elsewhere",
+)  # fmt: skip
+WITH_HEADERS = (
+    "right", "401 to preflights", "no headers allowed", "any header, and authorization",
+    "headers on two lines", "headers malformed", "redirected", "redirected elsewhere", "a login",
+)  # fmt: skip
+ROWS = {
+    f"{name}, {manner}": (fault, MANNERS[manner])
+    for name, fault in FAULTS.items()
+    for manner in (
+        "plain",
+        *["credentials"] * (name in WITH_CREDENTIALS),
+        *["headers"] * (name in WITH_HEADERS),
+    )
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def page(chromium: Browser, site: Site) -> AsyncIterator[Viewer]:
+    """One page for all: every server has a port of its own, so its caches don't matter."""
+    async with browser.Viewer.at(site.viewer, chromium) as viewer:
+        yield viewer
+
+
+@pytest.mark.parametrize(("fault", "manner"), ROWS.values(), ids=ROWS)
+async def test_an_archive(fault: Fault, manner: Manner, page: Viewer, site: Site) -> None:
+    with archive(fault) as running:
+        report = run(running.url, site.viewer, manner)
+        assert set(report.exchanges) >= {"search", "metadata", "frames", "store", "errors"}
+        blocked = await compare(report, page)
+    hidden = any(finding.rule == "content-range-not-exposed" for finding in report.findings)
+    assert report.is_blocked is (bool(blocked) or hidden)
+    assert {f.check for f in report.findings if f.verdict == "FAIL"} >= blocked
+
+
+@pytest.mark.parametrize("origin", ["viewer", "stranger"])
+@pytest.mark.parametrize("manner", [PLAIN, CREDENTIALS], ids=["plain", "credentials"])
+@pytest.mark.parametrize("name", SERVERS)
+async def test_a_server(
+    name: str,
+    manner: Manner,
+    origin: str,
+    site: Site,
+    chromium: Browser,
+    orthanc: Orthanc,
+    serve: Serve,
+    tmp_path: Path,
+) -> None:
+    there = getattr(site, origin)
+    with SERVERS[name](tmp_path, orthanc.url, site.viewer, serve) as root:
+        report = run(root, there, manner)
+        async with browser.Viewer.at(there, chromium) as viewer:
+            blocked = await compare(report, viewer)
+    assert report.is_blocked is bool(blocked)
+
+
+async def test_an_archive_with_a_login(
+    site: Site, page: Viewer, orthanc_with_auth: Orthanc
+) -> None:
+    for manner in (PLAIN, CREDENTIALS, HEADERS):
+        report = run(orthanc_with_auth.url, site.viewer, manner)
+        assert "frames" in await compare(report, page)
+
+
+async def test_a_star_for_authorization(site: Site) -> None:
+    """The standard's rule, which Chromium has behind a switch."""
+    switch = "--enable-features=CorsNonWildcardRequestHeadersSupport"
+    async with (
+        browser.chromium(switch) as strict,
+        browser.Viewer.at(site.viewer, strict) as viewer,
+    ):
+        with archive(FAULTS["any header"]) as running:
+            report = run(running.url, site.viewer, HEADERS)
+            assert {f.rule for f in report.findings if f.rule} == {"authorization-not-named"}
+            assert "search" in await compare(report, viewer)
+
+
+async def test_mixed_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A page on https, and an archive on http under a name that is not this machine's."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("viewer.test").configure_cert(context)
+    names = "--host-resolver-rules=MAP *.test 127.0.0.1"
+    with browser.site(context) as site, archive() as running:
+        port = running.url.rpartition(":")[2]
+        origin = f"https://viewer.test:{site.port}"
+        flags = (names, "--ignore-certificate-errors")
+        async with browser.chromium(*flags) as chromium:
+            async with browser.Viewer.at(origin, chromium) as viewer:
+                for host in ("pacs.test", "localhost", "127.0.0.1"):
+                    root = f"http://{host}:{port}"
+                    report = run(root, origin, PLAIN)
+                    blocked = await compare(report, viewer)
+                    assert bool(blocked) is (host == "pacs.test")
+                    rules = {finding.rule for finding in report.findings}
+                    assert ("mixed-content" in rules) is (host == "pacs.test")
