@@ -257,7 +257,7 @@ def measure(case: Case, proxy: Running, size: int, connections: int, seconds: in
 def transfer(kind: Transfer, proxy: Running, file: Path) -> Sample:
     """Send or fetch a long body with curl."""
     size = file.stat().st_size
-    command = ["curl", "-sS", "-o", "/dev/null", "-H", f"Origin: {proxy.origin}", "-m", "120"]
+    command = ["curl", "-sS", "-o", "/dev/null", "-H", f"Origin: {proxy.origin}", "-m", "40"]
     command += ["-w", "%{http_code} %{size_download} %{size_upload} %{time_total}"]
     if kind.upload:
         # As browsers do: no Expect.
@@ -266,7 +266,7 @@ def transfer(kind: Transfer, proxy: Running, file: Path) -> Sample:
     else:
         command.append(f"{proxy.root}{_LONG}")
     before = _cpu(proxy)
-    done = _run(command, 130)
+    done = _run(command, 50)
     time.sleep(0.03)
     after = _cpu(proxy)
     status, down, up, seconds = done.split()

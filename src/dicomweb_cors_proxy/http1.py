@@ -20,7 +20,7 @@ from contextvars import copy_context
 from email.utils import formatdate
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 
 import httptools
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SERVER = b"dicomweb-cors-proxy"
+SERVER_LINE = b"server: dicomweb-cors-proxy\r\n"
 
 # Bytes that wait for the other end before more are taken: of an upload, and of an answer.
 HIGH_WATER = 64 * 1024
@@ -76,11 +76,39 @@ FAREWELL = 0.25
 
 _OF_BODIES = frozenset({b"content-length", b"expect", b"transfer-encoding"})
 
+# Of the heads that are remembered: how many, and how large each may be.
+_MOST_HEADS = 512
+_LARGEST_HEAD = 4096
+
+# Request lines of which no more has to be known, if the lines below are known already.
+_PLAIN = re.compile(rb"(GET|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
+
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 600)} | {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+
+
+class HeaderLines(NamedTuple):
+    """What the header lines of a request without a body say."""
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    keep_alive: bool
+
+
+class KnownHeads(dict[bytes, HeaderLines]):
+    """Header lines that the parser has read, by their bytes, from the end of the request line on.
+
+    A viewer sends the same with each of hundreds of requests: they mean the same, and parsing them
+    takes longer than an answer to a preflight.
+    """
+
+    def remember(self, head: bytes, lines: HeaderLines) -> None:
+        if len(head) <= _LARGEST_HEAD:
+            if len(self) >= _MOST_HEADS:
+                del self[next(iter(self))]
+            self[head[head.find(b"\r\n") :]] = lines
 
 
 class Stage(Enum):
@@ -94,30 +122,32 @@ class Stage(Enum):
 class Exchange:
     """One request and its answer: `receive` and `send` of an ASGI application."""
 
+    # What most requests never change stands here, and costs them nothing.
+    more_body = True
+    buffered = 0
+    is_running = False
+    task: asyncio.Task[None] | None = None
+    _body_given = False
+    _failure: Problem | None = None
+    _left = False
+    _on_leaving: Callable[[], object] | None = None
+    _news: asyncio.Future[None] | None = None  # of whoever waits in `receive`
+    _started = False
+    _complete = False
+    _chunked = False
+    _until_close = False  # the answer ends where the connection does
+    _remaining = 0  # bytes of a Content-Length
+    _head = b""  # of the answer, while it waits for the first of the body
+
     def __init__(
         self, connection: Protocol, scope: Scope, *, keep_alive: bool, expects_continue: bool
     ) -> None:
         self.scope = scope
         scope["extensions"][ON_LEAVING] = self._call_on_leaving
         self.keep_alive = keep_alive
-        self.more_body = True
-        self.buffered = 0
-        self.is_running = False
-        self.task: asyncio.Task[None] | None = None
         self._connection = connection
         self._expects_continue = expects_continue
         self._chunks: list[bytes] = []
-        self._body_given = False
-        self._failure: Problem | None = None
-        self._left = False
-        self._on_leaving: Callable[[], object] | None = None
-        self._news: asyncio.Future[None] | None = None  # of whoever waits in `receive`
-        self._started = False
-        self._complete = False
-        self._chunked = False
-        self._until_close = False  # the answer ends where the connection does
-        self._remaining = 0  # bytes of a Content-Length
-        self._head = b""  # of the answer, while it waits for the first of the body
 
     def start(self, app: ASGIApp) -> None:
         """Run the application up to its first wait, and from there in a task.
@@ -228,23 +258,17 @@ class Exchange:
     def _send_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._started = True
         self._expects_continue = False
-        lines = [_STATUS_LINES[status]]
-        names = set()
-        length = None
-        for name, value in headers:
-            names.add(name)
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"connection":
-                self.keep_alive = self.keep_alive and value.lower() != b"close"
-                continue
-            lines += (name, b": ", value, b"\r\n")
-        if b"date" not in names:  # RFC 9110 §6.6.1
-            lines += (b"date: ", http_date(), b"\r\n")
-        if b"server" not in names:
-            lines += (b"server: ", SERVER, b"\r\n")
-
-        lines += self._framing(status, length)
+        known = dict(headers)
+        if (option := known.get(b"connection")) is not None:
+            self.keep_alive = self.keep_alive and option.lower() != b"close"
+            headers = [header for header in headers if header[0] != b"connection"]
+        lines = [_STATUS_LINES[status], *[b"%b: %b\r\n" % header for header in headers]]
+        if b"date" not in known:  # RFC 9110 §6.6.1
+            lines.append(date_line())
+        if b"server" not in known:
+            lines.append(SERVER_LINE)
+        length = known.get(b"content-length")
+        lines.append(self._framing(status, None if length is None else int(length)))
         self._head = b"".join(lines)
         if self.task is not None:
             self.task.get_loop().call_soon(self._flush_head)
@@ -255,9 +279,9 @@ class Exchange:
             self._connection.transport.write(self._head)
         self._head = b""
 
-    def _framing(self, status: int, length: int | None) -> list[bytes]:
+    def _framing(self, status: int, length: int | None) -> bytes:
         """Decide where the answer ends, and return the end of the head, which says so."""
-        lines = []
+        end = b"\r\n"
         if self.scope["method"] == "HEAD" or status in (204, 304):
             pass  # whatever the head announces, no body follows
         elif length is not None:
@@ -267,12 +291,12 @@ class Exchange:
             self.keep_alive = False
         else:
             self._chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            end = b"transfer-encoding: chunked\r\n\r\n"
         if self.more_body:
             self.keep_alive = False  # the rest of it is not going to be read
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        return [*lines, b"\r\n"]
+            end = b"connection: close\r\n" + end
+        return end
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self.scope["method"] == "HEAD":
@@ -361,6 +385,7 @@ class Protocol(asyncio.Protocol):
     ) -> None:
         self._app = config.loaded_app
         self._limits = limits = config.limits
+        self._known_heads = config.known_heads
         self._max_header_bytes = limits.max_header_bytes
         self._max_headers = limits.max_headers
         self._server_state = server_state
@@ -449,6 +474,10 @@ class Protocol(asyncio.Protocol):
     def _feed(self) -> None:
         """Parse what was read, little by little, until as many requests wait as may."""
         data, self._unfed = self._unfed, b""
+        is_head = self._stage is Stage.IDLE and not self._ignoring and data.endswith(b"\r\n\r\n")
+        if is_head and self._take_known(data):
+            return
+        heads = self._heads
         at = 0
         while at < len(data) and not self._ignoring and len(self._exchanges) <= PIPELINED:
             if self._body_left:
@@ -458,10 +487,39 @@ class Protocol(asyncio.Protocol):
                 piece = data[at : at + FEED]
                 self._feed_parser(piece)
             at += len(piece)
+        if is_head and self._heads == heads + 1:
+            self._remember(data)
         if not self._ignoring:
             self._unfed = data[at:]
             if self._stage is Stage.HEAD and not self._deadline.is_set:
                 self._deadline.set(self._limits.header_timeout, self._head_is_late)
+
+    def _take_known(self, data: bytes) -> bool:
+        """Dispatch a request whose header lines were read before, and came again byte for byte."""
+        end = data.find(b"\r\n")
+        if len(data) - end > _LARGEST_HEAD:
+            return False
+        lines = self._known_heads.get(data[end:])
+        line = _PLAIN.fullmatch(data, 0, end) if lines else None
+        if lines is None or line is None or end > self._limits.max_target_bytes:
+            return False
+        self._deadline.clear()
+        self._target = line[2]
+        self._dispatch(line[1].decode("ascii"), "1.1", lines.headers, keep_alive=lines.keep_alive)
+        self.on_message_complete()
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the header lines of a request that was all of `data`."""
+        if (
+            self._stage is Stage.IDLE
+            and self._refusal is None
+            and not self._expects_continue
+            and data.find(b"\r\n\r\n") == len(data) - 4
+            and self._exchanges[-1].scope["http_version"] == "1.1"
+        ):
+            lines = HeaderLines(tuple(self._headers), self._parser.should_keep_alive())
+            self._known_heads.remember(data, lines)
 
     def _take_body(self, piece: bytes) -> None:
         """Hand on bytes of a body whose length is known: there is nothing in them to parse."""
@@ -562,7 +620,7 @@ class Protocol(asyncio.Protocol):
         if self._stage is Stage.IDLE:
             self._begin_head()
         self._refusal = problem
-        self._dispatch("GET", "1.1", keep_alive=False)
+        self._dispatch("GET", "1.1", self._headers, keep_alive=False)
 
     # httptools callbacks
 
@@ -619,7 +677,9 @@ class Protocol(asyncio.Protocol):
         if self._unknown_method is not None:
             method, self._unknown_method = self._unknown_method, None
         self._deadline.clear()
-        self._dispatch(method.decode("ascii"), version, keep_alive=parser.should_keep_alive())
+        self._dispatch(
+            method.decode("ascii"), version, self._headers, keep_alive=parser.should_keep_alive()
+        )
 
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
@@ -633,7 +693,14 @@ class Protocol(asyncio.Protocol):
 
     # Exchanges
 
-    def _dispatch(self, method: str, version: str, *, keep_alive: bool) -> None:
+    def _dispatch(
+        self,
+        method: str,
+        version: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        *,
+        keep_alive: bool,
+    ) -> None:
         refusal = self._refusal
         # A refused target may be cut, and must lead to no resource that doesn't look for refusals.
         target = self._target if refusal is None else b"/"
@@ -645,7 +712,7 @@ class Protocol(asyncio.Protocol):
             "path": unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii"),
             "raw_path": path,
             "query_string": query,
-            "headers": self._headers,
+            "headers": headers,
             "state": self._app_state.copy(),
             "extensions": {} if refusal is None else {REFUSAL: refusal},
         }
@@ -789,10 +856,10 @@ def _has_left(client: socket.socket) -> bool:
 _date = (0, b"")
 
 
-def http_date() -> bytes:
-    """Now, as RFC 9110 §5.6.7 writes it."""
+def date_line() -> bytes:
+    """The header line with the time that it is now; RFC 9110 §5.6.7, §6.6.1."""
     global _date  # noqa: PLW0603  (one clock for the process)
     now = int(time.time())
     if _date[0] != now:
-        _date = now, formatdate(now, usegmt=True).encode("ascii")
+        _date = now, b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
     return _date[1]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from dicomweb_cors_proxy.certificates import Certificates
-from dicomweb_cors_proxy.http1 import Protocol
+from dicomweb_cors_proxy.http1 import KnownHeads, Protocol
 from dicomweb_cors_proxy.systemd import READY, notify, stopping
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Config(uvicorn.Config):
         self, app: ASGIApp, settings: ServerSettings, certificates: Certificates | None = None
     ) -> None:
         self.limits = settings
+        self.known_heads = KnownHeads()
         if certificates is None and settings.tls_cert_file and settings.tls_key_file:
             certificates = Certificates(settings.tls_cert_file, settings.tls_key_file)
         self._certificates = certificates
