@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,10 +180,12 @@ async def replaced(proxy: Proxy, dead: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_one_that_dies_is_replaced(
-    serve: Callable[..., Proxy], number: signal.Signals
+    serve: Callable[..., Proxy], number: signal.Signals, tmp_path: Path
 ) -> None:
+    figures = tmp_path / "metrics"
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(figures)}
     with stub(Reply(body=b"hello")) as there:
-        proxy = await asyncio.to_thread(serve, two(there.url))
+        proxy = await asyncio.to_thread(partial(serve, two(there.url), env=env))
         for _ in range(3):
             before = workers_of(proxy.child)
             victim = min(before)
@@ -192,6 +195,8 @@ async def test_one_that_dies_is_replaced(
             async with httpx.AsyncClient(trust_env=False) as client:
                 for _ in range(6):
                     assert (await client.get(f"{proxy.url}/studies")).content == b"hello"
+    # A replacement goes on in its predecessor's files.
+    assert {file.stem.rpartition("_")[2] for file in figures.iterdir()} == {"0", "1"}
     how = "by SIGKILL" if number == signal.SIGKILL else "with status 0"
     assert proxy.child.output.count(f" ended {how}; another takes its place\n") == 3
 

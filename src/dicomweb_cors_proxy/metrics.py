@@ -180,13 +180,20 @@ class Metrics:
         return generate_latest(registry)
 
 
-def share(directory: str) -> None:
-    """Let every `Metrics` made from now on add up in `directory`, over this process's children."""
+def share(directory: str, slot: int | None = None) -> None:
+    """Let every `Metrics` made from now on add up in `directory`.
+
+    Args:
+        directory: of all the processes that share it.
+        slot: this process's among them, in which it counts on from where its predecessor has ended;
+            default: one of its own.
+    """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+    identity = os.getpid if slot is None else partial(int, slot)
     # prometheus_client has looked for the variable when it was imported.
-    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
+    values.ValueClass = values.MultiProcessValue(identity)  # type: ignore[no-untyped-call]
 
 
-def worker_ended(pid: int) -> None:
+def worker_ended(slot: int) -> None:
     """Take the gauges of a process that has ended out of the sum; its counters stay."""
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    mark_process_dead(slot)  # type: ignore[no-untyped-call]

@@ -62,8 +62,12 @@ SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108
 
 @dataclass(eq=False)
 class Worker:
-    """A process; `answers` is how many times it has yet to say that it serves."""
+    """A process, in one of the slots for them.
 
+    `answers` is how often it has yet to say that it serves.
+    """
+
+    slot: int
     pid: int
     connection: Connection[Any, Any]
     started: float = field(default_factory=time.monotonic)
@@ -102,7 +106,7 @@ class Supervisor:
         self._reloading = False
         self._stopping = False
         self._failures = 0
-        self._due: list[float] = []  # when to start another worker
+        self._due: list[tuple[float, int]] = []  # when to start another worker, and in which slot
         self._kill_at = 0.0
         self._signals = 0
         self._hangups = 0
@@ -118,8 +122,8 @@ class Supervisor:
         previous = signal.signal(signal.SIGCHLD, lambda _, __: None)
         try:
             with handling_signals(self._on_stop, self._on_reload):
-                for _ in range(self._configuration.settings.server.workers):
-                    self._start()
+                for slot in range(self._configuration.settings.server.workers):
+                    self._start(slot)
                 while self._workers or not self._stopping:
                     self._turn()
         finally:
@@ -156,37 +160,36 @@ class Supervisor:
             return
         if self._certificates is not None and self._certificates.poll():
             self._tell_all(RENEWED)
-        while self._due and self._due[0] <= now:
-            self._due.pop(0)
-            self._start()
+        while self._due and self._due[0][0] <= now:
+            self._start(self._due.pop(0)[1])
 
     def _timeout(self) -> float | None:
         """Seconds until something is to be done that nothing wakes us for."""
         now = time.monotonic()
         if self._stopping:
             return max(0.0, self._kill_at - now) or 1.0
-        waits = [max(0.0, due - now) for due in self._due]
+        waits = [max(0.0, due - now) for due, _ in self._due]
         if self._certificates is not None:
             waits.append(POLL)
         return min(waits, default=None)
 
     # Workers
 
-    def _start(self) -> None:
+    def _start(self, slot: int) -> None:
         ours, theirs = Pipe()
         # A signal before the child has let go of our wakeup would be taken for one to us.
         previous = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         pid = os.fork()
         if pid == 0:
             ours.close()
-            self._be_worker(theirs, previous)
+            self._be_worker(slot, theirs, previous)
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         theirs.close()
-        worker = Worker(pid, ours)
+        worker = Worker(slot, pid, ours)
         self._workers[pid] = worker
         self._selector.register(ours, selectors.EVENT_READ, worker)
 
-    def _be_worker(self, connection: Connection[Any, Any], mask: set[Any]) -> None:
+    def _be_worker(self, slot: int, connection: Connection[Any, Any], mask: set[Any]) -> None:
         """Serve, and end this process."""
         status = 1
         try:
@@ -203,6 +206,7 @@ class Supervisor:
             for other in self._workers.values():  # or they couldn't see the supervisor's end
                 other.connection.close()
             os.environ.pop("NOTIFY_SOCKET", None)
+            share(os.environ["PROMETHEUS_MULTIPROC_DIR"], slot)
             self._work(self._configuration.settings, connection)
             status = 0
         except BaseException as error:  # noqa: BLE001  (nothing of this may return to our caller)
@@ -242,7 +246,7 @@ class Supervisor:
         with suppress(KeyError, ValueError):
             self._selector.unregister(worker.connection)
         worker.connection.close()
-        worker_ended(worker.pid)
+        worker_ended(worker.slot)
         if self._stopping:
             return
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
@@ -259,7 +263,7 @@ class Supervisor:
             return
         pause = min(FIRST_PAUSE * 2**self._failures, LAST_PAUSE) if self._failures else 0.0
         logger.warning("worker %d ended %s; another takes its place", worker.pid, how)
-        self._due = sorted([*self._due, time.monotonic() + pause])
+        self._due = sorted([*self._due, (time.monotonic() + pause, worker.slot)])
 
     def _give_up(self) -> None:
         self._status = 1
