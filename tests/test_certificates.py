@@ -10,18 +10,21 @@ import socket
 import ssl
 import sys
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
 import yaml
 from click.testing import CliRunner
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -29,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from dicomweb_cors_proxy import certificates
 from dicomweb_cors_proxy.certificates import Certificates, self_signed, state_directory
 from dicomweb_cors_proxy.cli import main
+from dicomweb_cors_proxy.config_values import pair_fault
 from tests.support.processes import Child
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK
@@ -315,6 +319,43 @@ def test_what_is_broken_is_refused(
     (message,) = caplog.messages
     assert f"{str(file)!r} {reason}" in message
     assert "SECRET" not in message
+    assert handshake(in_use.context) == first
+
+
+def test_a_key_that_is_too_weak(pair: Pair, in_use: Certificates) -> None:
+    key = rsa.generate_private_key(65537, 1024)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pacs.example")])
+    now = datetime.now(UTC)
+    weak = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+    replace(pair.certificate, weak.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    replace(pair.key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    fault = pair_fault(pair.certificate, pair.key)
+    assert fault
+    assert fault.startswith(f"{str(pair.key)!r} is too weak, ")
+    assert not in_use.renew()
+
+
+@pytest.mark.parametrize("name", ["load_verify_locations", "load_cert_chain"])
+def test_files_that_go_while_they_are_read(
+    name: str,
+    pair: Pair,
+    in_use: Certificates,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = handshake(in_use.context)
+    pair.issue()
+    read = getattr(ssl.SSLContext, name)
+
+    def late(*arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        pair.key.unlink(missing_ok=True)
+        pair.certificate.unlink(missing_ok=True)
+        read(*arguments, **options)
+
+    monkeypatch.setattr(ssl.SSLContext, name, late)
+    assert [in_use.poll() for _ in range(2)] == [False, False]
+    (message,) = caplog.messages
+    assert "can't be read (No such file or directory)" in message
     assert handshake(in_use.context) == first
 
 

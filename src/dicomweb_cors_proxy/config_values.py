@@ -364,10 +364,12 @@ def _readable_file(path: Path) -> Path:
         with path.open("rb"):
             return path
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no valid path"
-        raise ValueError(
-            f"{shown(path)} can't be read ({reason}); name a PEM file that the proxy may read"
-        ) from None
+        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else "no valid path"
+    return f"can't be read ({reason}); name a PEM file that the proxy may read"
 
 
 def _certificate_file(path: Path) -> Path:
@@ -376,11 +378,17 @@ def _certificate_file(path: Path) -> Path:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
         raise ValueError(f"{shown(path)} holds no certificate in PEM form") from None
+    except OSError as error:  # it is being replaced
+        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
     return path
 
 
 CertificateFile = Annotated[Path, AfterValidator(_certificate_file)]
 KeyFile = Annotated[Path, AfterValidator(_readable_file)]
+
+
+# OpenSSL's reasons for refusing a pair that fits.
+_WEAK: Final = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
 
 
 def key_fault(certificate: Path, key: Path) -> str | None:
@@ -398,7 +406,14 @@ def key_fault(certificate: Path, key: Path) -> str | None:
             return "is encrypted; name a key without a passphrase"
         if error.reason == "KEY_VALUES_MISMATCH":
             return f"is not the key of {shown(certificate)}"
+        if error.reason in _WEAK:
+            return (
+                f"is too weak, or what signed {shown(certificate)} is; make a key of 2048 bits "
+                "(RSA) or 256 (elliptic curve), and sign with SHA-256"
+            )
         return "holds no private key in PEM form"
+    except OSError as error:  # one of them is being replaced
+        return _unreadable(error)
     return None
 
 
