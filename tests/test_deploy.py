@@ -74,3 +74,11 @@ def test_unit_waits_for_running_answers() -> None:
     timeout = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert timeout
     assert int(timeout[1]) >= ServerSettings().shutdown_timeout + 5
+
+
+def test_unit_reloads_by_the_signal_that_serve_takes_for_it() -> None:
+    assert re.findall(r"^ExecReload=(.*)$", UNIT.read_text(), re.MULTILINE) == [
+        "/bin/kill -HUP $MAINPID"
+    ]
+    # The service tells when it is ready again, which Type=simple would not hear.
+    assert "\nType=notify\nNotifyAccess=main\n" in UNIT.read_text()

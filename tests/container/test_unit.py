@@ -52,8 +52,10 @@ class Machine:
         assert not check or result.returncode == 0, result.stdout
         return result.stdout.strip()
 
-    def configure(self, upstream: str, port: int, origin: str = ORIGIN) -> None:
-        settings = fronting(upstream, origin) | {"server": {"port": port}}
+    def configure(
+        self, upstream: str, port: int, origin: str = ORIGIN, *, workers: int = 1
+    ) -> None:
+        settings = fronting(upstream, origin) | {"server": {"port": port, "workers": workers}}
         (self.clone / "config.yaml").write_text(yaml.safe_dump(settings))
 
     def install(self, *, check: bool = True) -> None:
@@ -61,9 +63,20 @@ class Machine:
         commands = re.findall("^#   ((?:install|systemctl) .*)$", UNIT.read_text(), re.MULTILINE)
         self.run("sh", "-ec", "\n".join(commands), check=check)
 
+    def reload(self) -> None:
+        """Take the present configuration; returns once the service says that it is through."""
+        folder = "/etc/dicomweb-cors-proxy"
+        self.run("install", "-m", "644", f"--target-directory={folder}", "config.yaml")
+        self.run("systemctl", "reload", UNIT.name)
+
     def show(self, name: str) -> str:
         """One of the service's properties."""
         return self.run("systemctl", "show", f"--property={name}", "--value", UNIT.name)
+
+    def wait_for(self, pattern: str) -> None:
+        """Wait until the journal has it; what a service logs comes later than what it signals."""
+        while not re.search(pattern, self.journal()):
+            pass
 
     def journal(self) -> str:
         return self.run("journalctl", f"--unit={UNIT.name}", "--output=cat")
@@ -103,6 +116,41 @@ def test_is_started_once_it_serves_and_stops_in_order(machine: Machine) -> None:
     machine.run("systemctl", "stop", UNIT.name)
     assert machine.show("ActiveState") == "inactive"
     assert machine.show("ExecMainStatus") == "0"
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["alone", "two workers"])
+def test_reload(machine: Machine, workers: int) -> None:
+    port = free_port()
+    other = "https://other.example"
+
+    asked = 0
+
+    def allowed() -> set[str | None]:
+        nonlocal asked
+        asked += 9
+        url = f"http://{LOOPBACK}:{port}/dicom-web/nowhere"
+        answers = [httpx.get(url, headers={"Origin": other}, trust_env=False) for _ in range(9)]
+        return {each.headers.get("access-control-allow-origin") for each in answers}
+
+    machine.configure(UPSTREAM, port, workers=workers)
+    machine.install()
+    main = machine.show("MainPID")
+    assert allowed() == {None}
+    machine.configure(UPSTREAM, port, origin=other, workers=workers)
+    machine.reload()
+    machine.wait_for("changed: cors.allow_origins")
+    while allowed() != {other}:  # systemd may have returned before it had read RELOADING=1
+        pass
+    machine.configure(UPSTREAM, port, origin=f"{other}/", workers=workers)
+    machine.reload()
+    machine.wait_for(f"not reloaded: cors.allow_origins: .* write {other}")
+    assert allowed() == {other}
+    assert machine.show("ActiveState") == "active"
+    assert machine.show("MainPID") == main
+    # Figures of several processes need a folder, in spite of the sandbox.
+    figures = httpx.get(f"http://{LOOPBACK}:{port}/metrics", trust_env=False).text
+    labels = 'method="GET",resource="unmatched",status="404"'
+    assert f"dicomweb_proxy_requests_total{{{labels}}} {asked}.0\n" in figures
 
 
 def test_a_bad_configuration_is_not_tried_again(machine: Machine) -> None:
