@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import socket
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 import yaml
 from click.testing import CliRunner
 from cryptography import x509
@@ -33,6 +31,7 @@ from dicomweb_cors_proxy import certificates
 from dicomweb_cors_proxy.certificates import Certificates, self_signed, state_directory
 from dicomweb_cors_proxy.cli import main
 from dicomweb_cors_proxy.config_values import pair_fault
+from tests.support.certificates import Pair, fingerprint, replace
 from tests.support.processes import Child
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK
@@ -130,11 +129,6 @@ def presented(address: tuple[str, int], trust: ssl.SSLContext | None = None) -> 
     return fingerprint(shown)
 
 
-def fingerprint(certificate: bytes | None) -> str:
-    assert certificate
-    return hashlib.sha256(certificate).digest().hex(":").upper()
-
-
 def address(proxy: Proxy) -> tuple[str, int]:
     return LOOPBACK, int(proxy.root.rpartition(":")[2])
 
@@ -203,32 +197,6 @@ def test_without_it_nothing_of_it_is_imported() -> None:
 
 
 # Renewed
-
-
-class Pair:
-    """A certificate and its key in two files."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.certificate, self.key = folder / "cert.pem", folder / "key.pem"
-        self.server = {"tls_cert_file": str(self.certificate), "tls_key_file": str(self.key)}
-        self.issue()
-
-    def issue(self, *, with_key: bool = True) -> str:
-        """Renew it, or but half of it; returns the new fingerprint."""
-        leaf = trustme.CA().issue_cert("localhost", LOOPBACK)
-        pem = leaf.cert_chain_pems[0].bytes()
-        replace(self.certificate, pem)
-        if with_key:
-            replace(self.key, leaf.private_key_pem.bytes())
-        return fingerprint(ssl.PEM_cert_to_DER_cert(pem.decode()))
-
-
-def replace(file: Path, content: bytes) -> None:
-    """As tools for renewal do it: a reader finds the old file or the new one."""
-    new = file.with_suffix(".new")
-    new.write_bytes(content)
-    new.replace(file)
 
 
 def handshake(server: ssl.SSLContext) -> str:
@@ -391,6 +359,31 @@ async def test_it_is_renewed_under_open_connections(serve: Serve, pair: Pair, wo
             await client.send(request())
             assert await client.body(await client.head()) == b"halfhalf"
     assert proxy.child.output.count("the certificate is renewed: ") == 1
+
+
+@BOTH
+async def test_no_session_outlives_its_certificate(serve: Serve, pair: Pair, workers: int) -> None:
+    """A client that resumes a session is shown no certificate anew."""
+    settings = fronting(NOBODY, VIEWER) | {"server": {"workers": workers, **pair.server}}
+    proxy = await asyncio.to_thread(serve, settings)
+    trust = ssl.create_default_context()
+    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+    sessions: list[ssl.SSLSession | None] = [None]
+
+    def shown() -> str:
+        with (
+            socket.create_connection(address(proxy), timeout=30) as plain,
+            trust.wrap_socket(plain, session=sessions[-1]) as client,
+        ):
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            while client.recv(4096):
+                pass
+            sessions.append(client.session)
+            return fingerprint(client.getpeercert(binary_form=True))
+
+    await until(shown, handshake(Certificates(pair.certificate, pair.key).context))
+    second = pair.issue()
+    await until(shown, second)
 
 
 @BOTH

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
-import ssl
 import sys
 from functools import partial
 from pathlib import Path
@@ -145,27 +143,6 @@ async def test_lines_of_the_log_are_whole(serve: Callable[..., Proxy]) -> None:
     assert await asyncio.to_thread(proxy.child.wait) == 0
     lines = [json.loads(line) for line in proxy.child.output.splitlines()]
     assert sum(line.get("origin") == origin for line in lines) == 1000
-
-
-def test_tls_sessions_are_resumed_by_any_worker(
-    serve: Callable[..., Proxy], tmp_path: Path
-) -> None:
-    env = {"XDG_STATE_HOME": str(tmp_path)}
-    settings = two(NOBODY)
-    proxy = serve(settings, "--tls-self-signed", env=env)
-    trust = ssl.create_default_context()
-    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
-    session = None
-    for attempt in range(12):
-        with (
-            socket.create_connection(address(proxy)) as plain,
-            trust.wrap_socket(plain, session=session) as client,
-        ):
-            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            while client.recv(4096):
-                pass
-            assert client.session_reused is bool(attempt)
-            session = client.session
 
 
 # Workers that die

@@ -105,6 +105,9 @@ def _context(files: _Files) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files, password="")  # or it would ask on the terminal
     context.set_alpn_protocols(["http/1.1"])
+    # A session that is resumed goes on with the certificate it began with, and TLS 1.3 lets it be
+    # resumed again and again, past the end of that certificate. Viewers keep their connections.
+    context.num_tickets = 0
     return context
 
 

@@ -1,9 +1,8 @@
 """Several processes that serve on the same sockets, and the one that looks after them.
 
-The workers are forked, so they start at once, share the memory of what is loaded, and can resume
-each other's TLS sessions. The supervisor serves nothing. It alone hears signals, reads the
-configuration and looks for renewed certificates; the workers are told over a pipe, whose end tells
-either side that the other one is gone.
+The workers are forked, so they start at once and share the memory of what is loaded. The supervisor
+serves nothing. It alone hears signals, reads the configuration and looks for renewed certificates;
+the workers are told over a pipe, whose end tells either side that the other one is gone.
 """
 
 from __future__ import annotations
