@@ -84,13 +84,15 @@ class Answer:
 
 
 class Viewer:
-    """An open viewer page."""
+    """An open viewer page; `certificates` are the subjects of all that it was shown."""
 
     def __init__(self, page: Page, devtools: CDPSession) -> None:
         self._page = page
+        self.certificates: set[str] = set()
         self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         for name in ("requestWillBeSent", "responseReceived", "loadingFinished", "loadingFailed"):
             devtools.on(f"Network.{name}", functools.partial(self._note, name))
+        devtools.on("Network.responseReceived", self._note_certificate)
 
     @classmethod
     @asynccontextmanager
@@ -120,6 +122,22 @@ class Viewer:
         """As `embed`, of an image that `fetch(url, options)` brings."""
         return await self._evaluate("render", url, options)
 
+    async def ask_on(self, url: str, *, lanes: int, pause: int, **options: object) -> None:
+        """Call `fetch(url, options)` over and over, with `pause` ms more in each of the lanes."""
+        await self._evaluate("askOn", url, options, lanes, pause)
+
+    async def load_more(self, count: int) -> None:
+        """Wait until so many more of these have been loaded, or one has failed."""
+        loaded = await self._page.evaluate("asking.loaded")
+        await self._page.wait_for_function(
+            "count => asking.loaded >= count || asking.failures.length", arg=loaded + count
+        )
+
+    async def stop_asking(self) -> list[Any]:
+        """What has failed of these: names of errors, and status codes."""
+        failures: list[Any] = await self._page.evaluate("stopAsking()")
+        return failures
+
     async def _call(self, function: str, *arguments: object) -> Answer:
         self._events = asyncio.Queue()
         seen = await self._evaluate(function, *arguments)
@@ -135,6 +153,10 @@ class Viewer:
             f"(arguments) => {function}(...arguments)", arguments
         )
         return seen
+
+    def _note_certificate(self, event: dict[str, Any]) -> None:
+        if details := event["response"].get("securityDetails"):
+            self.certificates.add(details["subjectName"])
 
     def _note(self, name: str, event: dict[str, Any]) -> None:
         self._events.put_nowait((name, event))

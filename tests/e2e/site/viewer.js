@@ -53,3 +53,28 @@ async function render(url, options) {
   const response = await fetch(url, options);
   return embed(URL.createObjectURL(await response.blob()));
 }
+
+// Asks for the same thing over and over, one lane with longer and longer breaks than the other, so
+// that some connections stay in use and others are closed meanwhile.
+const asking = { stopped: false, loaded: 0, failures: [] };
+
+function askOn(url, options, lanes, pause) {
+  async function lane(index) {
+    while (!asking.stopped) {
+      const answer = await ask(url, options);
+      if (answer.status === 200 && answer.body.length > 0) {
+        asking.loaded += 1;
+      } else {
+        asking.failures.push(answer.error ?? answer.status);
+      }
+      await new Promise((resolve) => setTimeout(resolve, index * pause));
+    }
+  }
+  asking.lanes = Promise.all(Array.from({ length: lanes }, (_, index) => lane(index)));
+}
+
+async function stopAsking() {
+  asking.stopped = true;
+  await asking.lanes;
+  return asking.failures;
+}

@@ -1,0 +1,109 @@
+"""A page that loads frames over TLS notices nothing of a reload, nor of a certificate's renewal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from base64 import b64encode
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.support import browser, samples
+from tests.support.browser import Viewer
+from tests.support.certificates import Pair
+from tests.support.proxy import Proxy, fronting
+from tests.support.servers import LOOPBACK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.browser import Site
+    from tests.support.orthanc import Orthanc
+
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.orthanc,
+    pytest.mark.asyncio(loop_scope="session"),
+]
+
+FRAME = f"{samples.CT.path}/frames/1"
+QUOTED = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
+
+# Milliseconds; with keepalive_timeout below, lanes behind the third need new connections.
+PAUSE = 100
+KEEPALIVE = 0.25
+
+
+def spki(leaf: trustme.LeafCert) -> str:
+    """The hash of the public key, by which Chromium is told to trust a certificate."""
+    certificate = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return b64encode(sha256(key).digest()).decode()
+
+
+async def said(proxy: Proxy, pattern: str) -> None:
+    await asyncio.to_thread(proxy.child.wait_for, pattern)
+
+
+async def shown(viewer: Viewer, subject: str) -> None:
+    """Wait until the page has been shown this certificate, and has loaded more over it."""
+    while subject not in viewer.certificates:
+        await viewer.load_more(5)
+    await viewer.load_more(20)
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["alone", "two workers"])
+async def test_frames_load_through_reloads_and_renewals(
+    workers: int, orthanc: Orthanc, site: Site, serve: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    if not browser.INSTALLED:
+        pytest.skip("needs Debian's chromium")
+    authority = trustme.CA()
+    first, renewed, other = (
+        authority.issue_cert("localhost", LOOPBACK, common_name=name)
+        for name in ("first", "renewed", "other")
+    )
+    pair = Pair(tmp_path / "tls", first)
+    settings = fronting(orthanc.url, site.viewer) | {
+        "server": {"workers": workers, "keepalive_timeout": KEEPALIVE, **pair.server}
+    }
+    proxy = await asyncio.to_thread(serve, settings)
+
+    def reload() -> None:
+        proxy.file.write_text(yaml.safe_dump(settings))
+        os.kill(proxy.child.pid, signal.SIGHUP)
+
+    trusted = ",".join(map(spki, (first, renewed, other)))
+    async with (
+        browser.chromium(f"--ignore-certificate-errors-spki-list={trusted}") as chromium,
+        Viewer.at(site.viewer, chromium) as viewer,
+    ):
+        await viewer.ask_on(f"{proxy.url}/{FRAME}", lanes=6, pause=PAUSE, headers=QUOTED)
+        await viewer.load_more(20)
+        assert viewer.certificates == {"first"}
+
+        settings["cors"]["max_age"] = -1  # and the archive's connections are new ones
+        settings["upstream"]["read_timeout"] = 30
+        reload()
+        await said(proxy, "changed: upstream.read_timeout, cors.max_age\n")
+        await viewer.load_more(20)
+
+        pair.issue(renewed)
+        await said(proxy, "the certificate is renewed: ")
+        await shown(viewer, "renewed")
+
+        settings["server"] |= Pair(tmp_path / "other", other).server
+        reload()
+        await said(proxy, "changed: server.tls_cert_file, server.tls_key_file\n")
+        await shown(viewer, "other")
+        assert await viewer.stop_asking() == []
+    assert "Traceback" not in proxy.child.output
+    assert viewer.certificates == {"first", "renewed", "other"}
