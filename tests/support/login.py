@@ -21,7 +21,7 @@ CLIENT, SECRET = "proxy:1", "hunter 2%ü"
 
 @dataclass
 class Login:
-    """Gives out `token-1`, `token-2` and so on, each for `life`, to the client above.
+    """Gives out `token-1`, `token-2` and so on, each for `life`, to its `client`.
 
     Attributes:
         life: what is sent as `expires_in`; None: nothing.
@@ -30,6 +30,7 @@ class Login:
         reads: the ways in which it takes the client's secret.
         forms: what was asked for.
         ways: how the secret came each time, `header` or `body`.
+        name: of the tokens.
     """
 
     life: object = 3600
@@ -39,6 +40,8 @@ class Login:
     forms: list[dict[str, str]] = field(default_factory=list)
     ways: list[str] = field(default_factory=list)
     given: int = 0
+    client: tuple[str, str] = (CLIENT, SECRET)
+    name: str = "token"
     server: Archive = field(init=False)
 
     @property
@@ -54,8 +57,8 @@ class Login:
         return {
             "type": "oauth2_client_credentials",
             "token_url": self.url,
-            "client_id": CLIENT,
-            "client_secret": SECRET,
+            "client_id": self.client[0],
+            "client_secret": self.client[1],
             **more,
         }
 
@@ -64,17 +67,17 @@ class Login:
         self.forms.append(form)
         way, client = self._client(head, form)
         self.ways.append(way)
-        assert head.first_line == b"POST /token HTTP/1.1", head.first_line
+        assert head.first_line.partition(b"?")[0] in (b"POST /token HTTP/1.1", b"POST /token")
         assert head.get(b"content-type") == b"application/x-www-form-urlencoded"
         if self.gate is not None:
             await self.gate.wait()
         if self.script:
             await self.script.pop(0)(wire)
-        elif way not in self.reads or client != (CLIENT, SECRET):
+        elif way not in self.reads or client != self.client:
             await wire.send(refusal("invalid_client", b"401 Unauthorized"))
         else:
             self.given += 1
-            token = {"access_token": f"token-{self.given}", "token_type": "Bearer"}
+            token = {"access_token": f"{self.name}-{self.given}", "token_type": "Bearer"}
             life = {} if self.life is None else {"expires_in": self.life}
             await wire.send(answer(json.dumps(token | life).encode()))
 
