@@ -1170,10 +1170,11 @@ def test_warnings(changes: dict[str, Any], warning: str) -> None:
 
 
 TLS_HERE = {"tls_cert_file": "other.pem", "tls_key_file": "other.key"}
+MUTUAL_TLS = {"client_cert_file": "other.pem", "client_key_file": "other.key"}
 HTTP_LOGIN = {"upstream.auth": OAUTH | {"token_url": "http://login.example/token"}}
 
 
-@pytest.mark.parametrize("auth", [OAUTH, {"type": "bearer", "token": "t"}, None])
+@pytest.mark.parametrize("auth", [OAUTH, {"type": "bearer", "token": "t"}, MUTUAL_TLS, None])
 @pytest.mark.parametrize(
     ("changes", "warned"),
     [
@@ -1207,8 +1208,12 @@ def test_with_credentials_the_proxy_is_a_door(
     values = SUFFICIENT | {"server.allowed_hosts": ["pacs.example"]} | changes
     if values.pop("with TLS", False):
         values |= {f"server.{key}": pem[name] for key, name in TLS_HERE.items()}
+    login: dict[str, Any] = {"upstream.auth": auth} if auth else {}
+    if auth is MUTUAL_TLS:
+        values["upstream.url"] = "https://pacs.example/rs"
+        login = {f"upstream.{key}": pem[name] for key, name in MUTUAL_TLS.items()}
     plain = Settings(**nested(values)).warnings()
-    with_auth = Settings(**nested(values | ({"upstream.auth": auth} if auth else {}))).warnings()
+    with_auth = Settings(**nested(values | login)).warnings()
     assert not auth or plain == with_auth[: len(plain)]
     found = with_auth[len(plain) :]
     expected = warned if auth else []

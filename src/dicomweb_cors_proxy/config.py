@@ -610,19 +610,21 @@ class Settings(BaseSettings):
             )
             yield Problem("upstream.verify_tls", reason)
         if upstream.auth.type != "none":
-            yield from self._open_doors()
+            yield from self._open_doors("upstream.auth")
+        elif upstream.uses_tls and upstream.client_cert_file is not None:
+            yield from self._open_doors("upstream.client_cert_file")
         for network in server.trusted_proxies:
             if network.endswith("/0"):
                 reason = f"{shown(network)} believes every client's X-Forwarded-*; list the proxies"
                 yield Problem("server.trusted_proxies", reason)
 
-    def _open_doors(self) -> Iterator[Problem]:
-        """Tell how the archive lies open behind credentials that the proxy adds for everyone."""
+    def _open_doors(self, credentials: str) -> Iterator[Problem]:
+        """Tell how the archive lies open behind what the proxy shows it for everyone, by a key."""
         server, token_url = self.server, self.upstream.auth.token_url
         if not server.allowed_hosts:
             reason = (
                 "is empty, so a page can rebind its host name to this proxy and read all that "
-                "upstream.auth opens; list the hosts by which clients reach the proxy"
+                f"{credentials} opens; list the hosts by which clients reach the proxy"
             )
             yield Problem("server.allowed_hosts", reason)
         if server.tls_cert_file is None and not is_loopback(server.host):
@@ -638,7 +640,7 @@ class Settings(BaseSettings):
         for key, allowed in origins.items():
             if "*" in allowed:
                 reason = (
-                    "'*' lets any page that a user opens read all that upstream.auth opens; list "
+                    f"'*' lets any page that a user opens read all that {credentials} opens; list "
                     "the origins of your viewers"
                 )
                 yield Problem(key, reason)
