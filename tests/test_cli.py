@@ -112,6 +112,38 @@ def test_one_problem() -> None:
     assert problem.startswith("  - cors.allow_origins: ")
 
 
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_problems_hold_no_secret(command: str, tmp_path: Path) -> None:
+    auth = {"type": "none", "username": "a:hunter2", "password": ["hunter2"], "tokn": "hunter2"}
+    file = written(
+        tmp_path,
+        {
+            "upstream": {"url": "http://a:hunter2@orthanc", "auth": auth},
+            "cors": {"allow_origins": ["https://hunter2@viewer.example"]},
+        },
+    )
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "upstream__auth__token").write_text("hunter2\nhunter2")
+    env = {
+        "DICOMWEB_PROXY_SECRETS_DIR": str(secrets),
+        "DICOMWEB_PROXY_UPSTREAM__AUTH__CLIENT_SECRET": "hunter2\x1b",
+        "DICOMWEB_PROXY_UPSTREAM__AUTH__TOKEN_URL": "https://a:hunter2@login/?hunter2#hunter2",
+        "DICOMWEB_PROXY_UPSTREAM__AUTH__PASSWORT": "hunter2",
+    }
+    result = run(command, "--config", file, env=env)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "hunter2" not in result.stderr
+    for key in (
+        "upstream.url",
+        *(f"upstream.auth.{name}" for name in ("username", "password", "tokn", "token")),
+        *(f"upstream.auth.{name}" for name in ("client_secret", "token_url")),
+        "cors.allow_origins",
+        "DICOMWEB_PROXY_UPSTREAM__AUTH__PASSWORT",
+    ):
+        assert f"\n  - {key}: " in result.stderr, result.stderr
+
+
 @pytest.mark.parametrize("flags", [("--port", "x"), ("--port", "70000"), ("--host", "a b")])
 def test_a_flag_is_judged_with_the_rest(flags: tuple[str, str]) -> None:
     result = run("serve", *flags, "--allow-origin", VIEWER)

@@ -257,6 +257,22 @@ async def test_a_403_is_no_question_of_the_token() -> None:
     assert len(a.requests) == 2
 
 
+@pytest.mark.parametrize(("status", "shown"), [(401, ["token-1", "token-2"]), (403, ["token-1"])])
+async def test_an_archive_that_refuses_the_token_is_not_ready(
+    status: int, shown: list[str]
+) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        assert head.first_line == b"OPTIONS /pacs HTTP/1.1"
+        await wire.send(answer(b"no", status=b"%d No" % status))
+
+    async with login() as there, archive(handle) as a, proxy(configured(a, there)) as p:
+        head, body = await p.ask(request("GET", "/readyz"))
+    assert head.status == 503
+    assert "upstream.auth" in json.loads(body)["detail"]
+    tokens = [each.get(b"authorization") for each in a.requests]
+    assert tokens == [b"Bearer " + token.encode() for token in shown]
+
+
 # Over TLS
 
 
