@@ -22,6 +22,7 @@ from click.testing import CliRunner
 
 from dicomweb_cors_proxy import __version__
 from dicomweb_cors_proxy.cli import main
+from dicomweb_cors_proxy.config import SCHEMA
 from tests.support import servers
 from tests.support.processes import Child
 from tests.support.proxy import Proxy, fronting, serving
@@ -183,7 +184,8 @@ def test_check_offline(secretive: str) -> None:
     assert shown["upstream.url"] == f"{NOBODY}  (file {secretive})"
     assert shown["upstream.auth.password"] == f"********  (file {secretive})"
     assert shown["server.port"] == "8081  (environment DICOMWEB_PROXY_SERVER__PORT)"
-    assert shown["server.host"] == "127.0.0.1"
+    assert shown["server.host"] == "127.0.0.1  (default)"
+    assert list(shown) == list(SCHEMA.settings)
     assert shown["cors.allow_origins"].startswith(f"[{VIEWER}, *]")
     assert "open sesame" not in result.output
     warnings = re.findall(r"^warning: (\S+):", result.stdout, re.MULTILINE)

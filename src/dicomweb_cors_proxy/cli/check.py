@@ -36,8 +36,7 @@ def check(config_file: Path | None, *, offline: bool) -> None:
     effective = settings.effective()
     width = max(len(setting.key) for setting in effective)
     for setting in effective:
-        source = "" if setting.source == "default" else f"  ({setting.source})"
-        click.echo(f"{setting.key:<{width}}  {setting.value}{source}")
+        click.echo(f"{setting.key:<{width}}  {setting.value}  ({setting.source})")
     for warning in settings.warnings():
         click.echo(f"warning: {warning}")
     if offline:
