@@ -738,6 +738,30 @@ async def test_few_of_many_pipelined_requests_are_read_ahead(
     assert most <= http1.PIPELINED + http1.FEED // len(request("POST")) + 1
 
 
+async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> None:
+    many, most = 6_000, 50 * http1.TURN
+    answered = 0
+
+    async def read(flood: Wire) -> None:
+        nonlocal answered
+        while answered < many:
+            await told(flood, await flood.head())
+            answered += 1
+
+    async with await front.proxy.connect() as flood, await front.proxy.connect() as wire:
+        sending = asyncio.create_task(flood.send(request("PUT") * many))
+        reading = asyncio.create_task(read(flood))
+        while not answered:  # noqa: ASYNC110  (until the flood is there)
+            await asyncio.sleep(0)
+        for _ in range(5):
+            before = answered
+            await wire.send(request())
+            assert await wire.body(await wire.head()) == b"hello"
+            assert answered - before < most
+        assert answered < many
+        await asyncio.gather(sending, reading)
+
+
 @pytest.mark.parametrize("garbage", [b"\0\r\n\r\n", lines(TARGET, HOST, b"A : b")])
 async def test_a_refusal_stands_in_line_behind_a_running_answer(garbage: bytes) -> None:
     gate = Gate()
