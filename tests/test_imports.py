@@ -14,7 +14,7 @@ ROOT = Path(dicomweb_cors_proxy.__file__).parent
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
 }
-PURE = ("compression", "cors", "dicomweb", "headers", "rewriting", "targets")
+PURE = ("compression", "cors", "dicomweb", "fetch", "headers", "rewriting", "targets")
 DOES_IO = {"asyncio", "httpx", "logging", "os", "select", "socket", "ssl", "starlette", "uvicorn"}
 
 

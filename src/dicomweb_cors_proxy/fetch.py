@@ -408,8 +408,8 @@ def follow(request: Request, answer: Answer) -> Request | Step | None:
     """
     if not answer.is_redirect:
         return None
-    url = urljoin(request.url, answer.lines("location")[0])
     try:
+        url = urljoin(request.url, answer.lines("location")[0])
         parts = urlsplit(url)
         there = origin_of(url)
     except ValueError:

@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from dicomweb_cors_proxy.probe.checks import Report, Target, probe
+from dicomweb_cors_proxy.probe.checks import probe
 from dicomweb_cors_proxy.probe.client import Client
+from dicomweb_cors_proxy.probe.findings import Report, Target
 from tests.support import browser, probing
 from tests.support.probing import (
     ALLOW_CREDENTIALS,
@@ -402,24 +403,24 @@ async def test_an_archive(fault: Fault, manner: Manner, page: Viewer, site: Site
     assert {f.check for f in report.findings if f.verdict == "FAIL"} >= blocked
 
 
+@pytest.fixture(params=SERVERS)
+def root(
+    request: pytest.FixtureRequest, orthanc: Orthanc, site: Site, serve: Serve, tmp_path: Path
+) -> Iterator[str]:
+    """The root of a server before Orthanc, or of Orthanc itself."""
+    with SERVERS[request.param](tmp_path, orthanc.url, site.viewer, serve) as url:
+        yield url
+
+
 @pytest.mark.parametrize("origin", ["viewer", "stranger"])
 @pytest.mark.parametrize("manner", [PLAIN, CREDENTIALS], ids=["plain", "credentials"])
-@pytest.mark.parametrize("name", SERVERS)
 async def test_a_server(
-    name: str,
-    manner: Manner,
-    origin: str,
-    site: Site,
-    chromium: Browser,
-    orthanc: Orthanc,
-    serve: Serve,
-    tmp_path: Path,
+    manner: Manner, origin: str, site: Site, chromium: Browser, root: str
 ) -> None:
     there = getattr(site, origin)
-    with SERVERS[name](tmp_path, orthanc.url, site.viewer, serve) as root:
-        report = run(root, there, manner)
-        async with browser.Viewer.at(there, chromium) as viewer:
-            blocked = await compare(report, viewer)
+    report = run(root, there, manner)
+    async with browser.Viewer.at(there, chromium) as viewer:
+        blocked = await compare(report, viewer)
     assert report.is_blocked is bool(blocked)
 
 
@@ -444,7 +445,7 @@ async def test_a_star_for_authorization(site: Site) -> None:
             assert "search" in await compare(report, viewer)
 
 
-async def test_mixed_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_mixed_content() -> None:
     """A page on https, and an archive on http under a name that is not this machine's."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -454,12 +455,13 @@ async def test_mixed_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         port = running.url.rpartition(":")[2]
         origin = f"https://viewer.test:{site.port}"
         flags = (names, "--ignore-certificate-errors")
-        async with browser.chromium(*flags) as chromium:
-            async with browser.Viewer.at(origin, chromium) as viewer:
-                for host in ("pacs.test", "localhost", "127.0.0.1"):
-                    root = f"http://{host}:{port}"
-                    report = run(root, origin, PLAIN)
-                    blocked = await compare(report, viewer)
-                    assert bool(blocked) is (host == "pacs.test")
-                    rules = {finding.rule for finding in report.findings}
-                    assert ("mixed-content" in rules) is (host == "pacs.test")
+        async with (
+            browser.chromium(*flags) as chromium,
+            browser.Viewer.at(origin, chromium) as viewer,
+        ):
+            for host in ("pacs.test", "localhost", "127.0.0.1"):
+                report = run(f"http://{host}:{port}", origin, PLAIN)
+                blocked = await compare(report, viewer)
+                assert bool(blocked) is (host == "pacs.test")
+                rules = {finding.rule for finding in report.findings}
+                assert ("mixed-content" in rules) is (host == "pacs.test")

@@ -8,7 +8,6 @@ import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from tests.support.processes import Child
@@ -17,6 +16,7 @@ from tests.support.servers import LOOPBACK, free_port, serving
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from email.message import Message
+    from pathlib import Path
 
 NGINX, CADDY = shutil.which("nginx"), shutil.which("caddy")
 

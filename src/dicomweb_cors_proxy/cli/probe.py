@@ -14,9 +14,9 @@ import click
 
 from dicomweb_cors_proxy.cors import OriginPattern, PolicyError
 from dicomweb_cors_proxy.fetch import is_forbidden, origin_of
-from dicomweb_cors_proxy.probe.checks import Target
 from dicomweb_cors_proxy.probe.checks import probe as run
 from dicomweb_cors_proxy.probe.client import Client
+from dicomweb_cors_proxy.probe.findings import Target
 from dicomweb_cors_proxy.probe.report import Text, as_json
 
 if TYPE_CHECKING:

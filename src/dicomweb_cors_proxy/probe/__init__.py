@@ -5,7 +5,9 @@
 | `client.py`    | requests with raw heads                                 |
 | `page.py`      | a page's `fetch`: preflight, request, redirects         |
 | `checks.py`    | what is asked, in which order, and what is made of it   |
-| `advice.py`    | why, in words, and the settings that change it          |
+| `findings.py`  | what came out                                           |
+| `reasons.py`   | why, in words                                           |
+| `advice.py`    | the settings that change it                             |
 | `links.py`     | URLs and UIDs in answers                                |
 | `addresses.py` | how far away a server is                                |
 | `report.py`    | the report as text and as JSON                          |

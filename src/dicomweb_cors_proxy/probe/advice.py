@@ -1,4 +1,4 @@
-"""Why a browser said no, in plain words, and which settings change its mind."""
+"""Which settings change a browser's mind: of ours, and of nginx."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dicomweb_cors_proxy.config import CORSSettings
+from dicomweb_cors_proxy.cors import OriginPattern
 from dicomweb_cors_proxy.fetch import Rule
 from dicomweb_cors_proxy.probe.page import Stage
+from dicomweb_cors_proxy.probe.reasons import varies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from dicomweb_cors_proxy.fetch import Answer
     from dicomweb_cors_proxy.probe.page import Exchange
 
-__all__ = ["NOTHING", "Advice", "Advisor"]
+__all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "hide"]
 
 Value: TypeAlias = "str | int | bool | list[str]"
 
@@ -26,10 +27,17 @@ NGINX_EXPOSED: Final = "accept-ranges,content-location,content-range,etag,locati
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to change: keys of our configuration with their values, lines for an nginx location."""
+    """What to change.
+
+    Attributes:
+        ours: keys of our configuration, with their values.
+        nginx: directives for the archive's location, in place of those that set the same.
+        first: what to do, as a sentence goes on after "First, ".
+    """
 
     ours: Mapping[str, Value]
     nginx: tuple[str, ...]
+    first: str = ""
 
 
 NOTHING: Final = Advice({}, ())
@@ -48,110 +56,43 @@ class Advisor:
         defaults = CORSSettings()
         self._root = root
         self._origin = origin
-        self._listed = "*" if origin == "null" else origin
         self._names = sorted({*defaults.allow_headers, *names})
         self._exposed = defaults.expose_headers
         self._credentials = credentials
 
-    def why(self, exchange: Exchange, *, succeeded: bool) -> str:
-        """Say in a sentence what stopped a request; `succeeded`: others were let through."""
-        if exchange.no_answer is not None:
-            before = "The preflight (OPTIONS): " if exchange.stage is Stage.PREFLIGHT else ""
-            return f"{before}{exchange.no_answer}"
-        if exchange.step is None:
-            return ""
-        if exchange.culprits:
-            return _preflight_culprits(exchange)
-        if exchange.stage is Stage.PREFLIGHT and exchange.answer is not None:
-            return self._why_preflight(exchange.step.rule, exchange.answer)
-        what = self._what(exchange.step.rule, exchange.answer)
-        status = exchange.answer.status if exchange.answer else 0
-        if succeeded and exchange.step.rule is Rule.ALLOW_ORIGIN_MISSING and status >= 400:
-            return f"CORS headers come on success only: the {status} {what}."
-        if exchange.step.rule in _REQUEST_FAULTS:
-            return _REQUEST_FAULTS[exchange.step.rule]
-        if exchange.step.rule in _REDIRECT_FAULTS:
-            return _REDIRECT_FAULTS[exchange.step.rule]
-        subject = (
-            "The redirect" if exchange.answer and exchange.answer.is_redirect else "The answer"
-        )
-        return f"{subject} ({status}) {what}."
-
-    def _why_preflight(self, rule: Rule, answer: Answer) -> str:
-        status = answer.status
-        if status in (401, 403) and rule in (Rule.ALLOW_ORIGIN_MISSING, Rule.PREFLIGHT_STATUS):
-            if status == 401 or answer.lines("www-authenticate"):
-                return (
-                    f"The preflight (OPTIONS) was answered {status}: the server asks for a login "
-                    "before it looks at the method, and a preflight never carries one."
-                )
-            return f"The preflight (OPTIONS) was refused with {status}, most likely for its origin."
-        if rule is Rule.PREFLIGHT_REDIRECTED:
-            return (
-                f"The preflight (OPTIONS) was redirected ({status}), and browsers follow no "
-                "redirect of a preflight. Give the viewer the final URL, scheme and slashes "
-                "included."
-            )
-        if rule is Rule.PREFLIGHT_STATUS:
-            return f"The preflight (OPTIONS) was answered {status}; only 200 to 299 grant anything."
-        if rule is Rule.ALLOW_ORIGIN_MISSING and not answer.is_ok:
-            return (
-                f"The preflight (OPTIONS) was answered {status}, without "
-                "Access-Control-Allow-Origin: the server does not know preflights."
-            )
-        return f"The answer to the preflight (OPTIONS, {status}) {self._what(rule, answer)}."
-
-    def _what(self, rule: Rule, answer: Answer | None) -> str:
-        match rule:
-            case Rule.ALLOW_ORIGIN_MISSING:
-                return "has no Access-Control-Allow-Origin"
-            case Rule.ALLOW_ORIGIN_SEVERAL:
-                lines = answer.lines("access-control-allow-origin") if answer else ()
-                if len(lines) > 1:
-                    return (
-                        f"has Access-Control-Allow-Origin {_times(len(lines))}: two layers set it, "
-                        "the archive and what stands before it"
-                    )
-                return "lists several origins in Access-Control-Allow-Origin, which takes only one"
-            case Rule.ALLOW_ORIGIN_ANY_WITH_CREDENTIALS:
-                return "lets * in, which counts for nothing when credentials are sent"
-            case Rule.ALLOW_ORIGIN_OTHER:
-                value = answer.lines("access-control-allow-origin")[0] if answer else ""
-                return f"lets another origin in: {_difference(value, self._origin)}"
-            case Rule.CREDENTIALS_NOT_ALLOWED:
-                return (
-                    "does not say Access-Control-Allow-Credentials: true, in exactly one line "
-                    "and in lower case"
-                )
-            case Rule.ALLOW_METHODS_MALFORMED:
-                return "has an Access-Control-Allow-Methods that is no list of names"
-            case Rule.ALLOW_HEADERS_MALFORMED:
-                return "has an Access-Control-Allow-Headers that is no list of names"
-            case Rule.METHOD_NOT_ALLOWED:
-                return "does not allow the method"
-        return "is one that browsers stop at"
-
     def advice(self, exchange: Exchange) -> Advice:
-        """Return the settings that let the request through."""
+        """Return what lets the request through."""
         if exchange.step is None:
-            return NOTHING
+            return Advice({}, (), "see why the server does not answer")
         rule = exchange.step.rule
-        if rule in _ADVICE_ON_REQUESTS:
-            return _ADVICE_ON_REQUESTS[rule]
-        if exchange.stage is Stage.REDIRECT:
-            return NOTHING
-        keys = _SETTINGS[rule]
-        if exchange.culprits:
-            keys = ("cors.allow_headers",)
-        ours = {key: self._value(key) for key in keys}
-        if rule is Rule.ALLOW_ORIGIN_SEVERAL:
-            return Advice(ours, ("proxy_hide_header Access-Control-Allow-Origin;", *self.answers))
-        return Advice(ours, self.preflights if exchange.stage is Stage.PREFLIGHT else self.answers)
+        if rule in _ON_REQUESTS and exchange.stage is Stage.REQUEST:
+            return _ON_REQUESTS[rule]
+        if exchange.stage is Stage.REDIRECT or (exchange.answer and exchange.answer.is_redirect):
+            return Advice({}, (), "give the viewer the URL to which the server redirects")
+        asked = exchange.stage is Stage.PREFLIGHT
+        keys, first = _ON_HEADERS if exchange.culprits else _SETTINGS[rule]
+        if rule is Rule.ALLOW_ORIGIN_MISSING and (varies(exchange.answer) or asked):
+            first = _LET_IN if varies(exchange.answer) else _ANSWER_PREFLIGHTS
+        first = first.format(origin=self._origin, names=", ".join(exchange.culprits))
+        if asked:
+            return Advice(self._ours(*keys), self.preflights, first)
+        hidden = _HIDDEN.get(rule, ())
+        return Advice(self._ours(*keys), (*hide(hidden), *self.answers), first)
 
-    def to_set(self, *keys: str) -> Advice:
+    def to_set(self, *keys: str, first: str) -> Advice:
         """Return settings by our keys, with the lines for nginx that do the same."""
-        nginx = self.preflights if {"cors.max_age"} & set(keys) else self.answers
-        return Advice({key: self._value(key) for key in keys}, nginx)
+        lines = self.preflights if "cors.max_age" in keys else self.answers
+        return Advice(self._ours(*keys), lines, first)
+
+    @property
+    def everything(self) -> Advice:
+        """What to do where nothing of CORS is there."""
+        return Advice(
+            {"upstream.url": self._root, **self._ours("cors.allow_origins")},
+            (*self.preflights, *self.answers),
+            "put dicomweb-cors-proxy, or nginx with the lines above, before the server, which "
+            "sends no CORS headers",
+        )
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -174,7 +115,7 @@ class Advisor:
             lines.append("  add_header Access-Control-Allow-Credentials true;")
         return (
             *lines,
-            f"  add_header Access-Control-Allow-Headers {_comma(self._names)};",
+            f"  add_header Access-Control-Allow-Headers {','.join(self._names)};",
             f"  add_header Access-Control-Max-Age {MAX_AGE};",
             "  add_header Vary Origin;",
             "  return 204;",
@@ -182,12 +123,33 @@ class Advisor:
         )
 
     @property
+    def _listed(self) -> str:
+        return "*" if self._origin == "null" else self._origin
+
+    @property
     def _quoted(self) -> str:
-        return f'"{self._listed}"'
+        # A * counts for nothing with credentials.
+        return f'"{self._origin if self._credentials else self._listed}"'
+
+    def _ours(self, *keys: str) -> dict[str, Value]:
+        """Return values by key, with what else these need to be accepted."""
+        if self._origin == "null" and self._credentials:
+            return {}  # no configuration of ours lets sandboxed frames in with credentials
+        if "cors.allow_origins" in keys:
+            keys = (*keys, *self._beyond_defaults())
+        ours = {key: self._value(key) for key in keys}
+        if ours.get("cors.allow_credentials") and not _is_secure(self._origin):
+            ours["cors.dangerously_allow_insecure_origins"] = True
+        return ours
+
+    def _beyond_defaults(self) -> Iterator[str]:
+        if self._credentials:
+            yield "cors.allow_credentials"
+        if not set(self._names) <= set(CORSSettings().allow_headers):
+            yield "cors.allow_headers"
 
     def _value(self, key: str) -> Value:
         values: dict[str, Callable[[], Value]] = {
-            "upstream.url": lambda: self._root,
             "cors.allow_origins": lambda: [self._listed],
             "cors.allow_methods": lambda: ["GET", "HEAD", "DELETE"],
             "cors.allow_headers": lambda: self._names,
@@ -198,82 +160,63 @@ class Advisor:
         return values[key]()
 
 
-_ORIGINS: Final = ("cors.allow_origins",)
-_SETTINGS: Final = {
-    Rule.ALLOW_ORIGIN_MISSING: _ORIGINS,
-    Rule.ALLOW_ORIGIN_SEVERAL: _ORIGINS,
-    Rule.ALLOW_ORIGIN_OTHER: _ORIGINS,
-    Rule.ALLOW_ORIGIN_ANY_WITH_CREDENTIALS: ("cors.allow_origins", "cors.allow_credentials"),
-    Rule.CREDENTIALS_NOT_ALLOWED: ("cors.allow_credentials",),
-    Rule.PREFLIGHT_REDIRECTED: ("upstream.url", "cors.allow_origins"),
-    Rule.PREFLIGHT_STATUS: ("upstream.url", "cors.allow_origins"),
-    Rule.ALLOW_METHODS_MALFORMED: ("cors.allow_methods",),
-    Rule.METHOD_NOT_ALLOWED: ("cors.allow_methods",),
-    Rule.ALLOW_HEADERS_MALFORMED: ("cors.allow_headers",),
-    Rule.AUTHORIZATION_NOT_NAMED: ("cors.allow_headers",),
-    Rule.HEADER_NOT_ALLOWED: ("cors.allow_headers",),
+def _is_secure(origin: str) -> bool:
+    return OriginPattern.parse(origin).is_secure
+
+
+def hide(names: Iterable[str]) -> tuple[str, ...]:
+    """Return lines of a location that drop the archive's own headers."""
+    return tuple(f"proxy_hide_header {name};" for name in names)
+
+
+# What the archive may send, too: whose line came first can't be seen.
+_HIDDEN: Final = {
+    Rule.ALLOW_ORIGIN_SEVERAL: ("Access-Control-Allow-Origin", "Access-Control-Allow-Credentials"),
+    Rule.CREDENTIALS_NOT_ALLOWED: ("Access-Control-Allow-Credentials",),
 }
-_ADVICE_ON_REQUESTS: Final = {
+_ORIGINS: Final = ("cors.allow_origins",)
+_ANSWER_PREFLIGHTS: Final = "have preflights (OPTIONS) answered with 204, before any login"
+_LET_IN: Final = "let {origin} in, letter by letter"
+_ON_HEADERS: Final = (("cors.allow_headers",), "name {names} in Access-Control-Allow-Headers")
+# Keys of ours, and what to do in words.
+_SETTINGS: Final[Mapping[Rule, tuple[tuple[str, ...], str]]] = {
+    Rule.ALLOW_ORIGIN_MISSING: (
+        _ORIGINS,
+        "have every answer say Access-Control-Allow-Origin, errors included",
+    ),
+    Rule.ALLOW_ORIGIN_SEVERAL: (
+        _ORIGINS,
+        "let only one layer send CORS headers, and hide the other's",
+    ),
+    Rule.ALLOW_ORIGIN_OTHER: (_ORIGINS, _LET_IN),
+    Rule.ALLOW_ORIGIN_ANY_WITH_CREDENTIALS: (
+        _ORIGINS,
+        "name {origin} in place of *, or let the viewer do without credentials",
+    ),
+    Rule.CREDENTIALS_NOT_ALLOWED: (
+        ("cors.allow_credentials",),
+        "allow credentials, or let the viewer do without",
+    ),
+    Rule.PREFLIGHT_STATUS: (_ORIGINS, _ANSWER_PREFLIGHTS),
+    Rule.ALLOW_METHODS_MALFORMED: (
+        ("cors.allow_methods",),
+        "write Access-Control-Allow-Methods as names with commas between them",
+    ),
+    Rule.METHOD_NOT_ALLOWED: (("cors.allow_methods",), "allow the method in preflights"),
+    Rule.ALLOW_HEADERS_MALFORMED: (
+        ("cors.allow_headers",),
+        "write Access-Control-Allow-Headers as names with commas between them",
+    ),
+    Rule.AUTHORIZATION_NOT_NAMED: _ON_HEADERS,
+    Rule.HEADER_NOT_ALLOWED: _ON_HEADERS,
+}
+_ON_REQUESTS: Final = {
     Rule.MIXED_CONTENT: Advice(
         {"server.tls_cert_file": "FILE", "server.tls_key_file": "FILE"},
         ("listen 443 ssl;", "ssl_certificate FILE;", "ssl_certificate_key FILE;"),
+        "give the server https, and the viewer its https URL",
     ),
-    Rule.BAD_PORT: Advice({"server.port": 8080}, ("listen 8080;",)),
-}
-_REQUEST_FAULTS: Final = {
-    Rule.MIXED_CONTENT: (
-        "The page is on https and the URL on plain http: mixed content, which browsers don't even "
-        "ask for."
+    Rule.BAD_PORT: Advice(
+        {"server.port": 8080}, ("listen 8080;",), "move the server to another port"
     ),
-    Rule.BAD_PORT: "The URL's port is one that browsers never connect to.",
 }
-_REDIRECT_FAULTS: Final = {
-    Rule.REDIRECT_NOT_HTTP: "The answer redirects to what is no http or https URL.",
-    Rule.REDIRECT_WITH_CREDENTIALS: "The answer redirects to a URL with a user name in it.",
-    Rule.REDIRECT_LOOP: "The answer redirects for ever.",
-}
-
-
-def _preflight_culprits(exchange: Exchange) -> str:
-    names = ", ".join(exchange.culprits)
-    if exchange.step and exchange.step.rule is Rule.AUTHORIZATION_NOT_NAMED:
-        return (
-            "The answer to the preflight (OPTIONS) does not name authorization in "
-            "Access-Control-Allow-Headers; a * there never covers it (Chrome still lets it pass)."
-        )
-    star = exchange.answer and "*" in exchange.answer.lines("access-control-allow-headers")
-    if star and exchange.asked.credentials:
-        return (
-            f"The answer to the preflight (OPTIONS) does not allow {names}: with credentials, a * "
-            "in Access-Control-Allow-Headers is a name like any other."
-        )
-    return f"The answer to the preflight (OPTIONS) does not allow the request's {names}."
-
-
-def _difference(value: str, origin: str) -> str:
-    """Say how an allowed origin differs from the page's, without repeating what came."""
-    scheme, _, rest = origin.partition("://")
-    there, _, other = value.partition("://")
-    if value == "null":
-        return "it says null"
-    if value.lower() == origin.lower():
-        return "it is written in other letters, and capitals count"
-    if value.rstrip("/") == origin:
-        return "it ends with a slash, and no origin does"
-    if other and other == rest and there != scheme:
-        return f"its scheme is not {scheme}"
-    if "*" in value:
-        return "it is a pattern, and browsers know none"
-    if not other:
-        return "it is no origin, which has scheme, host and port"
-    if other.partition(":")[0] == rest.partition(":")[0] and there == scheme:
-        return "its port is another"
-    return "its host is another"
-
-
-def _times(count: int) -> str:
-    return "twice" if count == 2 else f"{count} times"
-
-
-def _comma(names: Iterable[str]) -> str:
-    return ",".join(names)

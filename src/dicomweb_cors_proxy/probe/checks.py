@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+import re
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -18,19 +18,22 @@ from dicomweb_cors_proxy.fetch import (
     origin_of,
 )
 from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
-from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor
+from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor, hide
 from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
+from dicomweb_cors_proxy.probe.findings import Finding, Report, Target, Verdict
 from dicomweb_cors_proxy.probe.links import Instance, instance_of, links
-from dicomweb_cors_proxy.probe.page import Page, Stage
+from dicomweb_cors_proxy.probe.page import Page
+from dicomweb_cors_proxy.probe.reasons import varies, why
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dicomweb_cors_proxy.fetch import Headers, Request
+    from dicomweb_cors_proxy.fetch import Request
     from dicomweb_cors_proxy.probe.client import Client
+    from dicomweb_cors_proxy.probe.links import Link
     from dicomweb_cors_proxy.probe.page import Exchange
 
-__all__ = ["Finding", "Report", "Target", "Verdict", "probe"]
+__all__ = ["probe"]
 
 _JSON: Final = ("Accept", "application/dicom+json")
 _FRAMES: Final = ("Accept", 'multipart/related; type="application/octet-stream"; transfer-syntax=*')
@@ -40,93 +43,11 @@ _INSTANCES: Final = (
 )
 _RANGE: Final = ("Range", "bytes=0-63")
 MAX_BODY: Final = 4 * 2**20  # bytes of an answer that are searched for UIDs and URLs
+SHORT: Final = 60  # seconds; a preflight kept for less is asked again while its reader looks
 
-_ASKED_FOR: Final = ("accept", "content-type")
-
-_CHROMIUM_MAX_AGE: Final = MAX_AGE
 _SINGLE: Final = ("access-control-allow-credentials", "access-control-max-age")
 # The server was not reached at all: nothing else is worth asking.
 _OUT_OF_REACH: Final = frozenset(Reason) - {Reason.CLOSED}
-
-
-class Verdict(StrEnum):
-    """Of a check: only FAIL blocks a page."""
-
-    PASS = "pass"  # noqa: S105
-    WARN = "warn"
-    FAIL = "FAIL"
-    NOTE = "note"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is probed, and as whom.
-
-    Attributes:
-        root: DICOMweb root, without a slash at its end.
-        origin: of the page, as browsers write it.
-        headers: what the page sets on every request.
-        cookie: what the browser sends by itself with `credentials`.
-        write: whether a store is really sent, with an empty body.
-        verify: whether the server's certificate has to be valid.
-    """
-
-    root: str
-    origin: str
-    credentials: bool = False
-    headers: Headers = ()
-    cookie: str | None = None
-    write: bool = False
-    verify: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; nothing in it comes from a patient.
-
-    Attributes:
-        check: a short name, for scripts.
-        text: what a page can and can't do, and why.
-        request: method and template of the path, if the check is of a request.
-        status: of the answer that decided.
-        rule: `fetch.Rule` or `client.Reason` that was broken.
-        step: where the Fetch standard says so.
-        first: what to do about it, as a sentence goes on after "First, ".
-    """
-
-    check: str
-    verdict: Verdict
-    text: str
-    request: str | None = None
-    status: int | None = None
-    rule: str | None = None
-    step: str | None = None
-    advice: Advice = NOTHING
-    first: str = ""
-
-
-@dataclass(slots=True)
-class Report:
-    """What came out; the exchanges hold what must not be shown."""
-
-    target: Target
-    findings: list[Finding] = field(default_factory=list)
-    exchanges: dict[str, Exchange] = field(default_factory=dict)
-
-    @property
-    def is_blocked(self) -> bool:
-        """Whether a browser would keep something from the page."""
-        return any(finding.verdict is Verdict.FAIL for finding in self.findings)
-
-    @property
-    def first(self) -> str:
-        """One sentence: what to do first."""
-        for verdict in (Verdict.FAIL, Verdict.WARN):
-            for finding in self.findings:
-                if finding.verdict is verdict and finding.first:
-                    start = "" if verdict is Verdict.FAIL else "Nothing is blocked. "
-                    return f"{start}First, {finding.first}, then probe again."
-        return "Nothing to do: pages on this origin can use the archive."
 
 
 def probe(
@@ -150,6 +71,9 @@ class _Wish:
     method: str
     template: str
 
+    def __str__(self) -> str:
+        return f"{self.method} {self.template}"
+
 
 _SEARCH: Final = _Wish("search", "search", "GET", "studies?limit=1")
 _INSTANCE: Final = "studies/{study}/series/{series}/instances/{instance}"
@@ -159,6 +83,7 @@ _STORE: Final = _Wish("store", "store", "POST", "studies")
 _ERROR: Final = _Wish("errors", "read errors", "GET", "studies/{study}/metadata")
 _NOWHERE: Final = _Wish("errors", "read errors", "GET", "no-such-resource")
 _PART: Final = _Wish("range", "read parts of frames", "GET", f"{_INSTANCE}/frames/1")
+_BELOW: Final = _Wish("instance", "", "GET", "studies/{study}/instances?limit=1")
 
 
 class _Checks:
@@ -173,13 +98,10 @@ class _Checks:
             cookie=target.cookie,
         )
         unsafe = self._page.request("POST", target.root, _FRAMES, _INSTANCES).unsafe_names
-        self._advisor = Advisor(
-            target.root,
-            target.origin,
-            {*_ASKED_FOR, *unsafe},
-            credentials=target.credentials,
-        )
+        self._advisor = Advisor(target.root, target.origin, unsafe, credentials=target.credentials)
         self._succeeded = False
+        self._made_up = False
+        self._hinted = _NO_HINT  # said last, not to be repeated
 
     @property
     def _exchanges(self) -> dict[str, Exchange]:
@@ -192,9 +114,12 @@ class _Checks:
             return
         search = self._fetch(_SEARCH, {}, _JSON)
         if search.no_answer is not None and search.no_answer.reason in _OUT_OF_REACH:
-            yield self._out_of_reach(search.no_answer)
+            yield _out_of_reach(search.no_answer)
             return
-        yield from self._about_the_server(search)
+        same = origin_of(target.root) == target.origin
+        if same:
+            text = "Page and archive have the same origin: browsers ask for no CORS."
+            yield Finding("same-origin", Verdict.NOTE, text)
         yield self._judged(_SEARCH, search)
 
         uids = self._instance(search)
@@ -203,12 +128,13 @@ class _Checks:
         yield self._judged(_FRAME, frames)
         yield self._store()
         yield self._errors()
-        if origin_of(target.root) != target.origin:
+        if not same:
             yield from self._ranges(frames, uids)
             yield from self._preflight_cache()
             yield from self._vary(search)
             yield from self._doubled()
         yield from self._links()
+        yield from self._of_the_connection(search)
 
     def _stopped(self) -> Finding | None:
         """What keeps every request from being sent."""
@@ -218,92 +144,104 @@ class _Checks:
             return None
         exchange = self._page.fetch(request)  # ends before anything is sent
         self._exchanges[_SEARCH.check] = exchange
-        advice = self._advisor.advice(exchange)
         return Finding(
             step.rule.value,
             Verdict.FAIL,
-            f"A page can't ask at all. {self._advisor.why(exchange, succeeded=False)}",
+            f"A page can't ask at all. {self._why(exchange)}",
             rule=step.rule,
             step=_place(exchange),
-            advice=advice,
-            first=_FIRST_OF_ALL[step.rule],
+            advice=self._advisor.advice(exchange),
         )
 
-    def _out_of_reach(self, error: NoAnswerError) -> Finding:
-        first = _FIRST_ON.get(error.reason, "see that the server runs and that the URL is right")
-        return Finding(
-            "reach", Verdict.FAIL, f"Nothing was asked. {error}", rule=error.reason, first=first
-        )
-
-    def _about_the_server(self, search: Exchange) -> Iterator[Finding]:
+    def _of_the_connection(self, search: Exchange) -> Iterator[Finding]:
         target = self._target
-        if origin_of(target.root) == target.origin:
-            text = "Page and archive have the same origin: browsers ask for no CORS."
-            yield Finding("same-origin", Verdict.NOTE, text)
         if target.root.startswith("https:") and not target.verify:
             text = "The certificate was not checked (--insecure); browsers will check it."
             yield Finding("certificate", Verdict.NOTE, text)
-        page = space_of_origin(target.origin)
         if search.address is None or search.is_redirected:
             return
-        server = space_of_address(search.address)
+        page, server = space_of_origin(target.origin), space_of_address(search.address)
         if server is Space.PUBLIC or (page is not None and page <= server):
             return
         where = "this machine's own" if server is Space.LOOPBACK else "a private one"
-        plain = target.origin.startswith("http:") and page is None
-        consequence = (
-            "plain http from farther away" if plain else "farther away without asking its user"
+        does = (
+            "lets no page on plain http from elsewhere reach it"
+            if target.origin.startswith("http:") and page is None
+            else "asks its user before a page from elsewhere may reach it"
         )
         text = (
-            f"The server's address is {where}. Chrome lets no page from {consequence} ask it "
-            "(Local Network Access), and no header changes that."
+            f"The server's address is {where}. Chrome {does} (Local Network Access); no header "
+            "changes that."
         )
         yield Finding("local-network", Verdict.NOTE, text)
 
+    def _why(self, exchange: Exchange) -> str:
+        return why(exchange, origin=self._target.origin, succeeded=self._succeeded)
+
     def _judged(self, wish: _Wish, exchange: Exchange, *, only_asked: bool = False) -> Finding:
-        request = f"{wish.method} {wish.template}"
         if exchange.is_blocked:
-            advice = self._advisor.advice(exchange)
-            why = self._advisor.why(exchange, succeeded=self._succeeded)
-            return Finding(
-                wish.check,
-                Verdict.FAIL,
-                f"A page can't {wish.does}. {why}",
-                request,
-                exchange.answer.status if exchange.answer else None,
-                _rule(exchange),
-                _place(exchange),
-                advice,
-                _first(exchange, advice),
-            )
+            return self._blocked(wish, exchange)
         if only_asked or exchange.answer is None:
             text = "A page may store: the preflight is granted. Nothing was sent; --write does."
-            return Finding(wish.check, Verdict.PASS, text, request)
+            return Finding(wish.check, Verdict.PASS, text, str(wish))
         self._succeeded = True
         status = exchange.answer.status
-        moved = " It was redirected; the final URL saves the viewer a request." * (
-            exchange.is_redirected
+        text, advice = f"A page can {wish.does} ({status}).", NOTHING
+        if status >= 400 and wish.check != _ERROR.check:
+            does = "fails" if status >= 500 else "refuses"
+            text = f"CORS is right, the server {does}: a page reads its {status}."
+            hint = self._hint(wish, status)
+            text += hint.text * (hint is not self._hinted)
+            advice = hint.advice
+            self._hinted = hint
+        if exchange.is_redirected:
+            text += " It was redirected; the final URL saves the viewer a request."
+        return Finding(wish.check, Verdict.PASS, text, str(wish), status, advice=advice)
+
+    def _blocked(self, wish: _Wish, exchange: Exchange) -> Finding:
+        advice = self._advisor.advice(exchange)
+        if wish is _SEARCH and self._is_without_cors(exchange):
+            advice = self._advisor.everything
+        return Finding(
+            wish.check,
+            Verdict.FAIL,
+            f"A page can't {wish.does}. {self._why(exchange)}",
+            str(wish),
+            exchange.answer.status if exchange.answer else None,
+            _rule(exchange),
+            _place(exchange),
+            advice,
         )
-        if status < 400 or wish.check == _ERROR.check:
-            text = f"A page can {wish.does} ({status}).{moved}"
-        else:
-            hint = _HINTS.get((wish.check, status), "") or _HINTS.get(("", status), "")
-            text = f"CORS is right, the server refuses: a page reads its {status}.{hint}{moved}"
-        return Finding(wish.check, Verdict.PASS, text, request, status)
+
+    def _is_without_cors(self, exchange: Exchange) -> bool:
+        """Whether neither an answer nor a preflight shows that the server knows of CORS."""
+        answer = exchange.answer
+        if answer is None or answer.is_redirect or exchange.culprits or varies(answer):
+            return False
+        try:
+            preflight = self._page.preflight(exchange.asked).answer
+        except NoAnswerError:
+            return False
+        heads = (*answer.headers, *preflight.headers)
+        return not any(name.lower().startswith("access-control-") for name, _ in heads)
+
+    def _hint(self, wish: _Wish, status: int) -> _Hint:
+        if status == 404 and self._made_up and wish is not _SEARCH:
+            return _MADE_UP
+        if status == 401 and any(n.lower() == "authorization" for n, _ in self._target.headers):
+            return _REFUSED_LOGIN
+        return _HINTS.get((wish.check, status)) or _HINTS.get(("", status)) or _NO_HINT
 
     def _instance(self, search: Exchange) -> dict[str, str]:
         """UIDs of an instance that is there, else of one that isn't."""
         found = instance_of(search.body)
         if found.study and not (found.series and found.instance):
-            wish = _Wish("instance", "", "GET", "studies/{study}/instances?limit=1")
-            below = self._page.fetch(
-                self._request(wish, {"study": found.study}, _JSON), body=MAX_BODY
-            )
-            more = instance_of(below.body)
+            request = self._request(_BELOW, {"study": found.study}, _JSON)
+            more = instance_of(self._page.fetch(request, body=MAX_BODY).body)
             found = Instance(found.study, more.series, more.instance)
-        made_up = _made_up()
         if not (found.study and found.series and found.instance):
-            return dict.fromkeys(("study", "series", "instance"), made_up)
+            self._made_up = True
+            return dict.fromkeys(("study", "series", "instance"), _made_up())
         return {"study": found.study, "series": found.series, "instance": found.instance}
 
     def _store(self) -> Finding:
@@ -311,7 +249,7 @@ class _Checks:
         request = self._request(_STORE, {}, _INSTANCES)
         if not request.needs_preflight and not target.write:
             text = "A page may try to store: no preflight is needed. Nothing was sent."
-            return Finding(_STORE.check, Verdict.PASS, text, f"{_STORE.method} {_STORE.template}")
+            return Finding(_STORE.check, Verdict.PASS, text, str(_STORE))
         exchange = self._page.fetch(request, content=b"", only_ask=not target.write)
         self._exchanges[_STORE.check] = exchange
         return self._judged(_STORE, exchange, only_asked=not target.write)
@@ -338,7 +276,7 @@ class _Checks:
             return
         if exposes(part.request, answer, "content-range"):
             text = "A page that asks for a part sees which part it got (Content-Range)."
-            yield Finding(_PART.check, Verdict.PASS, text, status=answer.status)
+            yield Finding(_PART.check, Verdict.PASS, text, str(_PART), answer.status)
             return
         does = "answers Range" if answered else "announces Accept-Ranges"
         yield Finding(
@@ -346,12 +284,11 @@ class _Checks:
             Verdict.FAIL if answered else Verdict.WARN,
             f"The server {does}, but a page can't see Content-Range: viewers take a part of an "
             "image for the whole. Access-Control-Expose-Headers does not list it.",
-            f"{_PART.method} {_PART.template}",
+            str(_PART),
             answer.status,
             "content-range-not-exposed",
             "Fetch, main fetch, step 14",
-            self._advisor.to_set("cors.expose_headers"),
-            "expose Content-Range (cors.expose_headers, or nginx's Access-Control-Expose-Headers)",
+            self._advisor.to_set("cors.expose_headers", first="expose Content-Range to pages"),
         )
 
     def _preflight_cache(self) -> Iterator[Finding]:
@@ -359,36 +296,26 @@ class _Checks:
         if granted is None:
             return
         seconds = max_age(granted)
-        value = combined(granted, "access-control-max-age")
-        check = "max-age"
-        if value is None or not value.isdecimal() or seconds == 0:
-            why = "has no" if value is None else "has an unreadable"
-            if value is not None and seconds == 0 and value.isdecimal():
-                why = "forbids to keep it by its"
-            kept = (
-                "so browsers ask before every request"
-                if value is not None and value.isdecimal()
-                else f"so browsers forget it after {DEFAULT_MAX_AGE} seconds"
-            )
+        if fault := _max_age_fault(combined(granted, "access-control-max-age"), seconds):
             yield Finding(
-                check,
+                "max-age",
                 Verdict.WARN,
-                f"The answer to the preflight {why} Access-Control-Max-Age, {kept}: a round trip "
-                "more for nearly every frame.",
+                f"The answer to the preflight {fault}: a round trip more for nearly every frame.",
                 rule="max-age",
                 step="Fetch, CORS-preflight fetch, step 7.9",
-                advice=self._advisor.to_set("cors.max_age"),
-                first="let browsers keep preflights (cors.max_age, or nginx's "
-                "Access-Control-Max-Age)",
+                advice=self._advisor.to_set(
+                    "cors.max_age", first="let browsers keep preflights (Access-Control-Max-Age)"
+                ),
             )
-        elif seconds > _CHROMIUM_MAX_AGE:
+        elif seconds > MAX_AGE:
             text = (
                 f"Preflights may be kept for {seconds} seconds; Chrome stops at {MAX_AGE}, Firefox "
                 "at 86400, Safari at 600."
             )
-            yield Finding(check, Verdict.NOTE, text)
+            yield Finding("max-age", Verdict.NOTE, text)
         else:
-            yield Finding(check, Verdict.PASS, f"Browsers keep preflights for {seconds} seconds.")
+            text = f"Browsers keep preflights for {seconds} seconds."
+            yield Finding("max-age", Verdict.PASS, text)
 
     def _vary(self, search: Exchange) -> Iterator[Finding]:
         answer = search.answer
@@ -397,7 +324,7 @@ class _Checks:
         allowed = combined(answer, "access-control-allow-origin")
         if allowed == "*" or _may_not_be_kept(answer):
             return
-        if not _varies(answer):
+        if not varies(answer):
             try:
                 other = self._page.without_origin(search.request).answer
             except NoAnswerError:
@@ -411,9 +338,9 @@ class _Checks:
                     "Origin.",
                     rule="vary-missing",
                     step="Fetch, CORS protocol and HTTP caches",
-                    advice=self._advisor.to_set("cors.allow_origins"),
-                    first="add Vary: Origin to every answer (ours has it by cors.allow_origins, "
-                    "nginx's line is above)",
+                    advice=self._advisor.to_set(
+                        "cors.allow_origins", first="add Vary: Origin to every answer"
+                    ),
                 )
                 return
         yield Finding("vary", Verdict.PASS, "Caches can't mix up the answers for two origins.")
@@ -433,19 +360,24 @@ class _Checks:
             for f in self.report.findings
         ):
             return
-        names = " and ".join(name.title() for name in doubled)
+        names = [name.title() for name in doubled]
+        advice = self._advisor.to_set(
+            "cors.allow_origins", first="let only one layer send CORS headers, and hide the other's"
+        )
         yield Finding(
             "doubled",
             Verdict.WARN,
-            f"{names} comes twice, so it counts for nothing: two layers set it, the archive and "
-            "what stands before it.",
+            f"{' and '.join(names)} comes twice, so it counts for nothing: two layers set it, the "
+            "archive and what stands before it.",
             rule="doubled",
-            advice=Advice(
-                {"cors.allow_origins": [self._target.origin]},
-                tuple(f"proxy_hide_header {name.title()};" for name in doubled),
+            advice=replace(
+                advice,
+                nginx=(
+                    *hide(names),
+                    *(self._advisor.preflights if "access-control-max-age" in doubled else ()),
+                    *advice.nginx,
+                ),
             ),
-            first="let only one layer send CORS headers (ours drops the archive's own; in nginx, "
-            "proxy_hide_header)",
         )
 
     def _links(self) -> Iterator[Finding]:
@@ -462,32 +394,21 @@ class _Checks:
             return
         mixed = any(link.is_mixed for link in found)
         attributes = " and ".join(sorted({link.attribute for link in found}))
-        origins = sorted({link.origin for link in found if link.origin})
-        where = ", ".join(origins[:3]) or "a URL that can't be read"
-        if origins == [origin_of(target.root)]:
-            where = f"another path of {origins[0]}"
         effect = (
             "a page on https can't follow them (mixed content)."
             if mixed
             else "a page that follows them leaves the root, and may reach nothing."
         )
-        path = urlsplit(target.root).path
-        aliases = [f"{origin}{path}" for origin in origins[:3]]
         yield Finding(
             "links",
             Verdict.FAIL if mixed else Verdict.WARN,
-            f"URLs in the answers ({attributes}) lead to {where}: {effect}",
+            f"URLs in the answers ({attributes}) lead to {_whither(found, target.root)}: {effect}",
             rule="links-elsewhere",
             advice=Advice(
-                {"rewrite_urls": True, "upstream.aliases": aliases},
-                (
-                    "proxy_set_header Host $http_host;",
-                    "proxy_set_header X-Forwarded-Host $http_host;",
-                    "proxy_set_header X-Forwarded-Proto $scheme;",
-                ),
+                {"rewrite_urls": True, "upstream.aliases": _aliases(found, target.root)},
+                _NGINX_NAMES,
+                "have the archive name itself by the URL that pages use",
             ),
-            first="make the archive name itself by the URL that pages use (rewrite_urls and "
-            "upstream.aliases, or nginx's proxy_set_header)",
         )
 
     def _request(self, wish: _Wish, uids: dict[str, str], *headers: tuple[str, str]) -> Request:
@@ -501,23 +422,60 @@ class _Checks:
         return exchange
 
 
-_FIRST_OF_ALL: Final = {
-    "mixed-content": "give the archive https (server.tls_cert_file here, listen 443 ssl in nginx)",
-    "bad-port": "move the archive to another port (server.port here, listen in nginx)",
+@dataclass(frozen=True, slots=True)
+class _Hint:
+    """What to think of a status that a page can read."""
+
+    text: str
+    advice: Advice = NOTHING
+
+
+def _first(text: str) -> Advice:
+    return Advice({}, (), text)
+
+
+_NO_HINT: Final = _Hint("")
+_LOGIN: Final = "get a login for --header 'Authorization: …'"
+_HINTS: Final = {
+    ("", 401): _Hint(" With a login it tells more (--header).", _first(_LOGIN)),
+    ("search", 404): _Hint(
+        " Is this the DICOMweb root?", _first("see whether the URL is that of the DICOMweb root")
+    ),
+    ("frames", 406): _Hint(" It has no frames of the media type asked for."),
 }
+_MADE_UP: Final = _Hint(" The search showed no instance, so a made-up one was asked for.")
+_REFUSED_LOGIN: Final = _Hint(
+    " It does not take the login.", _first("get a login that the server takes")
+)
+# Most archives build their URLs from one of these.
+_NGINX_NAMES: Final = (
+    "proxy_set_header Host $http_host;",
+    "proxy_set_header X-Forwarded-Host $http_host;",
+    "proxy_set_header X-Forwarded-Proto $scheme;",
+    'proxy_set_header Forwarded "host=$http_host;proto=$scheme";',
+)
 _FIRST_ON: Final = {
     Reason.NAME: "check the host name in the URL",
     Reason.REFUSED: "start the server, or correct the port in the URL",
-    Reason.CERTIFICATE: (
-        "give the server a certificate that browsers trust (server.tls_cert_file here, "
-        "ssl_certificate in nginx; --ca-file takes an authority of your own)"
-    ),
-    Reason.TLS: "check the URL's scheme and port",
+    Reason.CERTIFICATE: "give the server a certificate that browsers trust",
+    Reason.TLS: "check the URL's scheme and port, and the server's TLS",
 }
-_HINTS: Final = {
-    ("", 401): " Give a login by --header to see more.",
-    ("search", 404): " Is this the DICOMweb root?",
-}
+_TLS: Final = Advice(
+    {"server.tls_cert_file": "FILE", "server.tls_key_file": "FILE"},
+    ("ssl_certificate FILE;", "ssl_certificate_key FILE;"),
+)
+
+
+def _out_of_reach(error: NoAnswerError) -> Finding:
+    advice = _TLS if error.reason is Reason.CERTIFICATE else NOTHING
+    first = _FIRST_ON.get(error.reason, "see that the server runs and that the URL is right")
+    return Finding(
+        "reach",
+        Verdict.FAIL,
+        f"A page can't ask at all. {error}",
+        rule=error.reason,
+        advice=replace(advice, first=first),
+    )
 
 
 def _made_up() -> str:
@@ -536,20 +494,32 @@ def _place(exchange: Exchange) -> str | None:
     return f"Fetch, {exchange.step.section}, step {exchange.step.number}"
 
 
-def _first(exchange: Exchange, advice: Advice) -> str:
-    if not advice.ours:
-        if exchange.stage is Stage.REDIRECT:
-            return "give the viewer the final URL, without a redirect"
-        return "see why the server does not answer"
-    keys = " and ".join(advice.ours)
-    layer = "preflights" if exchange.stage is Stage.PREFLIGHT else "answers"
-    return f"set {keys} (or, in nginx, what {layer} get)"
-
-
-def _varies(answer: Answer) -> bool:
-    names = {name.strip().lower() for name in (combined(answer, "vary") or "").split(",")}
-    return bool(names & {"origin", "*"})
+def _max_age_fault(value: str | None, seconds: int) -> str | None:
+    name = "Access-Control-Max-Age"
+    if value is None:
+        return f"has no {name}, so browsers forget it after {DEFAULT_MAX_AGE} seconds"
+    if re.fullmatch("0+|-[0-9]+", value):
+        return f"has a {name} that forbids to keep it"
+    if not re.fullmatch("[0-9]+", value):
+        return f"has an unreadable {name}, so browsers forget it after {DEFAULT_MAX_AGE} seconds"
+    return f"lets browsers keep it for {seconds} seconds only ({name})" if seconds < SHORT else None
 
 
 def _may_not_be_kept(answer: Answer) -> bool:
     return "no-store" in (combined(answer, "cache-control") or "").lower()
+
+
+def _whither(found: set[Link], root: str) -> str:
+    origins = sorted({link.origin for link in found if link.origin})
+    if origins == [origin_of(root)]:
+        return f"another path of {origins[0]}"
+    return ", ".join(origins[:3]) or "a URL that can't be read"
+
+
+def _aliases(found: set[Link], root: str) -> list[str]:
+    """By what the archive calls itself; a path that is not the root's may be anything."""
+    path = urlsplit(root).path
+    names = {
+        f"{link.origin}{path if link.keeps_path else '/PATH'}" for link in found if link.origin
+    }
+    return sorted(names)[:3]

@@ -54,6 +54,17 @@ class Reason(StrEnum):
     URL = "url"
 
 
+# OpenSSL's names for what went wrong in a handshake.
+_TLS_FAULTS: Final = {
+    "WRONG_VERSION_NUMBER": "The server speaks plain http at that port.",
+    "HTTP_REQUEST": "The server speaks plain http at that port.",
+    "UNSUPPORTED_PROTOCOL": "The server offers no TLS newer than 1.1, and browsers want 1.2.",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "The server and browsers have no version of TLS in common.",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
+        "The server asks for a client certificate, which no preflight carries."
+    ),
+}
+
 # The innermost cause is the one that tells; the last row is of what has none of those before.
 _FAULTS: Final[tuple[tuple[tuple[type[BaseException], ...], Reason, str], ...]] = (
     (
@@ -112,6 +123,7 @@ class Client:
 
     def __init__(self, *, ca_file: Path | None = None, verify: bool = True) -> None:
         context = ssl.create_default_context()
+        context.hostname_checks_common_name = False  # browsers don't look there
         if ca_file is not None:
             context.load_verify_locations(ca_file)
         if not verify:
@@ -204,6 +216,8 @@ def _no_answer(error: BaseException) -> NoAnswerError:
             fault = _CERTIFICATE_FAULTS.get(cause.verify_code, "it does not verify")
             text = f"No browser takes the server's certificate: {fault}."
             return NoAnswerError(Reason.CERTIFICATE, text)
+        if isinstance(cause, ssl.SSLError) and cause.reason in _TLS_FAULTS:
+            return NoAnswerError(Reason.TLS, _TLS_FAULTS[cause.reason])
         for kinds, reason, text in _FAULTS:
             if isinstance(cause, kinds):
                 return NoAnswerError(reason, text)

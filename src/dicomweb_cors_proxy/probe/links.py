@@ -26,12 +26,15 @@ _DNS_NAME: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z_-][a-z
 class Link:
     """A URL that leads out of the root: the attribute that had it, its origin if it has one.
 
-    `is_mixed`: a page on https can't follow it.
+    Attributes:
+        is_mixed: whether a page on https can't follow it.
+        keeps_path: whether its path is below the root's, on another origin.
     """
 
     attribute: str
     origin: str | None
-    is_mixed: bool
+    is_mixed: bool = False
+    keeps_path: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,14 @@ def links(body: bytes, *, url: str, root: str, origin: str) -> Iterator[Link]:
             parts = urlsplit(there)
             if parts.scheme not in ("http", "https"):
                 continue
-            if origin_of(there) == origin_of(root) and parts.path.startswith(home):
+            keeps_path = parts.path.startswith(home)
+            if origin_of(there) == origin_of(root) and keeps_path:
                 continue
             mixed = origin.startswith("https:") and not is_trustworthy(there)
         except ValueError:
-            yield Link(attribute, None, is_mixed=False)
+            yield Link(attribute, None)
         else:
-            yield Link(attribute, shown_origin(there), is_mixed=mixed)
+            yield Link(attribute, shown_origin(there), is_mixed=mixed, keeps_path=keeps_path)
 
 
 def _urls(part: object) -> Iterator[tuple[str, str]]:

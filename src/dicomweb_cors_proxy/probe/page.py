@@ -118,57 +118,62 @@ class Page:
 
         With `only_ask` no more than the preflight is sent.
         """
-        request, granted, sent = asked, None, False
+        exchange = Exchange(asked, asked)
         while True:
-            if step := judge_request(request):
-                stage = Stage.REDIRECT if sent else Stage.REQUEST
-                return Exchange(asked, request, stage, step, granted=granted, sent=sent)
-            if request.needs_preflight:
-                try:
-                    answer = self.preflight(request).answer
-                except NoAnswerError as error:
-                    return Exchange(asked, request, Stage.PREFLIGHT, no_answer=error, sent=sent)
-                if step := judge_preflight(request, answer):
-                    culprits = self._culprits(request, answer, step)
-                    return Exchange(
-                        asked,
-                        request,
-                        Stage.PREFLIGHT,
-                        step,
-                        answer=answer,
-                        culprits=culprits,
-                        sent=sent,
-                    )
-                granted = granted or answer
-            if only_ask:
-                return Exchange(asked, request, granted=granted)
-            sent = True
-            try:
-                received = self._send(request, content, body)
-            except NoAnswerError as error:
-                return Exchange(
-                    asked, request, Stage.ANSWER, no_answer=error, granted=granted, sent=True
-                )
-            answer = received.answer
-            base = Exchange(
-                asked,
-                request,
-                answer=answer,
-                granted=granted,
-                body=received.body,
-                address=received.address,
-                sent=True,
-            )
-            if step := judge(request, answer):
-                return replace(base, stage=Stage.ANSWER, step=step)
-            match follow(request, answer):
-                case Step() as step:
-                    return replace(base, stage=Stage.REDIRECT, step=step)
-                case Request() as following:
-                    content = content if following.method == request.method else None
-                    request = following
+            exchange = self._hop(exchange, content, body, only_ask=only_ask)
+            if exchange.is_blocked or exchange.answer is None:
+                return exchange
+            match follow(exchange.request, exchange.answer):
                 case None:
-                    return base
+                    return exchange
+                case Step() as step:
+                    return replace(exchange, stage=Stage.REDIRECT, step=step)
+                case Request() as request:
+                    content = content if request.method == exchange.request.method else None
+                    exchange = replace(exchange, request=request, answer=None, body=b"")
+
+    def _hop(
+        self, exchange: Exchange, content: bytes | None, body: int, *, only_ask: bool
+    ) -> Exchange:
+        """Go as far as the next answer, or to where the request is stopped."""
+        request = exchange.request
+        if step := judge_request(request):
+            stage = Stage.REDIRECT if exchange.sent else Stage.REQUEST
+            return replace(exchange, stage=stage, step=step)
+        if request.needs_preflight:
+            exchange = self._ask(exchange)
+        if exchange.is_blocked or only_ask:
+            return exchange
+        try:
+            received = self._send(request, content, body)
+        except NoAnswerError as error:
+            return replace(exchange, stage=Stage.ANSWER, no_answer=error, sent=True)
+        step = judge(request, received.answer)
+        return replace(
+            exchange,
+            stage=Stage.ANSWER if step else None,
+            step=step,
+            answer=received.answer,
+            body=received.body,
+            address=received.address,
+            sent=True,
+        )
+
+    def _ask(self, exchange: Exchange) -> Exchange:
+        request = exchange.request
+        try:
+            answer = self.preflight(request).answer
+        except NoAnswerError as error:
+            return replace(exchange, stage=Stage.PREFLIGHT, no_answer=error)
+        if step := judge_preflight(request, answer):
+            return replace(
+                exchange,
+                stage=Stage.PREFLIGHT,
+                step=step,
+                answer=answer,
+                culprits=self._culprits(request, answer, step),
+            )
+        return replace(exchange, granted=exchange.granted or answer)
 
     def preflight(self, request: Request) -> Received:
         """Ask whether `request` may be sent; raises NoAnswerError."""
@@ -209,7 +214,7 @@ class Page:
         names = request.unsafe_names
         if not names or len(names) > _MAX_NAMES:
             return ()
-        headers = dict((name.lower(), value) for name, value in request.headers)  # noqa: C402
+        headers = {name.lower(): value for name, value in request.headers}
         if self._refuses(request, ()):
             return ()
         return tuple(name for name in names if self._refuses(request, ((name, headers[name]),)))

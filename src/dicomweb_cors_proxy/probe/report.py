@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from dicomweb_cors_proxy.probe.checks import Verdict
+from dicomweb_cors_proxy.probe.findings import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dicomweb_cors_proxy.probe.checks import Finding, Report, Target
+    from dicomweb_cors_proxy.probe.findings import Finding, Report, Target
 
 __all__ = ["Text", "as_json"]
 
@@ -24,6 +24,7 @@ _COLOURS: Final = {
     Verdict.NOTE: "cyan",
 }
 _NAMES: Final = 14  # columns, for the longest name of a check
+_NGINX: Final = "nginx, in place of what sets the same"
 _MARGIN: Final = " " * (len("pass") + 2)
 _CODE: Final = _MARGIN + "  "
 
@@ -33,7 +34,8 @@ class Text:
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self._said: dict[object, str] = {}
+        self._said: dict[str, str] = {}  # faults, and the checks that found them
+        self._shown: list[tuple[tuple[str, ...], str]] = []  # settings, likewise
 
     def heading(self) -> list[str]:
         """Say what is probed and as whom."""
@@ -49,7 +51,7 @@ class Text:
         mark = click.style(finding.verdict, fg=_COLOURS[finding.verdict], bold=True)
         text = finding.text
         fault = text.partition(". ")[2]
-        same = self._said.get(fault) if fault and finding.advice.ours else None
+        same = self._said.get(fault) if fault and finding.verdict is Verdict.FAIL else None
         if same:
             text = text.partition(". ")[0] + f", for the same reason as {same}."
         lines = textwrap.wrap(
@@ -70,13 +72,13 @@ class Text:
         if finding.advice.ours:
             yield from self._once("dicomweb-cors-proxy", _keys(finding.advice.ours), finding.check)
         if finding.advice.nginx:
-            yield from self._once("nginx", finding.advice.nginx, finding.check)
+            yield from self._once(_NGINX, finding.advice.nginx, finding.check)
 
     def _once(self, where: str, lines: tuple[str, ...], check: str) -> Iterator[str]:
-        if said := self._said.get(lines):
-            yield f"{_MARGIN}{where}: as under {said}"
+        if said := next((c for shown, c in self._shown if _has(shown, lines)), None):
+            yield f"{_MARGIN}{where.partition(',')[0]}: as under {said}"
             return
-        self._said[lines] = check
+        self._shown.append((lines, check))
         yield f"{_MARGIN}{where}:"
         for line in lines:
             indent = _CODE + line[: len(line) - len(line.lstrip())]
@@ -91,9 +93,14 @@ class Text:
 
     def ending(self, report: Report) -> list[str]:
         """Say what to do first."""
-        colour = "red" if report.is_blocked else "green"
+        worst = Verdict.FAIL if report.is_blocked else Verdict.WARN
+        colour = _COLOURS[worst if report.has_first else Verdict.PASS]
         lines = textwrap.wrap(report.first, WIDTH, break_long_words=False, break_on_hyphens=False)
         return ["", *(click.style(line, fg=colour, bold=True) for line in lines)]
+
+
+def _has(shown: tuple[str, ...], lines: tuple[str, ...]) -> bool:
+    return any(shown[i : i + len(lines)] == lines for i in range(len(shown)))
 
 
 def _keys(settings: Mapping[str, object]) -> tuple[str, ...]:

@@ -1,0 +1,106 @@
+"""What a probe finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from dicomweb_cors_proxy.probe.advice import NOTHING, Advice
+
+if TYPE_CHECKING:
+    from dicomweb_cors_proxy.fetch import Headers
+    from dicomweb_cors_proxy.probe.page import Exchange
+
+__all__ = ["Finding", "Report", "Target", "Verdict"]
+
+
+class Verdict(StrEnum):
+    """Of a check: only FAIL keeps something from a page."""
+
+    PASS = "pass"  # noqa: S105
+    WARN = "warn"
+    FAIL = "FAIL"
+    NOTE = "note"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is probed, and as whom.
+
+    Attributes:
+        root: DICOMweb root, without a slash at its end.
+        origin: of the page, as browsers write it.
+        headers: what the page sets on every request.
+        cookie: what the browser sends by itself with `credentials`.
+        write: whether a store is really sent, with an empty body.
+        verify: whether the server's certificate has to be valid.
+    """
+
+    root: str
+    origin: str
+    credentials: bool = False
+    headers: Headers = ()
+    cookie: str | None = None
+    write: bool = False
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; nothing in it comes from a patient.
+
+    Attributes:
+        check: a short name, for scripts.
+        text: what a page can and can't do, and why.
+        advice: what changes it, and what to do first.
+        request: method and template of the path, if the check is of a request.
+        status: of the answer that decided.
+        rule: `fetch.Rule` or `client.Reason` that was broken.
+        step: where the Fetch standard says so.
+    """
+
+    check: str
+    verdict: Verdict
+    text: str
+    request: str | None = None
+    status: int | None = None
+    rule: str | None = None
+    step: str | None = None
+    advice: Advice = NOTHING
+
+
+@dataclass(slots=True)
+class Report:
+    """What came out; the exchanges hold what must not be shown."""
+
+    target: Target
+    findings: list[Finding] = field(default_factory=list)
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a browser would keep something from the page."""
+        return any(finding.verdict is Verdict.FAIL for finding in self.findings)
+
+    @property
+    def has_first(self) -> bool:
+        """Whether there is anything to do."""
+        return self._first is not None
+
+    @property
+    def first(self) -> str:
+        """One sentence: what to do first."""
+        if self._first is None:
+            return "Nothing to do: pages on this origin can use the archive."
+        start = "First" if self.is_blocked else "Nothing is blocked, but first"
+        return f"{start}, {self._first}, then probe again."
+
+    @property
+    def _first(self) -> str | None:
+        # What was passed but leaves much unseen (a login is asked for) comes before warnings.
+        for verdict in (Verdict.FAIL, Verdict.PASS, Verdict.WARN):
+            for finding in self.findings:
+                if finding.verdict is verdict and finding.advice.first:
+                    return finding.advice.first
+        return None

@@ -1,0 +1,218 @@
+"""Why a browser said no, in plain words that repeat nothing of what a server sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import urljoin
+
+from dicomweb_cors_proxy.fetch import Rule, combined, origin_of
+from dicomweb_cors_proxy.probe.links import shown_origin
+from dicomweb_cors_proxy.probe.page import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dicomweb_cors_proxy.fetch import Answer
+    from dicomweb_cors_proxy.probe.page import Exchange
+
+    Fault: TypeAlias = "str | Callable[[Answer, str], str]"
+
+__all__ = ["varies", "why"]
+
+
+def why(exchange: Exchange, *, origin: str, succeeded: bool) -> str:
+    """Say in a sentence what stopped a request; `succeeded`: others were let through."""
+    if exchange.no_answer is not None:
+        before = "The preflight (OPTIONS): " if exchange.stage is Stage.PREFLIGHT else ""
+        return f"{before}{exchange.no_answer}"
+    if exchange.step is None:
+        return ""
+    rule, answer = exchange.step.rule, exchange.answer
+    if rule in _UNASKED or answer is None:
+        url = "redirect's target" if exchange.stage is Stage.REDIRECT else "URL"
+        return _UNASKED[rule].format(url=url)
+    if exchange.culprits:
+        return _culprits(exchange, answer)
+    if exchange.stage is Stage.PREFLIGHT:
+        return _of_preflight(exchange, rule, answer, origin)
+    return _of_answer(rule, answer, origin, url=exchange.request.url, succeeded=succeeded)
+
+
+def _of_answer(rule: Rule, answer: Answer, origin: str, *, url: str, succeeded: bool) -> str:
+    fault = _fault(rule, answer, origin)
+    if answer.is_redirect:
+        return f"The answer is a redirect ({answer.status}){_there(url, answer)}, and {fault}."
+    if succeeded and rule is Rule.ALLOW_ORIGIN_MISSING and answer.status >= 400:
+        return f"CORS headers come on success only: the {answer.status} {fault}."
+    return f"The answer ({answer.status}) {fault}."
+
+
+def _of_preflight(exchange: Exchange, rule: Rule, answer: Answer, origin: str) -> str:
+    for applies, sentence in _PREFLIGHT_FAULTS:
+        if applies(rule, answer):
+            there = _there(exchange.request.url, answer)
+            said = sentence.format(status=answer.status, there=there)
+            return f"The preflight (OPTIONS) {said}"
+    return f"The answer to the preflight (OPTIONS, {answer.status}) {_fault(rule, answer, origin)}."
+
+
+def _asks_for_login(rule: Rule, answer: Answer) -> bool:
+    return rule in (Rule.ALLOW_ORIGIN_MISSING, Rule.PREFLIGHT_STATUS) and (
+        answer.status == 401 or (answer.status == 403 and bool(answer.lines("www-authenticate")))
+    )
+
+
+_PREFLIGHT_FAULTS: Final[tuple[tuple[Callable[[Rule, Answer], bool], str], ...]] = (
+    (
+        _asks_for_login,
+        (
+            "was answered {status}: the server asks for a login before it looks at the method, and "
+            "a preflight never carries one."
+        ),
+    ),
+    (
+        lambda rule, answer: rule is Rule.ALLOW_ORIGIN_MISSING and answer.status == 403,
+        "was refused with {status}, most likely for its origin.",
+    ),
+    (
+        lambda rule, _: rule is Rule.PREFLIGHT_REDIRECTED,
+        "was redirected ({status}){there}, and browsers follow no redirect of a preflight.",
+    ),
+    (
+        lambda rule, _: rule is Rule.PREFLIGHT_STATUS,
+        "was answered {status}; only 200 to 299 grant anything.",
+    ),
+    (
+        lambda rule, answer: rule is Rule.ALLOW_ORIGIN_MISSING and not answer.is_ok,
+        (
+            "was answered {status}, without Access-Control-Allow-Origin: the server does not know "
+            "preflights."
+        ),
+    ),
+)
+
+
+def _there(url: str, answer: Answer) -> str:
+    """Say where a redirect from `url` leads, but no path: it could be anything."""
+    if not answer.is_redirect:
+        return ""
+    try:
+        there = shown_origin(urljoin(url, answer.lines("location")[0]))
+    except ValueError:
+        there = None
+    if there is None:
+        return ""
+    return " to another path" if there == origin_of(url) else f" to {there}"
+
+
+def _fault(rule: Rule, answer: Answer, origin: str) -> str:
+    fault = _FAULTS[rule]
+    return fault if isinstance(fault, str) else fault(answer, origin)
+
+
+def _several_origins(answer: Answer, _: str) -> str:
+    lines = answer.lines("access-control-allow-origin")
+    if len(lines) == 1:
+        return "lists several origins in Access-Control-Allow-Origin, which takes only one"
+    times = "twice" if len(lines) == 2 else f"{len(lines)} times"
+    return (
+        f"has Access-Control-Allow-Origin {times}: two layers set it, the archive and what stands "
+        "before it"
+    )
+
+
+def _other_origin(answer: Answer, origin: str) -> str:
+    value = answer.lines("access-control-allow-origin")[0]
+    return f"lets another origin in: {_difference(value, origin)}"
+
+
+def _no_origin(answer: Answer, _: str) -> str:
+    fault = "has no Access-Control-Allow-Origin"
+    if varies(answer):
+        return f"{fault}, though it depends on the origin (Vary): this one is not let in"
+    return fault
+
+
+_FAULTS: Final[Mapping[Rule, Fault]] = {
+    Rule.ALLOW_ORIGIN_MISSING: _no_origin,
+    Rule.ALLOW_ORIGIN_SEVERAL: _several_origins,
+    Rule.ALLOW_ORIGIN_ANY_WITH_CREDENTIALS: (
+        "lets * in, which counts for nothing when credentials are sent"
+    ),
+    Rule.ALLOW_ORIGIN_OTHER: _other_origin,
+    Rule.CREDENTIALS_NOT_ALLOWED: (
+        "does not say Access-Control-Allow-Credentials: true, in exactly one line and in lower case"
+    ),
+    Rule.ALLOW_METHODS_MALFORMED: "has an Access-Control-Allow-Methods that is no list of names",
+    Rule.ALLOW_HEADERS_MALFORMED: "has an Access-Control-Allow-Headers that is no list of names",
+    Rule.METHOD_NOT_ALLOWED: "does not allow the method",
+}
+# Where the answer, if there was one, has nothing to do with it.
+_UNASKED: Final = {
+    Rule.MIXED_CONTENT: (
+        "The page is on https and the {url} on plain http: mixed content, which browsers don't "
+        "even ask for."
+    ),
+    Rule.BAD_PORT: "The {url} has a port to which browsers never connect.",
+    Rule.REDIRECT_NOT_HTTP: "The answer redirects to what is no http or https URL.",
+    Rule.REDIRECT_WITH_CREDENTIALS: "The answer redirects to a URL with a user name in it.",
+    Rule.REDIRECT_LOOP: "The answer redirects for ever.",
+}
+
+
+def varies(answer: Answer | None) -> bool:
+    """Whether an answer says that it depends on the page's origin."""
+    value = combined(answer, "vary") if answer else None
+    names = {name.strip().lower() for name in (value or "").split(",")}
+    return bool(names & {"origin", "*"})
+
+
+def _culprits(exchange: Exchange, answer: Answer) -> str:
+    subject = "The answer to the preflight (OPTIONS) does not"
+    names = ", ".join(exchange.culprits)
+    star = "*" in answer.lines("access-control-allow-headers")
+    if exchange.step and exchange.step.rule is Rule.AUTHORIZATION_NOT_NAMED and star:
+        return (
+            f"{subject} name authorization in Access-Control-Allow-Headers; a * there never covers "
+            "it (Chrome still lets it pass)."
+        )
+    if star and exchange.asked.credentials:
+        return (
+            f"{subject} allow {names}: with credentials, a * in Access-Control-Allow-Headers is a "
+            "name like any other."
+        )
+    return f"{subject} allow the request's {names} header{'s' * (len(exchange.culprits) > 1)}."
+
+
+def _difference(value: str, origin: str) -> str:
+    """Say how an allowed origin differs from the page's, without repeating what came."""
+    return next(text for differs, text in _DIFFERENCES if differs(value, origin))
+
+
+def _host(origin: str) -> str:
+    return origin.partition("://")[2].partition(":")[0]
+
+
+_DIFFERENCES: Final[tuple[tuple[Callable[[str, str], bool], str], ...]] = (
+    (lambda value, _: value == "null", "it says null"),
+    (
+        lambda value, origin: value.lower() == origin.lower(),
+        "it is written in other letters, and capitals count",
+    ),
+    (
+        lambda value, origin: value.rstrip("/") == origin,
+        "it ends with a slash, and no origin does",
+    ),
+    (lambda value, _: "*" in value, "it is a pattern, and browsers know none"),
+    (lambda value, _: "://" not in value, "it is no origin, which has scheme, host and port"),
+    (
+        lambda value, origin: value.partition("://")[2] == origin.partition("://")[2],
+        "its scheme is another",
+    ),
+    (
+        lambda value, _: "/" in value.partition("://")[2],
+        "it has a path, and no origin does",
+    ),
+    (lambda value, origin: _host(value) == _host(origin), "its port is another"),
+    (lambda *_: True, "its host is another"),
+)
