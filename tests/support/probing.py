@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from click.testing import CliRunner
+
+from dicomweb_cors_proxy.cli import main
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port, serving
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from email.message import Message
     from pathlib import Path
 
+VIEWER = "https://viewer.example"
 NGINX, CADDY = shutil.which("nginx"), shutil.which("caddy")
 
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.4", "1.2.3.4.5"
@@ -148,6 +153,58 @@ def archive(fault: Fault = right, *, links: str | None = None) -> Iterator[Archi
 
     with serving(Handler) as port:
         yield Archive(f"http://{LOOPBACK}:{port}/dicom-web", requests)
+
+
+def probed(root: str, *flags: str, origin: str = VIEWER) -> dict[str, Any]:
+    """Run the command; its exit status must agree with what it says."""
+    words = ["probe", root, "--origin", origin, "--json", *flags]
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    report: dict[str, Any] = json.loads(result.stdout)
+    assert result.stderr == ""
+    assert result.exit_code == int(report["blocked"])
+    return report
+
+
+def all_passes(report: dict[str, Any]) -> bool:
+    return {check["verdict"] for check in report["checks"]} <= {"pass", "note"}
+
+
+_DIRECTIVE = re.compile(r"""(?:"[^"]*"|[^";{}])+(?:;|\{[^}]*\})""")
+
+
+def directives(text: str) -> list[str]:
+    """Split lines of an nginx location, blocks whole."""
+    return [directive.strip() for directive in _DIRECTIVE.findall(text)]
+
+
+def replaced(lines: str, by: str) -> str:
+    """Put directives into a location as docs/probe.md says.
+
+    They take the place of those that set the same; an `if` that drops headers goes as well.
+    """
+
+    def what(directive: str) -> str:
+        head, _, block = directive.partition("{")
+        return head if block else " ".join(head.split()[:2]).lower()
+
+    new = list(dict.fromkeys(directives(by)))
+    named = {what(directive) for directive in new}
+    kept = [
+        directive
+        for directive in directives(lines)
+        if what(directive) not in named
+        and not ("{" in directive and "add_header" in directive and "return" not in directive)
+    ]
+    return "\n".join(kept + new)
+
+
+def with_settings(settings: dict[str, Any], named: dict[str, Any]) -> dict[str, Any]:
+    """Put keys such as `cors.allow_origins` into a configuration."""
+    changed = dict(settings)
+    for key, value in named.items():
+        section, _, name = key.partition(".")
+        changed[section] = {**changed.get(section, {}), name: value} if name else value
+    return changed
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from dicomweb_cors_proxy.probe.reasons import varies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from dicomweb_cors_proxy.fetch import Answer
     from dicomweb_cors_proxy.probe.page import Exchange
 
 __all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "hide"]
@@ -75,43 +76,44 @@ class Advisor:
             first = _LET_IN if varies(exchange.answer) else _ANSWER_PREFLIGHTS
         first = first.format(origin=self._origin, names=", ".join(exchange.culprits))
         if asked:
-            return Advice(self._ours(*keys), self.preflights, first)
-        hidden = _HIDDEN.get(rule, ())
-        return Advice(self._ours(*keys), (*hide(hidden), *self.answers), first)
+            return Advice(self._ours(*keys), self.preflights(exchange.answer), first)
+        hidden = hide(_HIDDEN.get(rule, ()))
+        return Advice(self._ours(*keys), (*hidden, *self.answers(exchange.answer)), first)
 
-    def to_set(self, *keys: str, first: str) -> Advice:
-        """Return settings by our keys, with the lines for nginx that do the same."""
-        lines = self.preflights if "cors.max_age" in keys else self.answers
-        return Advice(self._ours(*keys), lines, first)
+    def on_answers(self, key: str, answer: Answer, first: str) -> Advice:
+        """Return a setting by our key, with the lines for nginx that every answer needs."""
+        return Advice(self._ours(key), self.answers(answer), first)
+
+    def on_preflights(self, key: str, answer: Answer, first: str) -> Advice:
+        """Return a setting by our key, with the lines for nginx that preflights need."""
+        return Advice(self._ours(key), self.preflights(answer), first)
 
     @property
     def everything(self) -> Advice:
         """What to do where nothing of CORS is there."""
         return Advice(
             {"upstream.url": self._root, **self._ours("cors.allow_origins")},
-            (*self.preflights, *self.answers),
+            (*self.preflights(), *self.answers()),
             "put dicomweb-cors-proxy, or nginx with the lines above, before the server, which "
             "sends no CORS headers",
         )
 
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """Lines of a location: what every answer needs."""
+    def answers(self, sent: Answer | None = None) -> tuple[str, ...]:
+        """Lines of a location: what every answer needs, in place of the one `sent`."""
         lines = [f"add_header Access-Control-Allow-Origin {self._quoted} always;"]
-        if self._credentials:
+        if self._lets_credentials(sent):
             lines.append("add_header Access-Control-Allow-Credentials true always;")
         lines.append(f"add_header Access-Control-Expose-Headers {NGINX_EXPOSED} always;")
         lines.append("add_header Vary Origin always;")
         return tuple(lines)
 
-    @property
-    def preflights(self) -> tuple[str, ...]:
-        """Lines of a location: what answers preflights, before any login."""
+    def preflights(self, sent: Answer | None = None) -> tuple[str, ...]:
+        """Lines of a location: what answers preflights before any login, in place of `sent`."""
         lines = [
             "if ($request_method = OPTIONS) {",
             f"  add_header Access-Control-Allow-Origin {self._quoted};",
         ]
-        if self._credentials:
+        if self._lets_credentials(sent):
             lines.append("  add_header Access-Control-Allow-Credentials true;")
         return (
             *lines,
@@ -120,6 +122,14 @@ class Advisor:
             "  add_header Vary Origin;",
             "  return 204;",
             "}",
+        )
+
+    def _lets_credentials(self, sent: Answer | None) -> bool:
+        # What other pages may need is left to them, if it can count for anything.
+        return self._credentials or (
+            self._origin != "null"
+            and sent is not None
+            and "true" in sent.lines("access-control-allow-credentials")
         )
 
     @property

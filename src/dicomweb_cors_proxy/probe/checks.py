@@ -46,6 +46,7 @@ MAX_BODY: Final = 4 * 2**20  # bytes of an answer that are searched for UIDs and
 SHORT: Final = 60  # seconds; a preflight kept for less is asked again while its reader looks
 
 _SINGLE: Final = ("access-control-allow-credentials", "access-control-max-age")
+_DOUBLES: Final = ("credentials-not-allowed", "allow-origin-several")  # has been said, then
 # The server was not reached at all: nothing else is worth asking.
 _OUT_OF_REACH: Final = frozenset(Reason) - {Reason.CLOSED}
 
@@ -288,7 +289,9 @@ class _Checks:
             answer.status,
             "content-range-not-exposed",
             "Fetch, main fetch, step 14",
-            self._advisor.to_set("cors.expose_headers", first="expose Content-Range to pages"),
+            self._advisor.on_answers(
+                "cors.expose_headers", answer, "expose Content-Range to pages"
+            ),
         )
 
     def _preflight_cache(self) -> Iterator[Finding]:
@@ -303,8 +306,8 @@ class _Checks:
                 f"The answer to the preflight {fault}: a round trip more for nearly every frame.",
                 rule="max-age",
                 step="Fetch, CORS-preflight fetch, step 7.9",
-                advice=self._advisor.to_set(
-                    "cors.max_age", first="let browsers keep preflights (Access-Control-Max-Age)"
+                advice=self._advisor.on_preflights(
+                    "cors.max_age", granted, "let browsers keep preflights (Access-Control-Max-Age)"
                 ),
             )
         elif seconds > MAX_AGE:
@@ -338,47 +341,39 @@ class _Checks:
                     "Origin.",
                     rule="vary-missing",
                     step="Fetch, CORS protocol and HTTP caches",
-                    advice=self._advisor.to_set(
-                        "cors.allow_origins", first="add Vary: Origin to every answer"
+                    advice=self._advisor.on_answers(
+                        "cors.allow_origins", answer, "add Vary: Origin to every answer"
                     ),
                 )
                 return
         yield Finding("vary", Verdict.PASS, "Caches can't mix up the answers for two origins.")
 
     def _doubled(self) -> Iterator[Finding]:
-        answers = [
-            answer
-            for exchange in self._exchanges.values()
-            for answer in (exchange.answer, exchange.granted)
-            if answer is not None
-        ]
-        doubled = sorted(
-            {name for name in _SINGLE for answer in answers if len(answer.lines(name)) > 1}
-        )
-        if not doubled or any(
-            f.rule in ("credentials-not-allowed", "allow-origin-several")
-            for f in self.report.findings
-        ):
+        if any(f.rule in _DOUBLES for f in self.report.findings):
             return
-        names = [name.title() for name in doubled]
-        advice = self._advisor.to_set(
-            "cors.allow_origins", first="let only one layer send CORS headers, and hide the other's"
-        )
-        yield Finding(
-            "doubled",
-            Verdict.WARN,
-            f"{' and '.join(names)} comes twice, so it counts for nothing: two layers set it, the "
-            "archive and what stands before it.",
-            rule="doubled",
-            advice=replace(
-                advice,
-                nginx=(
-                    *hide(names),
-                    *(self._advisor.preflights if "access-control-max-age" in doubled else ()),
-                    *advice.nginx,
-                ),
-            ),
-        )
+        answers = [e.answer for e in self._exchanges.values() if e.answer]
+        preflights = [e.granted for e in self._exchanges.values() if e.granted]
+        for heads, setting in (
+            (preflights, self._advisor.on_preflights),
+            (answers, self._advisor.on_answers),
+        ):
+            names = {name for name in _SINGLE for head in heads if len(head.lines(name)) > 1}
+            if not names:
+                continue
+            titles = [name.title() for name in sorted(names)]
+            advice = setting(
+                "cors.allow_origins",
+                heads[0],
+                "let only one layer send CORS headers, and hide the other's",
+            )
+            yield Finding(
+                "doubled",
+                Verdict.WARN,
+                f"{' and '.join(titles)} comes twice, so it counts for nothing: two layers set it, "
+                "the archive and what stands before it.",
+                rule="doubled",
+                advice=replace(advice, nginx=(*hide(titles), *advice.nginx)),
+            )
 
     def _links(self) -> Iterator[Finding]:
         target = self._target
