@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.proxy import Proxy, serving
+from tests.support.transport import TRANSPORT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -48,10 +49,24 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, LoopFactory
     return getattr(module and module.obj, "LOOPS", {"asyncio": asyncio.new_event_loop})
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if (reason := _native_only(item)) is not None:
+        pytest.skip(reason)
+
+
+def _native_only(item: pytest.Item) -> str | None:
+    """Why this test does not run on httpx's transport, if that is what is tested."""
+    mark = item.get_closest_marker("native_only")
+    return None if mark is None or TRANSPORT == "native" else str(mark.args[0])
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Under REQUIRE_ALL_TESTS a test that would be skipped fails."""
     report = yield
-    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+    excused = hasattr(report, "wasxfail") or _native_only(item) is not None
+    if REQUIRE_ALL and report.skipped and not excused:
         report.outcome = "failed"
     return report

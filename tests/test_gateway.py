@@ -435,7 +435,8 @@ async def test_http_2_announces_no_body(
         app = create_app(settings(a.url, access=READ_WRITE))
         scope = asgi.scope(method, headers=headers, http_version="2")
         body = [b"bo", b"dy"] if method == "POST" else []
-        assert (await asgi.call(app, scope, *body))[0] == 200
+        async with app.router.lifespan_context(app):
+            assert (await asgi.call(app, scope, *body))[0] == 200
     (head,) = a.requests
     assert [line for line in head.headers if line[0] in FRAMING] == framing
     assert head.get(b"via") == b"2 dicomweb-cors-proxy"

@@ -28,6 +28,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
+full_duplex = pytest.mark.native_only("httpx reads no answer before the upload has ended")
+
 
 def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
@@ -99,6 +101,7 @@ async def test_an_answer_reaches_the_client_before_the_archive_has_finished(
             assert await wire.body(head) == b"last"
 
 
+@full_duplex
 async def test_an_archive_may_answer_in_the_middle_of_an_upload() -> None:
     async def handle(wire: Wire, _: Head) -> None:
         assert await wire.reader.readexactly(5) == b"first"
@@ -169,6 +172,7 @@ async def connect(root: str) -> Wire:
 
 
 @measured
+@pytest.mark.native_only("anyio, below httpx, holds megabytes for a reader that stalls")
 async def test_twenty_readers_that_stall_cost_no_memory(tmp_path: Path) -> None:
     stalled = asyncio.Semaphore(0)
     go_on = asyncio.Event()
@@ -294,7 +298,15 @@ async def depart(departure: Departure, client: Wire, asked: asyncio.Queue[None])
     client.writer.close()
 
 
-@pytest.mark.parametrize("departure", DEPARTURES.values(), ids=DEPARTURES)
+@pytest.mark.parametrize(
+    "departure",
+    [
+        pytest.param(
+            departure, id=name, marks=[full_duplex] if departure.answer and departure.body else []
+        )
+        for name, departure in DEPARTURES.items()
+    ],
+)
 async def test_a_client_that_leaves_cancels_the_archives_request(departure: Departure) -> None:
     asked: asyncio.Queue[None] = asyncio.Queue()
     cancelled = asyncio.Event()
@@ -350,6 +362,7 @@ async def test_a_reader_that_stalls_may_leave_too() -> None:
             await cancelled.wait()
 
 
+@full_duplex
 async def test_two_hundred_clients_that_leave_cost_no_connection() -> None:
     asked: asyncio.Queue[None] = asyncio.Queue()
     together = asyncio.Barrier(3)
@@ -521,6 +534,7 @@ async def test_a_cut_answer_is_seen_as_cut(
     assert "bug" not in caplog.text
 
 
+@full_duplex
 async def test_an_upload_that_fails_under_an_answer_cuts_it() -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"half", length=8))
