@@ -41,7 +41,7 @@ def orthanc_with_auth(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orth
 async def chromium() -> AsyncIterator[Browser]:
     if not browser.INSTALLED:
         pytest.skip("needs Debian's chromium")
-    async with browser.chromium() as running:
+    async with browser.chromium(browser.NAMES) as running:
         yield running
 
 

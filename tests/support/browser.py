@@ -25,6 +25,8 @@ INSTALLED = EXECUTABLE.exists()
 PAGES = Path(__file__).parents[1] / "e2e" / "site"
 # Containers have little /dev/shm; the rest are errands and hardware that no test needs.
 FLAGS = ("--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--disable-sync")
+# Names under .test lead here, though the browser doesn't take them for this machine's own.
+NAMES = f"--host-resolver-rules=MAP *.test {LOOPBACK}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     error: str | None = None
+    message: str | None = None  # of that error; it says nothing of the cause
     cors_error: str | None = None
     preflight: Preflight | None = None
 

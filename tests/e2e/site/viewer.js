@@ -9,7 +9,7 @@ async function ask(url, options) {
       body: Array.from(new Uint8Array(await response.arrayBuffer())),
     };
   } catch (error) {
-    return { error: error.name };
+    return { error: error.name, message: error.message };
   }
 }
 
@@ -49,6 +49,16 @@ async function embed(url) {
   };
 }
 
+// As a page embeds an image that it does not want to read.
+function embedWithoutCors(url) {
+  return new Promise((resolve) => {
+    const image = new Image();
+    image.onload = () => resolve({ width: image.naturalWidth, height: image.naturalHeight });
+    image.onerror = () => resolve({ error: "error" });
+    image.src = url;
+  });
+}
+
 async function render(url, options) {
   const response = await fetch(url, options);
   return embed(URL.createObjectURL(await response.blob()));
@@ -77,4 +87,51 @@ async function stopAsking() {
   asking.stopped = true;
   await asking.lanes;
   return asking.failures;
+}
+
+// As cornerstone3D's range loader: the first part tells how much there is.
+async function inRanges(url, size) {
+  const part = async (range) => {
+    const response = await fetch(url, { headers: { Range: `bytes=${range}` } });
+    const total = Number(response.headers.get("Content-Range").split("/")[1]);
+    return { total, bytes: new Uint8Array(await response.arrayBuffer()) };
+  };
+  const parts = [await part(`0-${size - 1}`)];
+  if (parts[0].total > size) {
+    parts.push(await part(`${size}-`));
+  }
+  return { parts: parts.length, body: parts.flatMap(({ bytes }) => Array.from(bytes)) };
+}
+
+function embedObject(url) {
+  return new Promise((resolve) => {
+    const element = document.createElement("object");
+    element.type = "image/jpeg";
+    element.onload = element.onerror = (event) => resolve(event.type);
+    element.data = url;
+    document.body.append(element);
+  });
+}
+
+let running;
+
+function begin(url) {
+  const controller = new AbortController();
+  const response = fetch(url, { signal: controller.signal });
+  running = { controller, response, reader: response.then(({ body }) => body.getReader()) };
+  running.reader.catch(() => {});
+}
+
+async function firstChunk() {
+  return (await (await running.reader).read()).value.length;
+}
+
+async function abort() {
+  running.controller.abort();
+  try {
+    await (await running.reader).read();
+  } catch (error) {
+    return error.name;
+  }
+  return "it went on";
 }
