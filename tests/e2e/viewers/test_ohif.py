@@ -1,0 +1,108 @@
+"""The OHIF viewer, as npm has it built, reads a real archive through the proxy."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import packages
+from tests.support.pictures import likeness
+from tests.support.samples import CT, REPORT
+from tests.support.sites import Tree, sites
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.proxy import Proxy
+    from tests.support.tabs import Tab
+
+pytestmark = [
+    pytest.mark.orthanc,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.usefixtures("from_npm"),
+]
+
+
+def app_config(root: str, rendering: str) -> bytes:
+    """OHIF's settings: the README's, and quiet ones for what no test needs."""
+    source = {
+        "friendlyName": "PACS",
+        "name": "pacs",
+        "qidoRoot": root,
+        "wadoRoot": root,
+        "wadoUriRoot": f"{root}/wado",
+        "imageRendering": rendering,
+        "thumbnailRendering": rendering,
+        "omitQuotationForMultipartRequest": True,
+        "bulkDataURI": {"enabled": True},
+    }
+    config = {
+        "routerBasename": "/",
+        "extensions": [],
+        "modes": [],
+        "showStudyList": True,
+        "useCPURendering": True,
+        "showCPUFallbackMessage": False,
+        "investigationalUseDialog": {"option": "never"},
+        "defaultDataSourceName": "pacs",
+        "dataSources": [
+            {
+                "namespace": "@ohif/extension-default.dataSourcesModule.dicomweb",
+                "sourceName": "pacs",
+                "configuration": source,
+            }
+        ],
+    }
+    return f"window.config = {json.dumps(config)};".encode()
+
+
+@contextmanager
+def ohif(proxy: Proxy, rendering: str) -> Iterator[str]:
+    """A site of OHIF, whose images come by `wadors` or `wadouri`; yields its origin."""
+    pixels = (packages.HERE / "pages" / "pixels.js").read_bytes()
+    files = {"app-config.js": app_config(proxy.url, rendering) + pixels}
+    with sites({"/": Tree(packages.OHIF, files=files, has_routes=True)}) as port:
+        yield f"http://localhost:{port}"
+
+
+async def shown(tab: Tab, side: int) -> list[int]:
+    """The grey values of the image on the canvas, once there is one."""
+    greys: list[int] = await tab.evaluate(
+        f"""until(() => {{
+          const canvas = document.querySelector("canvas.cornerstone-canvas");
+          return canvas && greys(canvas, {side});
+        }})"""
+    )
+    return greys
+
+
+async def test_the_study_list_and_an_image(tab: Tab, proxy: Proxy) -> None:
+    with ohif(proxy, "wadors") as origin:
+        await tab.open(f"{origin}/")
+        for name in ("CompressedSamples, CT1", "Sample, Report"):
+            assert await tab.evaluate(f"until(() => document.body.innerText.includes({name!r}))")
+        await tab.open(f"{origin}/viewer?StudyInstanceUIDs={CT.study}")
+        assert likeness(await shown(tab, CT.dataset.Rows), CT) > 0.95
+    assert "instances/{instance}/frames/{frames}" in proxy.child.output
+
+
+async def test_an_image_by_wado_uri(tab: Tab, proxy: Proxy) -> None:
+    with ohif(proxy, "wadouri") as origin:
+        await tab.open(f"{origin}/viewer?StudyInstanceUIDs={CT.study}")
+        assert likeness(await shown(tab, CT.dataset.Rows), CT) > 0.95
+    assert re.search(rf" wado +{origin} ", proxy.child.output)
+
+
+async def test_a_pdf(tab: Tab, proxy: Proxy) -> None:
+    with ohif(proxy, "wadors") as origin:
+        await tab.open(f"{origin}/viewer?StudyInstanceUIDs={REPORT.study}")
+        document = await tab.evaluate(
+            """until(() => document.querySelector("object[type='application/pdf']")?.data)
+              .then(fetch).then((answer) => answer.arrayBuffer())
+              .then((buffer) => Array.from(new Uint8Array(buffer)))"""
+        )
+    assert bytes(document).startswith(REPORT.dataset.EncapsulatedDocument)
