@@ -260,6 +260,23 @@ def test_json_is_json(block: Block) -> None:
     assert json.loads(block.text)
 
 
+def test_what_browsers_say_is_what_they_say() -> None:
+    """The file is what both browsers said, and a test asks them again."""
+    page = guide("browser-messages").read_text(encoding="utf-8")
+    said = json.loads((ROOT / "docs" / "browser-messages.json").read_text(encoding="utf-8"))
+    known = {(each["fault"], each["browser"]): each["message"] for each in said}
+    shown = re.findall(r"^<!-- ([\w-]+): (\w+) -->\n```text\n(.*)\n```$", page, re.MULTILINE)
+    assert len(shown) == page.count("```text")
+    elsewhere = {("header-not-exposed", "Chromium")}
+    for fault, browser, message in shown:
+        if (fault, browser) not in elsewhere:
+            assert message == known[fault, browser]
+    faults = {fault for fault, _, _ in shown} - {fault for fault, _ in elsewhere}
+    assert {(fault, browser) for fault in faults for browser in ("Chromium", "Firefox")} == {
+        (fault, browser) for fault, browser, _ in shown
+    } - elsewhere
+
+
 @pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")
 def test_systemd_understands_the_drop_in(tmp_path: Path) -> None:
     (drop_in,) = blocks(guide("running"), "ini")

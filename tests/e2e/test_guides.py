@@ -55,12 +55,13 @@ def test_urls_lead_through_the_proxy(proxy: Proxy) -> None:
     ]
 
 
-def test_wado_uri(proxy: Proxy) -> None:
+@pytest.mark.parametrize(("slash", "status"), [("/", 200), ("%2F", 400)], ids=["plain", "encoded"])
+def test_wado_uri(slash: str, status: int, proxy: Proxy) -> None:
     query = f"requestType=WADO&studyUID={CT.study}&seriesUID={CT.series}&objectUID={CT.uid}"
-    url = f"{proxy.url}/wado?{query}&contentType=application/dicom"
+    url = f"{proxy.url}/wado?{query}&contentType=application{slash}dicom"
     answer = httpx.get(url, trust_env=False)
-    assert answer.status_code == 200
-    assert answer.content[128:132] == b"DICM"
+    assert answer.status_code == status
+    assert (answer.content[128:132] == b"DICM") is (status == 200)
 
 
 def test_a_login_of_the_proxys_own(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What docs/guides/fewer-requests.md says of preflights is what Chromium does."""
+"""What the guides say of preflights and of headers is what Chromium does."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.browser import Viewer
+from tests.support.probing import EXPOSE_HEADERS, PATH, archive
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import Reply, stub
+from tests.support.tabs import Chromium
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.chromium, pytest.mark.asyncio(loop_scope="session")]
 
-PAGE = Path(__file__).parents[2] / "docs" / "guides" / "fewer-requests.md"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 FRAMES = 20
 UNQUOTED = {"Accept": "multipart/related; type=application/octet-stream; transfer-syntax=*"}
 QUOTED = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
@@ -77,7 +79,9 @@ async def preflights(viewer: Viewer, root: str, manner: Manner) -> int:
     return count
 
 
-async def test_the_table(chromium: Browser, site: Site, serve: Callable[..., Proxy]) -> None:
+async def test_the_table_of_preflights(
+    chromium: Browser, site: Site, serve: Callable[..., Proxy]
+) -> None:
     lines = ["| the viewer sends | preflights | requests in all |", "|---|---|---|"]
     with stub(Reply(200, {"Content-Type": "application/octet-stream"}, b"frame")) as archive:
         settings = fronting(archive.url, site.viewer)
@@ -90,8 +94,26 @@ async def test_the_table(chromium: Browser, site: Site, serve: Callable[..., Pro
         assert len(archive.requests) == FRAMES * len(MANNERS), "preflights stay with the proxy"
     table = re.search(
         r"<!-- preflights:begin -->\n(.*?)\n<!-- preflights:end -->",
-        PAGE.read_text(encoding="utf-8"),
+        (GUIDES / "fewer-requests.md").read_text(encoding="utf-8"),
         re.DOTALL,
     )
     assert table
     assert table[1].splitlines() == lines
+
+
+async def test_a_header_that_is_not_exposed(chromium: Browser, site: Site) -> None:
+    with archive(lambda answer: answer.drop(EXPOSE_HEADERS)) as running:
+        async with Chromium.tab(chromium) as tab:
+            await tab.open(site.viewer)
+            read = await tab.evaluate(
+                f"""new Promise((done) => {{
+                  const request = new XMLHttpRequest();
+                  request.open("GET", "{running.url}{PATH}/frames/1");
+                  request.setRequestHeader("Range", "bytes=0-63");
+                  request.onload = () => done(request.getResponseHeader("content-range"));
+                  request.send();
+                }})"""
+            )
+            said = await tab.said()
+    assert read is None
+    assert f"\n{said}\n" in (GUIDES / "browser-messages.md").read_text(encoding="utf-8")

@@ -1,0 +1,91 @@
+"""Makes docs/ohif.png: OHIF's study list and an image, from an Orthanc through the proxy.
+
+`python -m tools.ohif_screenshot`, where tests/e2e/viewers/install has brought OHIF, with Debian's
+orthanc, orthanc-dicomweb and chromium.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import httpx
+from PIL import Image
+from tests.e2e.viewers.test_ohif import ohif, shown
+from tests.support.browser import chromium
+from tests.support.orthanc import Orthanc, orthanc
+from tests.support.proxy import fronting, serving
+from tests.support.tabs import Chromium
+
+from dicomweb_cors_proxy.demo import sample
+from dicomweb_cors_proxy.demo.encoding import part10
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PICTURE = Path(__file__).parents[1] / "docs" / "ohif.png"
+MAX_BYTES = 300_000
+VIEW = {"width": 1040, "height": 660}
+GAP = 16
+# The slice of the demo's phantom that shows most.
+SLICE = len(sample.INSTANCES) // 2
+
+
+def store(archive: Orthanc) -> None:
+    """Put the demo's phantom beside the samples."""
+    with httpx.Client(base_url=archive.root, trust_env=False) as client:
+        for instance in sample.INSTANCES:
+            file = part10(instance, sample.pixels(instance))
+            client.post("/instances", content=file).raise_for_status()
+
+
+async def take(origin: str) -> list[bytes]:
+    """Screenshots of the study list and of the phantom."""
+    study = sample.INSTANCES[0]["StudyInstanceUID"]
+    async with chromium() as browser, Chromium.tab(browser, viewport=VIEW) as tab:
+        await tab.open(f"{origin}/")
+        await tab.page.get_by_text("Phantom").first.wait_for()
+        studies = await tab.page.screenshot()
+        await tab.open(f"{origin}/viewer?StudyInstanceUIDs={study}")
+        await tab.page.get_by_text("Skip all").click()
+        await shown(tab, int(str(sample.INSTANCES[0]["Rows"])))
+        for _ in range(SLICE):
+            await tab.page.keyboard.press("ArrowDown")
+        await tab.page.wait_for_load_state("networkidle")
+        return [studies, await tab.page.screenshot()]
+
+
+def side_by_side(pictures: Sequence[bytes]) -> bytes:
+    """Put them into one, with few colours."""
+    width, height = VIEW["width"], VIEW["height"]
+    whole = Image.new("RGB", (width * len(pictures) + GAP * (len(pictures) - 1), height), "white")
+    for index, picture in enumerate(pictures):
+        with Image.open(BytesIO(picture)) as image:
+            whole.paste(image, (index * (width + GAP), 0))
+    packed = BytesIO()
+    whole.quantize(dither=Image.Dither.NONE).save(packed, "PNG")
+    return packed.getvalue()
+
+
+def main() -> None:
+    """Take the pictures."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        with orthanc(folder) as archive:
+            store(archive)
+            with (
+                serving(fronting(archive.url, "http://localhost:*"), folder) as proxy,
+                ohif(proxy, "wadors") as origin,
+            ):
+                picture = side_by_side(asyncio.run(take(origin)))
+    if len(picture) > MAX_BYTES:
+        raise SystemExit(f"The picture has {len(picture)} bytes, more than {MAX_BYTES}.")
+    PICTURE.write_bytes(picture)
+    print(f"{PICTURE.name}: {len(picture)} bytes")
+
+
+if __name__ == "__main__":
+    main()
