@@ -19,7 +19,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from dicomweb_cors_proxy.logs import Record
-from dicomweb_cors_proxy.metrics import Metrics, worker_ended
+from dicomweb_cors_proxy.metrics import Metrics, SharedMetrics, worker_ended
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK, Reply, stub
 from tests.support.sockets import ORIGIN, Head, Wire, answer, archive, request
@@ -90,7 +90,7 @@ def test_processes_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     # Both have ended. What they have counted stays, what they had open does not.
     for worker in workers:
         worker_ended(worker.child.pid)
-    left = Metrics().exposition().decode()
+    left = SharedMetrics().exposition().decode()
     assert 'requests_total{method="GET",resource="studies",status="200"} 5.0' in left
     assert "upstream_connections{" not in left
 

@@ -419,6 +419,17 @@ def test_json_is_rewritten_alike_however_it_is_split(tree: JSON, random: Random)
 
 
 @settings(deadline=None)
+@given(trees, trees, randoms)
+def test_what_one_body_teaches_changes_no_other(first: JSON, second: JSON, random: Random) -> None:
+    archive = ArchiveURLs([ARCHIVE], aliases=["http://localhost/dicom-web/rs"])
+    taught, fresh = (archive.to(PUBLIC.encode()) for _ in range(2))
+    data = damaged(random, written([first] * 3, random).encode())
+    passed(DICOM_JSON, data, rewriter=taught)
+    data = damaged(random, written([second, first], random).encode())
+    assert passed(DICOM_JSON, data, rewriter=taught) == passed(DICOM_JSON, data, rewriter=fresh)
+
+
+@settings(deadline=None)
 @given(st.binary() | trees.map(lambda tree: json.dumps(tree).replace("http:", "ftp:").encode()))
 def test_what_names_no_url_of_the_archive_passes_byte_for_byte(data: bytes) -> None:
     for media_type in (DICOM_JSON, DICOM_XML, MULTIPART):

@@ -13,12 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dicomweb_cors_proxy.answers import Answer, Problem
-from dicomweb_cors_proxy.extensions import in_task
 from dicomweb_cors_proxy.gateway import Gateway
 from dicomweb_cors_proxy.health import Archive, Health
 from dicomweb_cors_proxy.httpx_upstream import HTTPXUpstream
 from dicomweb_cors_proxy.inbound import Screen
-from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics
+from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics, metrics
 from dicomweb_cors_proxy.middleware import AccessLog, CORSMiddleware
 from dicomweb_cors_proxy.oauth import Client, LoggedIn, Tokens
 from dicomweb_cors_proxy.proxy import UPSTREAM_ERRORS, Limits, ReverseProxy
@@ -78,10 +77,7 @@ class Application(Starlette):
 
     Attributes:
         draining: set it before the listener closes; `/readyz` then says so.
-        starts_without_task: see `http1.Exchange.start`.
     """
-
-    starts_without_task = True
 
     def __init__(
         self, settings: Settings, transport: httpx.AsyncBaseTransport | None = None
@@ -100,7 +96,7 @@ class Application(Starlette):
         self._site = Site(settings, upstream)
         self._retired: list[Upstream] = []
         self._health = Health(self._site.archive)
-        self._metrics = Metrics(upstream_errors=UPSTREAM_ERRORS, connections=self._connections)
+        self._metrics = metrics(upstream_errors=UPSTREAM_ERRORS, connections=self._connections)
         # Starlette would match decoded paths, and redirect to a Location made from Host where
         # only a slash is missing.
         self.router.redirect_slashes = False
@@ -112,8 +108,13 @@ class Application(Starlette):
         if scope["type"] == "http" and not (scope["path"] in self._paths or scope["root_path"]):
             await self._proxied(scope, receive, send)
         else:
-            await in_task()
             await super().__call__(scope, receive, send)
+
+    def at_once(self, scope: Scope) -> Answer | None:
+        """The answer to a preflight; None for other requests, and below a server's root path."""
+        if scope["path"] in self._paths or scope["root_path"]:
+            return None
+        return self._proxied.at_once(scope)
 
     async def reload(self, settings: Settings) -> None:
         """Answer by another configuration from the next request on.

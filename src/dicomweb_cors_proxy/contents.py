@@ -103,21 +103,20 @@ class Contents:
     def _rewriter_for(self, scope: Scope) -> URLRewriter:
         """What rewrites for the URL by which this request's browser reaches the proxy."""
         inbound: Inbound = scope["inbound"]
+        host = name = inbound.head.host
+        scheme = scope["scheme"].encode("ascii")
+        prefix = scope.get("root_path", "").encode("utf-8")
         client = scope.get("client")
-        headers = scope["headers"] if client and client[0] in self._trusted_proxies else ()
-        host = _value(headers, b"x-forwarded-host") or inbound.head.host
-        public = self._public_url
-        if public is None:
-            scheme = _first(headers, b"x-forwarded-proto").lower()
-            if scheme not in (b"http", b"https"):
-                scheme = scope["scheme"].encode("ascii")
-            name = _first(headers, b"x-forwarded-host")
-            if not _HOST.fullmatch(name):
-                name = inbound.head.host
-            prefix = _first(headers, b"x-forwarded-prefix").rstrip(b"/")
-            if not _PREFIX.fullmatch(prefix):
-                prefix = scope.get("root_path", "").encode("utf-8")
-            public = b"%b://%b%b%b" % (scheme, name, prefix, self._base_path)
+        if client and client[0] in self._trusted_proxies:
+            headers = scope["headers"]
+            host = _value(headers, b"x-forwarded-host") or host
+            told = _first(headers, b"x-forwarded-proto").lower()
+            scheme = told if told in (b"http", b"https") else scheme
+            told = _first(headers, b"x-forwarded-host")
+            name = told if _HOST.fullmatch(told) else name
+            told = _first(headers, b"x-forwarded-prefix").rstrip(b"/")
+            prefix = told if _PREFIX.fullmatch(told) else prefix
+        public = self._public_url or b"%b://%b%b%b" % (scheme, name, prefix, self._base_path)
         return self._rewriter(public, host)
 
     def _warn_of_coding(self, headers: list[Header]) -> None:

@@ -84,7 +84,10 @@ class Gateway:
         self._logs_in = settings.upstream.auth.type != "none"
         self._authorization = authorization(settings.upstream.auth)
         self._not_forwarded = _NOT_FORWARDED | ({b"authorization"} if self._logs_in else set())
-        self._resource_policy = settings.cross_origin_resource_policy
+        self._resource_policy: Header | None = None
+        if settings.cross_origin_resource_policy is not None:
+            value = settings.cross_origin_resource_policy.encode("ascii")
+            self._resource_policy = (b"cross-origin-resource-policy", value)
         self._contents = Contents(settings, self.trusted_proxies)
         self._warned_of_cors = False
 
@@ -259,19 +262,20 @@ class Gateway:
     ) -> tuple[list[Header], BodyFilter | None]:
         """What the client gets of the archive's answer; names in lower case, as ASGI has them."""
         self.refuse_our_credentials(status)
-        received = fields.end_to_end([(name.lower(), value) for name, value in headers])
+        received = [(name.lower(), value) for name, value in fields.end_to_end(headers)]
         answered = fields.without_cors(received)
         if len(answered) != len(received):
             self._warn_of_cors()
         if status == 204:  # RFC 9110 §8.6: no Content-Length
             answered = [header for header in answered if header[0] != b"content-length"]
         if self._resource_policy is not None:
-            name = b"cross-origin-resource-policy"
-            answered = [header for header in answered if header[0] != name]
-            answered.append((name, self._resource_policy.encode("ascii")))
-        route: Route = scope["inbound"].route
+            policy = self._resource_policy
+            answered = [header for header in answered if header[0] != policy[0]]
+            answered.append(policy)
+        inbound: Inbound = scope["inbound"]
+        assert inbound.route is not None  # noqa: S101  (`rewrite` has set it)
         return self._contents.modify(
-            scope, status, answered, holds_urls=route.holds_urls(scope["method"])
+            scope, status, answered, holds_urls=inbound.route.holds_urls(scope["method"])
         )
 
     def refuse_our_credentials(self, status: int) -> None:

@@ -64,12 +64,12 @@ def end_to_end(headers: Iterable[Header]) -> list[Header]:
     Source: RFC 9110 §7.6.1.
     """
     headers = list(headers)
-    dropped: set[bytes] | frozenset[bytes] = _HOP_BY_HOP
-    options = _members(headers, b"connection")
-    if options:
+    kept = [header for header in headers if header[0].lower() not in _HOP_BY_HOP]
+    if len(kept) < len(headers) and (options := _members(headers, b"connection")):
         # Without its length, a body would be framed wrongly on the next connection.
-        dropped = _HOP_BY_HOP.union(options) - {b"content-length"}
-    return [header for header in headers if header[0].lower() not in dropped]
+        options.discard(b"content-length")
+        kept = [header for header in kept if header[0].lower() not in options]
+    return kept
 
 
 def without_cors(headers: Iterable[Header]) -> list[Header]:
@@ -88,18 +88,16 @@ def merge_vary(headers: Sequence[Header], names: Sequence[bytes]) -> list[Header
     Source: RFC 9110 §12.5.5.
     """
     merged = list(headers)
-    if not names:
+    at = [index for index, (name, _) in enumerate(merged) if name.lower() == b"vary"]
+    if not at:
+        if names:
+            merged.append((b"vary", b", ".join(names)))
         return merged
     present = _members(merged, b"vary")
     missing = [name for name in names if name.lower() not in present]
-    if not missing or b"*" in present:
-        return merged
-    added = b", ".join(missing)
-    for index, (name, value) in enumerate(merged):
-        if name.lower() == b"vary":
-            merged[index] = name, b", ".join(filter(None, (value, added)))
-            return merged
-    merged.append((b"vary", added))
+    if missing and b"*" not in present:
+        name, value = merged[at[0]]
+        merged[at[0]] = name, b", ".join(filter(None, (value, *missing)))
     return merged
 
 

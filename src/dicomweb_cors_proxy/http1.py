@@ -16,7 +16,6 @@ import socket
 import struct
 import time
 from collections import deque
-from contextvars import copy_context
 from email.utils import formatdate
 from enum import Enum, auto
 from http import HTTPStatus
@@ -33,11 +32,12 @@ from dicomweb_cors_proxy.inbound import head_too_large, target_too_long, too_man
 from dicomweb_cors_proxy.logs import place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.types import ASGIApp, Message, Scope
     from uvicorn.server import ServerState
 
+    from dicomweb_cors_proxy.answers import Answer
     from dicomweb_cors_proxy.server import Config
 
 logger = logging.getLogger(__name__)
@@ -147,31 +147,21 @@ class Exchange:
         self, connection: Protocol, scope: Scope, *, keep_alive: bool, expects_continue: bool
     ) -> None:
         self.scope = scope
-        scope["extensions"][ON_LEAVING] = self._call_on_leaving
         self.keep_alive = keep_alive
         self._connection = connection
         self._expects_continue = expects_continue
         self._chunks: list[bytes] = []
 
-    def start(self, app: ASGIApp) -> None:
-        """Run the application up to its first wait, and from there in a task.
-
-        Most of what it answers by itself never waits, and a task takes longer than a preflight.
-        That suits an application which asks for it by an attribute `starts_without_task`; others
-        may count on a task from the beginning.
-        """
-        loop = asyncio.get_running_loop()
-        running = self._run(app)
-        if not getattr(app, "starts_without_task", False):
-            self.task = loop.create_task(running)
-            return
-        context = copy_context()
-        try:
-            waiting = context.run(running.send, None)
-        except StopIteration:
-            return
-        self._flush_head()
-        self.task = loop.create_task(_continued(running, waiting), context=context)
+    def start(self, app: ASGIApp, at_once: Callable[[Scope], Answer | None] | None) -> None:
+        """Answer at once, as `at_once` says, or have the application do it in a task."""
+        if at_once is not None and self._connection.writable.is_set():
+            answer = at_once(self.scope)
+            if answer is not None:
+                self._send_head(answer.status, answer.headers)
+                self._send_body(answer.body, more=False)
+                return
+        self.scope["extensions"][ON_LEAVING] = self._call_on_leaving
+        self.task = asyncio.get_running_loop().create_task(self._run(app))
 
     async def _run(self, app: ASGIApp) -> None:
         try:
@@ -342,33 +332,6 @@ class Exchange:
         self._connection.cut(reset=False)
 
 
-async def _continued(running: Coroutine[Any, Any, None], waiting: object) -> None:
-    await _Continued(running, waiting)
-
-
-class _Continued:
-    """Awaits a coroutine that has run up to its first wait."""
-
-    def __init__(self, running: Coroutine[Any, Any, None], waiting: object) -> None:
-        self._running = running
-        self._waiting = waiting
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        running, waiting = self._running, self._waiting
-        try:
-            if waiting is None:  # as in `asyncio.sleep(0)`: for a task, which this is
-                waiting = running.send(None)
-            while True:
-                try:
-                    value = yield waiting
-                except BaseException as exc:  # noqa: BLE001  (it is the coroutine's)
-                    waiting = running.throw(exc)
-                else:
-                    waiting = running.send(value)
-        except StopIteration:
-            return
-
-
 class Protocol(asyncio.Protocol):
     """One client's connection.
 
@@ -388,6 +351,8 @@ class Protocol(asyncio.Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._app = config.loaded_app
+        self._at_once: Callable[[Scope], Answer | None] | None
+        self._at_once = getattr(self._app, "at_once", None)
         self._limits = limits = config.limits
         self._known_heads = config.known_heads
         self._max_header_bytes = limits.max_header_bytes
@@ -740,7 +705,7 @@ class Protocol(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         exchange.is_running = True
-        exchange.start(self._app)
+        exchange.start(self._app, self._at_once)
         if exchange.task is not None:
             tasks = self._server_state.tasks
             tasks.add(exchange.task)

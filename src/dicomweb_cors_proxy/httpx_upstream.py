@@ -85,7 +85,7 @@ class _Stream(httpx.AsyncByteStream):
 
 
 class _Response:
-    complete = False  # known only at the end
+    complete = arrived = False  # known only at the end
 
     def __init__(self, response: httpx.Response, ended: Callable[[], Awaitable[None]]) -> None:
         self.status = response.status_code

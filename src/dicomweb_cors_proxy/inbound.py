@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
+    from dicomweb_cors_proxy.answers import Answer
     from dicomweb_cors_proxy.cors import Decision
     from dicomweb_cors_proxy.dicomweb import Route
     from dicomweb_cors_proxy.headers import Header
@@ -46,6 +47,7 @@ class Head:
         asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
             fetch.
         is_sound: whether `Screen` has found nothing wrong.
+        preflight: what it was answered as a preflight.
         sent: what the gateway has made of it for the archive, by what else that depends on.
     """
 
@@ -60,6 +62,7 @@ class Head:
     origin: bytes | None = None
     asks_preflight: bool = False
     is_sound: bool = False
+    preflight: Answer | None = None
     sent: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
 
     @classmethod

@@ -1,33 +1,46 @@
 """What the proxy counts, in Prometheus's terms.
 
 With `PROMETHEUS_MULTIPROC_DIR` set, the processes that share that directory add up their figures
-there, and each of them answers for all; else every `Metrics` stands for itself.
+there, and each of them answers for all (`SharedMetrics`); else every `Metrics` stands for itself.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    values,
+import prometheus_client as prometheus
+from prometheus_client import CollectorRegistry, disable_created_metrics, values
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from prometheus_client.core import Metric
 
     from dicomweb_cors_proxy.logs import Record
 
-__all__ = ["CONTENT_TYPE", "REFRESH", "Metrics", "share", "worker_ended"]
+__all__ = [
+    "CONTENT_TYPE",
+    "REFRESH",
+    "Metrics",
+    "SharedMetrics",
+    "metrics",
+    "share",
+    "worker_ended",
+]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -39,10 +52,186 @@ _BUCKETS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
 
+# Name, help, labels.
+_REQUESTS: Final = (
+    "dicomweb_proxy_requests",
+    "Requests answered, preflights included.",
+    ("method", "resource", "status"),
+)
+_DURATION: Final = (
+    "dicomweb_proxy_request_duration_seconds",
+    "From a request's head to the last byte of its answer.",
+    ("method", "resource"),
+)
+_TTFB: Final = (
+    "dicomweb_proxy_upstream_ttfb_seconds",
+    "Until the archive's answer began, waiting for a connection included.",
+    ("resource",),
+)
+_BYTES: Final = (
+    "dicomweb_proxy_response_bytes",
+    "Bytes of answers' bodies sent to clients.",
+    ("resource",),
+)
+_PREFLIGHTS: Final = (
+    "dicomweb_proxy_preflights",
+    "CORS preflights by what the policy said.",
+    ("outcome",),
+)
+_ERRORS: Final = (
+    "dicomweb_proxy_upstream_errors",
+    "Failures of the archive, or on the way to it.",
+    ("reason",),
+)
+_IN_PROGRESS: Final = (
+    "dicomweb_proxy_requests_in_progress",
+    "Requests that are being answered.",
+    (),
+)
+_CONNECTIONS: Final = (
+    "dicomweb_proxy_upstream_connections",
+    "Connections to the archive: active, idle; and requests waiting for one.",
+    ("state",),
+)
+
+_OUTCOMES: Final = ("allowed", "refused")
+
 # No second series beside every counter to tell when it began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-T = TypeVar("T", Counter, Gauge, Histogram)
+
+class _Spread:
+    """How many values fell into which bucket, and their sum."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(_BUCKETS, value)] += 1
+        self.total += value
+
+    def merge(self, other: _Spread) -> None:
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Bounds as Prometheus writes them, each with the number of all values up to it."""
+        up_to = 0
+        cumulative: list[tuple[str, float]] = []
+        for bound, count in zip((*_BUCKETS, float("inf")), self.counts, strict=True):
+            up_to += count
+            cumulative.append((floatToGoString(bound), up_to))  # type: ignore[no-untyped-call]
+        return cumulative
+
+
+class _Tally:
+    """The figures of requests that have method, resource, status and CORS outcome in common."""
+
+    __slots__ = ("bytes", "durations", "requests", "ttfbs")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.bytes = 0
+        self.durations = _Spread()
+        self.ttfbs = _Spread()
+
+
+class Metrics(Collector):
+    """The figures of one application, in a process that shares them with none.
+
+    prometheus_client's own counters would take a tenth of the time that a preflight does.
+
+    Args:
+        upstream_errors: the reasons that there are, to begin with zero.
+        connections: counts the connections to the archive by their state.
+
+    Attributes:
+        in_progress: requests that are being answered.
+        is_shared: whether other processes answer for these figures as well.
+    """
+
+    is_shared = False
+
+    def __init__(
+        self,
+        *,
+        upstream_errors: Iterable[str] = (),
+        connections: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        self.in_progress = 0
+        self._count_connections = connections
+        self._tallies = defaultdict[tuple[str, str, int, str], _Tally](_Tally)
+        self._errors = Counter(dict.fromkeys(upstream_errors, 0))
+
+    def observe(self, record: Record) -> None:
+        """Count a request that has ended."""
+        tally = self._tallies[record.method, record.resource, record.status, record.cors]
+        tally.requests += 1
+        tally.bytes += record.bytes_out
+        tally.durations.add(record.duration)
+        if record.ttfb is not None:
+            tally.ttfbs.add(record.ttfb)
+        if record.upstream_error is not None:
+            self._errors[record.upstream_error] += 1
+
+    def refresh(self) -> None:
+        """Leave the gauges for other processes to tell."""
+
+    def exposition(self) -> bytes:
+        """Return all figures, of every process that shares them, in Prometheus's text format."""
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Add the tallies up; see `prometheus_client.registry.Collector`."""
+        requests, sizes, preflights = Counter[tuple[str, ...]](), Counter[str](), Counter[str]()
+        durations = defaultdict[tuple[str, ...], _Spread](_Spread)
+        ttfbs = defaultdict[tuple[str, ...], _Spread](_Spread)
+        for (method, resource, status, cors), tally in self._tallies.items():
+            requests[method, resource, str(status)] += tally.requests
+            sizes[resource] += tally.bytes
+            preflights[cors] += tally.requests
+            durations[method, resource].merge(tally.durations)
+            if any(tally.ttfbs.counts):
+                ttfbs[(resource,)].merge(tally.ttfbs)
+        yield _counter(_REQUESTS, requests)
+        yield _histogram(_DURATION, durations)
+        yield _histogram(_TTFB, ttfbs)
+        yield _counter(_BYTES, {(resource,): size for resource, size in sizes.items()})
+        yield _counter(
+            _PREFLIGHTS, {(each,): preflights[f"preflight-{each}"] for each in _OUTCOMES}
+        )
+        yield _counter(_ERRORS, {(reason,): count for reason, count in self._errors.items()})
+        yield GaugeMetricFamily(*_IN_PROGRESS[:2], value=self.in_progress)
+        connections = GaugeMetricFamily(*_CONNECTIONS[:2], labels=_CONNECTIONS[2])
+        for state, count in self._count_connections().items():
+            connections.add_metric((state,), count)
+        yield connections
+
+
+def _counter(
+    metric: tuple[str, str, tuple[str, ...]], counts: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(*metric[:2], labels=metric[2])
+    for labels, count in counts.items():
+        family.add_metric(labels, count)
+    return family
+
+
+def _histogram(
+    metric: tuple[str, str, tuple[str, ...]], spreads: Mapping[tuple[str, ...], _Spread]
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(*metric[:2], labels=metric[2])
+    for labels, spread in spreads.items():
+        family.add_metric(labels, spread.buckets(), spread.total)
+    return family
+
+
+T = TypeVar("T", prometheus.Counter, prometheus.Histogram)
 
 
 class _Children(dict[tuple[object, ...], T], Generic[T]):
@@ -57,16 +246,10 @@ class _Children(dict[tuple[object, ...], T], Generic[T]):
         return child
 
 
-class Metrics:
-    """The figures of one application.
+class SharedMetrics(Metrics):
+    """The same, in the files of all processes that share the directory."""
 
-    Args:
-        upstream_errors: the reasons that there are, to begin with zero.
-        connections: counts the connections to the archive by their state.
-
-    Attributes:
-        in_progress: requests that are being answered.
-    """
+    is_shared = True
 
     def __init__(
         self,
@@ -74,110 +257,55 @@ class Metrics:
         upstream_errors: Iterable[str] = (),
         connections: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
-        shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if shared:
-            Path(shared).mkdir(parents=True, exist_ok=True)
-        self.is_shared = bool(shared)
-        self._registry = registry = CollectorRegistry()
-        self._requests = _Children(
-            Counter(
-                "dicomweb_proxy_requests",
-                "Requests answered, preflights included.",
-                ("method", "resource", "status"),
-                registry=registry,
-            )
-        )
-        self._duration = _Children(
-            Histogram(
-                "dicomweb_proxy_request_duration_seconds",
-                "From a request's head to the last byte of its answer.",
-                ("method", "resource"),
-                registry=registry,
-                buckets=_BUCKETS,
-            )
-        )
-        self._ttfb = _Children(
-            Histogram(
-                "dicomweb_proxy_upstream_ttfb_seconds",
-                "Until the archive's answer began, waiting for a connection included.",
-                ("resource",),
-                registry=registry,
-                buckets=_BUCKETS,
-            )
-        )
-        self._bytes = _Children(
-            Counter(
-                "dicomweb_proxy_response_bytes",
-                "Bytes of answers' bodies sent to clients.",
-                ("resource",),
-                registry=registry,
-            )
-        )
-        preflights = Counter(
-            "dicomweb_proxy_preflights",
-            "CORS preflights by what the policy said.",
-            ("outcome",),
-            registry=registry,
-        )
-        self._preflights = {
-            f"preflight-{outcome}": preflights.labels(outcome) for outcome in ("allowed", "refused")
-        }
-        errors = Counter(
-            "dicomweb_proxy_upstream_errors",
-            "Failures of the archive, or on the way to it.",
-            ("reason",),
-            registry=registry,
-        )
-        self._errors = {reason: errors.labels(reason) for reason in upstream_errors}
-        self.in_progress = 0
-        self._in_progress = Gauge(
-            "dicomweb_proxy_requests_in_progress",
-            "Requests that are being answered.",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._in_progress.set_function(lambda: self.in_progress)
-        self._count_connections = connections
-        self._connections = Gauge(
-            "dicomweb_proxy_upstream_connections",
-            "Connections to the archive: active, idle; and requests waiting for one.",
-            ("state",),
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        for state in connections():
-            self._connections.labels(state).set_function(partial(self._count, state))
-
-    def _count(self, state: str) -> float:
-        return self._count_connections()[state]
+        super().__init__(upstream_errors=upstream_errors, connections=connections)
+        registry = CollectorRegistry()
+        counter = partial(prometheus.Counter, registry=registry)
+        histogram = partial(prometheus.Histogram, registry=registry, buckets=_BUCKETS)
+        gauge = partial(prometheus.Gauge, registry=registry, multiprocess_mode="livesum")
+        self._requests = _Children(counter(*_REQUESTS))
+        self._durations = _Children(histogram(*_DURATION))
+        self._ttfbs = _Children(histogram(*_TTFB))
+        self._bytes = _Children(counter(*_BYTES))
+        preflights = counter(*_PREFLIGHTS)
+        self._preflights = {f"preflight-{each}": preflights.labels(each) for each in _OUTCOMES}
+        failures = counter(*_ERRORS)
+        self._failures = {reason: failures.labels(reason) for reason in upstream_errors}
+        self._in_progress = gauge(*_IN_PROGRESS)
+        self._connections = gauge(*_CONNECTIONS)
 
     def observe(self, record: Record) -> None:
-        """Count a request that has ended."""
         method, resource = record.method, record.resource
         self._requests[method, resource, record.status].inc()
-        self._duration[method, resource].observe(record.duration)
+        self._durations[method, resource].observe(record.duration)
         self._bytes[(resource,)].inc(record.bytes_out)
         if record.ttfb is not None:
-            self._ttfb[(resource,)].observe(record.ttfb)
+            self._ttfbs[(resource,)].observe(record.ttfb)
         if record.cors in self._preflights:
             self._preflights[record.cors].inc()
         if record.upstream_error is not None:
-            self._errors[record.upstream_error].inc()
+            self._failures[record.upstream_error].inc()
 
     def refresh(self) -> None:
-        """Leave the gauges for other processes to tell."""
         self._in_progress.set(self.in_progress)
         for state, count in self._count_connections().items():
             self._connections.labels(state).set(count)
 
     def exposition(self) -> bytes:
-        """Return all figures, of every process that shares them, in Prometheus's text format."""
-        registry = self._registry
-        if self.is_shared:
-            self.refresh()
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        self.refresh()
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def metrics(
+    *, upstream_errors: Iterable[str], connections: Callable[[], Mapping[str, int]]
+) -> Metrics:
+    """Make those that the environment asks for."""
+    kind = Metrics
+    if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        kind = SharedMetrics
+    return kind(upstream_errors=upstream_errors, connections=connections)
 
 
 def share(directory: str, slot: int | None = None) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.cors import CORS
     from dicomweb_cors_proxy.headers import Header, TrustedProxies
+    from dicomweb_cors_proxy.inbound import Head
     from dicomweb_cors_proxy.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class AccessLog:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: CORSMiddleware,
         *,
         metrics: Metrics,
         resource: Callable[[bytes], str | None],
@@ -106,6 +107,23 @@ class AccessLog:
                 record.event = "client left"
             self._tell(scope, record, logging.WARNING if aborted else logging.INFO)
             request_id.reset(token)
+
+    def at_once(self, scope: Scope) -> Answer | None:
+        """The answer to a preflight, which goes out as soon as it is told of; else None."""
+        if scope["method"] != "OPTIONS":
+            return None
+        began = perf_counter()
+        record = scope["record"] = self._begin(scope)
+        try:
+            answer = self.app.preflight(scope)
+        except Exception:  # noqa: BLE001  (when the application is run, it is told of)
+            return None
+        if answer is not None:
+            record.status = answer.status
+            record.bytes_out = len(answer.body)
+            record.duration = perf_counter() - began
+            self._tell(scope, record, logging.INFO)
+        return answer
 
     def _begin(self, scope: Scope) -> Record:
         method: str = scope["method"]
@@ -193,8 +211,8 @@ class CORSMiddleware:
         try:
             try:
                 self._screen.check(scope, inbound)
-                if scope["method"] == "OPTIONS" and inbound.head.asks_preflight:
-                    await self._preflight(inbound, record).send(send)
+                if _is_preflight(scope, inbound):
+                    await self._answer(inbound.head, record).send(send)
                     return
                 await self.app(scope, receive, send_with_cors)
             except Answer as answer:
@@ -211,14 +229,36 @@ class CORSMiddleware:
             record.event = problem.detail
             await problem.send(send_with_cors)
 
-    def _preflight(self, inbound: Inbound, record: Record) -> Answer:
-        head = inbound.head
-        preflight = self._cors.preflight(
-            head.origins[0], b", ".join(head.request_methods), head.request_headers
-        )
-        if preflight.allowed:
+    def preflight(self, scope: Scope) -> Answer | None:
+        """The answer to a preflight that is sound; None for all other requests."""
+        inbound = scope["inbound"] = Inbound.read(scope, self._heads)
+        if not _is_preflight(scope, inbound):
+            return None
+        try:
+            self._screen.check(scope, inbound)
+        except Problem:
+            return None
+        return self._answer(inbound.head, scope["record"])
+
+    def _answer(self, head: Head, record: Record) -> Answer:
+        """The answer to a preflight with this head."""
+        answer = head.preflight
+        if answer is None:
+            judged = self._cors.preflight(
+                head.origins[0], b", ".join(head.request_methods), head.request_headers
+            )
+            answer = head.preflight = (
+                Answer(204, judged.headers)
+                if judged.allowed
+                else Problem(403, judged.reason, judged.headers)
+            )
+        if isinstance(answer, Problem):
+            record.cors = "preflight-refused"
+            record.event = answer.detail
+        else:
             record.cors = "preflight-allowed"
-            return Answer(204, preflight.headers)
-        record.cors = "preflight-refused"
-        record.event = preflight.reason
-        return Problem(403, preflight.reason, preflight.headers)
+        return answer
+
+
+def _is_preflight(scope: Scope, inbound: Inbound) -> bool:
+    return scope["method"] == "OPTIONS" and inbound.head.asks_preflight

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import httpx
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
-from dicomweb_cors_proxy.extensions import ON_LEAVING, in_task
+from dicomweb_cors_proxy.extensions import ON_LEAVING
 from dicomweb_cors_proxy.transport import Timeouts
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class UpstreamResponse(Protocol):
 
     @property
     def complete(self) -> bool: ...
+
+    @property
+    def arrived(self) -> bool: ...
 
     async def read(self) -> bytes: ...
 
@@ -133,7 +136,6 @@ class ReverseProxy:
             )
         self._in_progress += 1
         try:
-            await in_task()
             with Client(scope, receive, self._limits, has_body=request.length != 0) as client:
                 await self._forward(request, client, scope, send)
         finally:
@@ -158,11 +160,19 @@ class ReverseProxy:
         try:
             headers, body = self._modify_response(scope, response.status, response.headers)
             _refuse_unsendable(response.status, headers)
+            whole = None
+            if body is not None and response.arrived:
+                whole = body.feed(await response.read()) + body.flush()
+                headers.append((b"content-length", b"%d" % len(whole)))
             started = True
             await send(
                 {"type": "http.response.start", "status": response.status, "headers": headers}
             )
-            await _pump(response, body, client, send)
+            if whole is None:
+                await _pump(response, body, client, send)
+            else:
+                client.may_leave()
+                await send({"type": "http.response.body", "body": whole})
         except OSError:  # ASGI 2.4: `send` raises it once the client has left
             raise ClientLeft from None
         except (httpx.HTTPError, Problem) as error:

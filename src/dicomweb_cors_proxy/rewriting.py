@@ -9,8 +9,8 @@
 
 A body is searched, not parsed: each base URL of the archive that stands in it is replaced if what
 precedes it makes it the value of a RetrieveURL (0008,1190) or of a BulkDataURI. Everything else,
-well-formed or not, passes byte for byte. In one body the same bytes precede such a value over and
-over, so that most of them are told by one comparison.
+well-formed or not, passes byte for byte. In one archive's answers the same bytes precede such a
+value over and over, so that most of them are told by one comparison.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 from xml.sax.saxutils import escape
@@ -154,6 +155,8 @@ class URLRewriter:
         self._bases = bases
         self._public = public
         self._needles = needles
+        # What was learned from earlier bodies, by syntax (its escape) and needle.
+        self.usual: dict[tuple[bytes, bytes], _Usual] = {}
         longest = max(len(origin + path) for origin in bases for path in bases[origin])
         self.longest = longest + len(b":443/")
 
@@ -229,7 +232,8 @@ class URLRewriter:
 _PARAMETER: Final = re.compile(rb';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 
 
-def _media_type(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+@lru_cache(maxsize=256)
+def _media_type(value: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
     """Split a Content-Type into the type, in lower case, and its parameters."""
     parameters = {
         name.lower(): token or re.sub(rb"\\(.)", rb"\1", quoted)
@@ -452,7 +456,7 @@ class _Text:
         self._syntax = syntax
         self._needle, self._run = needles
         self._begins = b"hH" + syntax.escape
-        self._usual = _Usual()
+        self._usual = urls.usual.get((syntax.escape, self._needle), _Usual())
         self._held = b""
         self._passed = b""  # the last bytes in front of `_held`
 
@@ -525,11 +529,13 @@ class _Text:
                     pieces += view[done:value], found.replacement
                     done = value + found.length
                     self._usual = self._learned(data, value, at, found)
+                    self._urls.usual[self._syntax.escape, needle] = self._usual
                     forms, start, stop, end, replacement = self._usual
                     last = len(data) - end
             at = find(needle, at + 1)
         if misses > len(data) // 2048:
             self._needle = self._run
+            self._usual = self._urls.usual.get((self._syntax.escape, self._needle), _Usual())
         return done
 
     def _learned(self, data: bytes, start: int, at: int, found: _Found) -> _Usual:

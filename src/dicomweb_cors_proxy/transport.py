@@ -399,6 +399,11 @@ class Connection(asyncio.Protocol):
         return head
 
     @property
+    def answered(self) -> bool:
+        """Whether all of the answer has come."""
+        return self._answer.complete
+
+    @property
     def finished(self) -> bool:
         """Whether all of the answer has come, and been read."""
         return self._answer.complete and not self._answer.buffered
@@ -671,6 +676,7 @@ class Response:
 
     Attributes:
         complete: whether what was read is all of the body.
+        arrived: whether all of the body is here, so that one `read` brings all that is left of it.
     """
 
     __slots__ = ("_connection", "_pool", "head", "headers", "status")
@@ -685,6 +691,10 @@ class Response:
     @property
     def complete(self) -> bool:
         return self._connection is None or self._connection.finished
+
+    @property
+    def arrived(self) -> bool:
+        return self._connection is None or self._connection.answered
 
     async def read(self) -> bytes:
         """All of the body that is here, as soon as that is any; b"" at the end.
