@@ -200,7 +200,7 @@ SCRIPT = {
     "other host": Sent(421, ask(421).raw.replace(b"Host: proxy.", b"Host: canary.")),
     "bug": ask(500, "GET", "/dicom-web/studies", "X-Bug: raise"),
     "bug with the answer": ask(500, "GET", "/dicom-web/studies", "X-Bug: answer"),
-    "bug in the body": ask(200, "GET", "/dicom-web/studies", "X-Bug: body"),
+    "bug in the body": ask(200, "GET", "/dicom-web/studies", "X-Bug: body", "X-Do: cut"),
     "bug before CORS": ask(CUT, "GET", "/dicom-web/studies", "X-Bug: read"),
     "bug in the protocol": ask(CUT, "GET", "/dicom-web/studies", "X-Bug: protocol"),
     "bug in a task": ask(200, "GET", "/dicom-web/studies", "X-Bug: task"),
