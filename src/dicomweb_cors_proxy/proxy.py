@@ -160,19 +160,18 @@ class ReverseProxy:
         try:
             headers, body = self._modify_response(scope, response.status, response.headers)
             _refuse_unsendable(response.status, headers)
-            whole = None
+            content = None
             if body is not None and response.arrived:
-                whole = body.feed(await response.read()) + body.flush()
-                headers.append((b"content-length", b"%d" % len(whole)))
+                content = body.feed(await response.read()) + body.flush()
+                headers.append((b"content-length", b"%d" % len(content)))
             started = True
             await send(
                 {"type": "http.response.start", "status": response.status, "headers": headers}
             )
-            if whole is None:
-                await _pump(response, body, client, send)
-            else:
-                client.may_leave()
-                await send({"type": "http.response.body", "body": whole})
+            if content is None:
+                content = await _pump(response, body, send)
+            client.may_leave()
+            await send({"type": "http.response.body", "body": content})
         except OSError:  # ASGI 2.4: `send` raises it once the client has left
             raise ClientLeft from None
         except (httpx.HTTPError, Problem) as error:
@@ -198,10 +197,8 @@ class ReverseProxy:
         return problem
 
 
-async def _pump(
-    response: UpstreamResponse, body: BodyFilter | None, client: Client, send: Send
-) -> None:
-    """Send the body on, its last bytes together with the word that they are the last."""
+async def _pump(response: UpstreamResponse, body: BodyFilter | None, send: Send) -> bytes:
+    """Send the body on but for the last bytes, which go out with the word that they are it."""
     while data := await response.read():
         if body is not None:
             data = body.feed(data)
@@ -209,10 +206,7 @@ async def _pump(
             break
         if data:
             await send({"type": "http.response.body", "body": data, "more_body": True})
-    if body is not None:
-        data = body.flush()
-    client.may_leave()
-    await send({"type": "http.response.body", "body": data})
+    return data if body is None else body.flush()
 
 
 class Client:
