@@ -394,6 +394,16 @@ STOPPING = [signal.SIGTERM, signal.SIGINT]
 
 
 @pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_before_it_serves(tmp_path: Path, number: signal.Signals) -> None:
+    file = tmp_path / "config.yaml"
+    os.mkfifo(file)
+    with spawn("serve", "--config", str(file)) as child, file.open("wb"):  # it is being read
+        os.kill(child.pid, number)
+        assert child.wait() == 0
+        assert child.output == ""
+
+
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_ends_an_idle_server(tmp_path: Path, number: signal.Signals) -> None:
     with (
         serving(fronting(NOBODY, VIEWER), tmp_path) as p,

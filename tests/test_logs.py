@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dicomweb_cors_proxy.logs import ACCESS_LOGS, Record, configure, request_id
+from tests.support.processes import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,14 +23,14 @@ OURS = "dicomweb_cors_proxy.gateway"
 @pytest.fixture
 def output(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """What has come to standard error; the loggers are as before afterwards."""
-    hook = sys.unraisablehook
+    hooks = sys.excepthook, sys.unraisablehook
     loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
     before = [(each, {**vars(each), "handlers": each.handlers[:]}) for each in loggers]
     yield lambda: capsys.readouterr().err
     for logger, attributes in before:
         vars(logger).update(attributes)
         logger.setLevel(logger.level)  # forgets what was cached by level
-    sys.unraisablehook = hook
+    sys.excepthook, sys.unraisablehook = hooks
 
 
 def fail(name: str, text: str) -> None:
@@ -237,3 +238,23 @@ def test_what_python_itself_would_print(output: Callable[[], str]) -> None:
     text = output()
     assert "not raised: ValueError < __del__" in text
     assert PATIENT not in text
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_ends_the_process(workers: str) -> None:
+    script = f"""
+from dicomweb_cors_proxy.cli import main
+from dicomweb_cors_proxy.server import Server
+
+async def fail(*_, **__):
+    raise ValueError("{PATIENT}")
+
+Server.startup = fail
+main()
+"""
+    flags = ("--upstream", "http://a", "--allow-origin", "https://viewer.example", "--port", "0")
+    with Child([sys.executable, "-c", script, "serve", *flags, "--workers", workers]) as child:
+        assert child.wait() == 1
+    assert "fails: ValueError < fail (<string>:" in child.output
+    assert PATIENT not in child.output
+    assert "Traceback" not in child.output

@@ -96,6 +96,8 @@ class Record:
 
 def place(exc: BaseException) -> str:
     """Type and frames of an exception, innermost first, without its message and values."""
+    if isinstance(exc, BaseExceptionGroup):
+        return ", ".join(map(place, exc.exceptions))
     frames = traceback.extract_tb(exc.__traceback__)
     return " < ".join(
         [type(exc).__name__]
@@ -281,9 +283,15 @@ def configure(
         logging.getLogger(name).disabled = True
     if life_cycle:
         logging.getLogger("uvicorn.error").setLevel(level.upper())
+    sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable
     # What no line of ours shows need not be collected (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def _log_uncaught(_: object, exc: BaseException, __: object) -> None:
+    """What ends the process, and what Python itself would print with the exception's message."""
+    logging.getLogger(PACKAGE).critical("fails: %s", place(exc))
 
 
 def _log_unraisable(unraisable: Any) -> None:  # noqa: ANN401  (sys.UnraisableHookArgs)

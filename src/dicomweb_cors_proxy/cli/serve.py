@@ -25,7 +25,13 @@ from dicomweb_cors_proxy.config_sources import Problem
 from dicomweb_cors_proxy.logs import configure, place
 from dicomweb_cors_proxy.memory import settle, tune_allocator
 from dicomweb_cors_proxy.reloading import Configuration
-from dicomweb_cors_proxy.server import Config, Server, bind, lift_descriptor_limit
+from dicomweb_cors_proxy.server import (
+    Config,
+    Server,
+    bind,
+    handling_signals,
+    lift_descriptor_limit,
+)
 from dicomweb_cors_proxy.systemd import READY, notify, reloading
 
 if TYPE_CHECKING:
@@ -69,6 +75,12 @@ def serve(config_file: Path | None, *, tls_self_signed: bool, **flags: Any) -> N
     Exit status: 0 when told to stop, 1 if it can't listen or run, 2 for a configuration problem.
     """
     source = Source(config_file, by_key(flags), is_self_signed=tls_self_signed)
+    # Told to stop before it serves, or once it has ended, it has nothing to finish.
+    with handling_signals(sys.exit, None):
+        _serve(source)
+
+
+def _serve(source: Source) -> None:
     try:
         settings = source.load()
     except ConfigurationError as error:
