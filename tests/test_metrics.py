@@ -265,6 +265,8 @@ NAMES = ("requests_total", "upstream_errors_total", "preflights_total")
         ({f"up{{{JOB}}}": "0x20"}, "DICOMwebProxyDown"),
         ({f'upstream_errors_total{{{JOB}, reason="credentials"}}': "0+1x20"},
          "DICOMwebArchiveRefusesProxy"),
+        pytest.param({f'upstream_errors_total{{{JOB}, reason="token"}}': "0+1x20"},
+                     "DICOMwebArchiveRefusesProxy", id="no token"),
         ({f'upstream_errors_total{{{JOB}, reason="connect"}}': "0+10x20",
           f'requests_total{{{JOB}, method="GET", status="502"}}': "0+100x20"},
          "DICOMwebArchiveFails"),
