@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -22,8 +23,10 @@ __all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "hide"]
 Value: TypeAlias = "str | int | bool | list[str]"
 
 MAX_AGE: Final = 7200  # seconds; Chromium's limit
-# What viewers read most; short, for a line of a terminal.
+# What viewers read and set most; short, for a line of a terminal.
 NGINX_EXPOSED: Final = "accept-ranges,content-location,content-range,etag,location,warning"
+NGINX_ALLOWED: Final = ("accept", "authorization", "content-type", "range")
+NGINX_NAMES: Final = 60  # columns of names in one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ class Advisor:
         defaults = CORSSettings()
         self._root = root
         self._origin = origin
-        self._names = sorted({*defaults.allow_headers, *names})
+        self._asked = tuple(names)
+        self._names = sorted({*defaults.allow_headers, *self._asked})
         self._exposed = defaults.expose_headers
         self._credentials = credentials
 
@@ -88,6 +92,10 @@ class Advisor:
         """Return a setting by our key, with the lines for nginx that preflights need."""
         return Advice(self._ours(key), self.preflights(answer), first)
 
+    def one_layer(self, lines: tuple[str, ...]) -> Advice:
+        """Return what to do where two layers send CORS headers; `lines` are nginx's."""
+        return Advice(self._ours(*_ORIGINS), lines, _ONE_LAYER)
+
     @property
     def everything(self) -> Advice:
         """What to do where nothing of CORS is there."""
@@ -115,9 +123,13 @@ class Advisor:
         ]
         if self._lets_credentials(sent):
             lines.append("  add_header Access-Control-Allow-Credentials true;")
+        names = textwrap.wrap(" ".join(sorted({*NGINX_ALLOWED, *self._asked})), NGINX_NAMES)
         return (
             *lines,
-            f"  add_header Access-Control-Allow-Headers {','.join(self._names)};",
+            *(
+                f"  add_header Access-Control-Allow-Headers {','.join(line.split())};"
+                for line in names
+            ),
             f"  add_header Access-Control-Max-Age {MAX_AGE};",
             "  add_header Vary Origin;",
             "  return 204;",
@@ -186,6 +198,7 @@ _HIDDEN: Final = {
 }
 _ORIGINS: Final = ("cors.allow_origins",)
 _ANSWER_PREFLIGHTS: Final = "have preflights (OPTIONS) answered with 204, before any login"
+_ONE_LAYER: Final = "let only one layer send CORS headers, and hide the other's"
 _LET_IN: Final = "let {origin} in, letter by letter"
 _ON_HEADERS: Final = (("cors.allow_headers",), "name {names} in Access-Control-Allow-Headers")
 # Keys of ours, and what to do in words.
@@ -196,7 +209,7 @@ _SETTINGS: Final[Mapping[Rule, tuple[tuple[str, ...], str]]] = {
     ),
     Rule.ALLOW_ORIGIN_SEVERAL: (
         _ORIGINS,
-        "let only one layer send CORS headers, and hide the other's",
+        _ONE_LAYER,
     ),
     Rule.ALLOW_ORIGIN_OTHER: (_ORIGINS, _LET_IN),
     Rule.ALLOW_ORIGIN_ANY_WITH_CREDENTIALS: (

@@ -45,7 +45,7 @@ _RANGE: Final = ("Range", "bytes=0-63")
 MAX_BODY: Final = 4 * 2**20  # bytes of an answer that are searched for UIDs and URLs
 SHORT: Final = 60  # seconds; a preflight kept for less is asked again while its reader looks
 
-_SINGLE: Final = ("access-control-allow-credentials", "access-control-max-age")
+_SINGLE: Final = ("Access-Control-Allow-Credentials", "Access-Control-Max-Age")
 _DOUBLES: Final = ("credentials-not-allowed", "allow-origin-several")  # has been said, then
 # The server was not reached at all: nothing else is worth asking.
 _OUT_OF_REACH: Final = frozenset(Reason) - {Reason.CLOSED}
@@ -349,31 +349,27 @@ class _Checks:
         yield Finding("vary", Verdict.PASS, "Caches can't mix up the answers for two origins.")
 
     def _doubled(self) -> Iterator[Finding]:
-        if any(f.rule in _DOUBLES for f in self.report.findings):
+        if any(finding.rule in _DOUBLES for finding in self.report.findings):
             return
-        answers = [e.answer for e in self._exchanges.values() if e.answer]
-        preflights = [e.granted for e in self._exchanges.values() if e.granted]
-        for heads, setting in (
-            (preflights, self._advisor.on_preflights),
-            (answers, self._advisor.on_answers),
-        ):
-            names = {name for name in _SINGLE for head in heads if len(head.lines(name)) > 1}
-            if not names:
-                continue
-            titles = [name.title() for name in sorted(names)]
-            advice = setting(
-                "cors.allow_origins",
-                heads[0],
-                "let only one layer send CORS headers, and hide the other's",
-            )
-            yield Finding(
-                "doubled",
-                Verdict.WARN,
-                f"{' and '.join(titles)} comes twice, so it counts for nothing: two layers set it, "
-                "the archive and what stands before it.",
-                rule="doubled",
-                advice=replace(advice, nginx=(*hide(titles), *advice.nginx)),
-            )
+        exchanges = self._exchanges.values()
+        preflights = [e.granted for e in exchanges if e.granted and _doubles(e.granted)]
+        answers = [e.answer for e in exchanges if e.answer and _doubles(e.answer)]
+        if not preflights and not answers:
+            return
+        names = sorted({name for head in (*preflights, *answers) for name in _doubles(head)})
+        lines = [
+            *hide(names),
+            *(self._advisor.preflights(preflights[0]) if preflights else ()),
+            *(self._advisor.answers(answers[0]) if answers else ()),
+        ]
+        yield Finding(
+            "doubled",
+            Verdict.WARN,
+            f"{' and '.join(names)} comes twice, so it counts for nothing: two layers set it, the "
+            "archive and what stands before it.",
+            rule="doubled",
+            advice=self._advisor.one_layer(tuple(lines)),
+        )
 
     def _links(self) -> Iterator[Finding]:
         target = self._target
@@ -498,6 +494,10 @@ def _max_age_fault(value: str | None, seconds: int) -> str | None:
     if not re.fullmatch("[0-9]+", value):
         return f"has an unreadable {name}, so browsers forget it after {DEFAULT_MAX_AGE} seconds"
     return f"lets browsers keep it for {seconds} seconds only ({name})" if seconds < SHORT else None
+
+
+def _doubles(head: Answer) -> list[str]:
+    return [name for name in _SINGLE if len(head.lines(name.lower())) > 1]
 
 
 def _may_not_be_kept(answer: Answer) -> bool:
