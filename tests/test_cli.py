@@ -68,7 +68,7 @@ def address(root: str) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", [(), ("serve",), ("check",)], ids=" ".join)
+@pytest.mark.parametrize("command", [(), ("serve",), ("check",), ("probe",)], ids=" ".join)
 def test_help(command: tuple[str, ...], flag: str) -> None:
     result = run(*command, flag)
     assert (result.exit_code, result.stderr) == (0, "")

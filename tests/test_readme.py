@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from dicomweb_cors_proxy.config import Settings, load
+from tests.support.probing import archive
 from tests.support.processes import Child
 from tests.support.servers import Reply, free_port, stub
 
@@ -91,12 +93,28 @@ def test_uvicorn() -> None:
         assert answer.json() == []
 
 
+def test_probe() -> None:
+    with archive() as right:
+        line = command("probe", "--origin").replace("https://pacs.example/dicom-web", right.url)
+        program, *arguments = shlex.split(line)
+        result = subprocess.run(
+            [str(SCRIPTS / Path(program).name), *arguments],
+            env=clean_environment(),
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+    assert result.stdout.startswith(f"{right.url}\nas a page on {VIEWER} asks it")
+    assert "Nothing to do" in result.stdout
+
+
 def test_every_other_command_has_a_test_of_its_own() -> None:
     """`demo`, the tests and the container are run elsewhere; anything new has to be run, too."""
     elsewhere = (r"\S+ demo$", "-m pytest$", r"^docker ", "^sudo ", "^systemd")
     tested = (
         command("serve", "--upstream"),
         command("--no-proxy-headers", "dicomweb_cors_proxy.asgi:app"),
+        command("probe", "--origin"),
     )
     for line in COMMANDS:
         assert line in tested or any(re.search(pattern, line) for pattern in elsewhere), line
