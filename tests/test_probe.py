@@ -424,9 +424,58 @@ def test_what_is_right_passes() -> None:
     assert report["first"] == "Nothing to do: pages on this origin can use the archive."
 
 
-def test_what_no_cache_keeps_needs_no_vary() -> None:
-    with archive(unkept) as there:
+def closed_without_origin(answer: Answered) -> None:
+    answer.drop("Vary")
+    if not answer.origin:
+        answer.status = 0
+
+
+def another_without_origin(answer: Answered) -> None:
+    answer.drop("Vary")
+    if not answer.origin:
+        answer.status = 403
+
+
+@pytest.mark.parametrize("fault", [unkept, closed_without_origin, another_without_origin])
+def test_vary_is_not_missed_where_it_says_nothing(fault: Fault) -> None:
+    with archive(fault) as there:
         assert "vary" not in {check["check"] for check in probed(there.url)["checks"]}
+
+
+def test_a_sandboxed_frame_that_is_let_in() -> None:
+    with archive() as there:
+        assert not probed(there.url, origin="null")["blocked"]
+
+
+def silent_on_preflights(answer: Answered) -> None:
+    FAULTS["no CORS"](answer)
+    answer.drop("Vary")
+    FAULTS["preflights without an answer"](answer)
+
+
+def test_a_proxy_is_no_cure_for_a_server_that_leaves_preflights_unanswered() -> None:
+    with archive(silent_on_preflights) as there:
+        report = probed(there.url)
+    assert report["first"].startswith("First, have every answer say Access-Control-Allow-Origin")
+
+
+def picky(answer: Answered) -> None:
+    """As this proxy: it refuses a preflight whole, and says nothing of what it would allow."""
+    wanted = (answer.asked["Access-Control-Request-Headers"] or "").split(",")
+    if answer.is_preflight and "x-site" in wanted:
+        answer.status = 403
+        answer.headers = []
+
+
+def test_the_header_for_which_a_preflight_is_refused_is_found() -> None:
+    with archive(picky) as there:
+        report = probed(there.url, "--header", "X-Site: a", "--header", "Authorization: a")
+        text = found(report, "frames")["text"]
+        assert "does not allow the request's x-site header." in text
+        flags = [word for number in range(9) for word in ("--header", f"X-A-{number}: a")]
+        report = probed(there.url, *flags, "--header", "X-Site: a")
+    # That many are not asked for one by one.
+    assert "was refused with 403, most likely for its origin" in found(report, "frames")["text"]
 
 
 @pytest.mark.parametrize(
