@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support.proxy import Proxy, serving
 from tests.support.transport import TRANSPORT
@@ -23,8 +23,8 @@ REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL_TESTS"))
 
 # A gate asks the same of every change; new examples are for those who work on the code. A busy
 # machine is no fault of an example's.
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("exploring", deadline=None)
+settings.register_profile("exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("exploring"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "exploring")
 
 

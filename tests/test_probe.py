@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trustme
@@ -42,6 +42,7 @@ from tests.support.probing import (
     Answered,
     Fault,
     archive,
+    found,
     probed,
     with_settings,
 )
@@ -57,11 +58,6 @@ def run(root: str, *flags: str, origin: str = VIEWER, colour: bool = False) -> R
     """Run the command in this process, as on a terminal with `colour`."""
     words = ["probe", root, "--origin", origin, *flags]
     return CliRunner().invoke(main, words, color=colour, catch_exceptions=False)
-
-
-def found(report: dict[str, Any], check: str) -> dict[str, Any]:
-    (finding,) = (finding for finding in report["checks"] if finding["check"] == check)
-    return dict(finding)
 
 
 # Wrong usage

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from tests.support import orthanc as archives
 from tests.support import probing
@@ -16,6 +18,7 @@ from tests.support.probing import (
     VIEWER,
     Answered,
     all_passes,
+    found,
     probed,
     replaced,
     with_settings,
@@ -24,7 +27,6 @@ from tests.support.probing import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from tests.support.orthanc import Orthanc
     from tests.support.proxy import Proxy
@@ -120,6 +122,35 @@ def test_nginx(recipe: str, flags: tuple[str, ...], orthanc: Orthanc, tmp_path: 
         broken = probed(root, *flags)
     assert not all_passes(broken)
     assert with_nginx(start, RECIPES[recipe], *flags) == 1
+
+
+def test_nginx_that_ends_tls(orthanc: Orthanc, tmp_path: Path) -> None:
+    """Orthanc does not know of it, and its URLs say http."""
+    authority = trustme.CA()
+    pem, ca_file = tmp_path / "server.pem", tmp_path / "ca.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.cert_pem.write_to_path(ca_file)
+    flags = ("--ca-file", str(ca_file))
+
+    def start(lines: str) -> AbstractContextManager[str]:
+        return probing.nginx(tmp_path, orthanc.root, lines, pem=pem)
+
+    recipe = f"{PREFLIGHTS}{ANSWERS}proxy_set_header Host pacs.example;"
+    with start(recipe) as root:
+        report = probed(root, *flags)
+    assert [c["check"] for c in report["checks"] if c["verdict"] == "fail"] == ["links"]
+    assert "http://pacs.example: a page on https can't follow them" in report["checks"][-2]["text"]
+    assert with_nginx(start, recipe, *flags) == 1
+
+
+def test_nginx_for_several_origins_as_the_page_has_it(orthanc: Orthanc, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "probe.md").read_text(encoding="utf-8")
+    (outside,) = re.findall(r"`(map \$http_origin .+?)`", page)
+    lines = f"{PREFLIGHTS}{ANSWERS}proxy_set_header Host $http_host;".replace(VIEWER, "$cors")
+    with probing.nginx(tmp_path, orthanc.root, lines, outside=outside) as root:
+        assert all_passes(probed(root, origin="https://a.example"))
+        assert all_passes(probed(root, origin="https://b.example"))
+        assert found(probed(root, origin="https://c.example"), "search")["verdict"] == "fail"
 
 
 def test_nginx_that_asks_for_a_login(orthanc: Orthanc, tmp_path: Path) -> None:

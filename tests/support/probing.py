@@ -174,6 +174,12 @@ def probed(root: str, *flags: str, origin: str = VIEWER) -> dict[str, Any]:
     return report
 
 
+def found(report: dict[str, Any], check: str) -> dict[str, Any]:
+    """Return the one finding of a check."""
+    (finding,) = (finding for finding in report["checks"] if finding["check"] == check)
+    return dict(finding)
+
+
 def all_passes(report: dict[str, Any]) -> bool:
     return {check["verdict"] for check in report["checks"]} <= {"pass", "note"}
 
@@ -217,8 +223,13 @@ def with_settings(settings: dict[str, Any], named: dict[str, Any]) -> dict[str, 
 
 
 @contextmanager
-def nginx(folder: Path, upstream: str, lines: str) -> Iterator[str]:
-    """Run an nginx whose location before `upstream` has `lines`; yields its DICOMweb root."""
+def nginx(
+    folder: Path, upstream: str, lines: str, *, outside: str = "", pem: Path | None = None
+) -> Iterator[str]:
+    """Run an nginx whose location before `upstream` has `lines`; yields its DICOMweb root.
+
+    `outside` stands outside of the server; with `pem`, a key and its certificates, it speaks TLS.
+    """
     if NGINX is None:
         pytest.skip("needs nginx")
     port = free_port()
@@ -228,14 +239,16 @@ def nginx(folder: Path, upstream: str, lines: str) -> Iterator[str]:
         f"{name}_temp_path {home}/{name};"
         for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
+    tls = f"ssl_certificate {pem}; ssl_certificate_key {pem};" if pem else ""
     (home / "nginx.conf").write_text(
         f"""
         daemon off; master_process off; pid {home}/pid; error_log stderr notice;
         events {{}}
         http {{
           access_log off; {spools}
+          {outside}
           server {{
-            listen {LOOPBACK}:{port};
+            listen {LOOPBACK}:{port}{" ssl" * bool(tls)}; {tls}
             location /dicom-web {{
               proxy_pass {upstream};
               {lines}
@@ -246,7 +259,9 @@ def nginx(folder: Path, upstream: str, lines: str) -> Iterator[str]:
     )
     with Child([NGINX, "-p", str(home), "-c", str(home / "nginx.conf")]) as child:
         child.wait_for("start worker process|getrlimit")
-        yield f"http://{LOOPBACK}:{port}/dicom-web"
+        yield (
+            f"https://localhost:{port}/dicom-web" if tls else f"http://{LOOPBACK}:{port}/dicom-web"
+        )
 
 
 @contextmanager
