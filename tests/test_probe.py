@@ -767,6 +767,19 @@ def test_a_tls_that_is_too_old(authority: trustme.CA, ca_file: str) -> None:
     assert (finding["rule"], "TLS" in finding["text"]) == ("tls", True)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_certificate_is_asked_for(
+    version: ssl.TLSVersion, authority: trustme.CA, ca_file: str
+) -> None:
+    context = serving_as("localhost", authority)
+    authority.configure_trust(context)
+    context.verify_mode, context.maximum_version = ssl.CERT_REQUIRED, version
+    with archive(tls=context) as there:
+        (finding,) = probed(there.url, "--ca-file", ca_file)["checks"]
+    assert finding["rule"] == "tls"
+    assert "a client certificate, which no preflight carries" in finding["text"]
+
+
 # Reasons and advice
 
 

@@ -1,7 +1,7 @@
 """How browsers judge a request across origins: the Fetch standard's CORS protocol, without I/O.
 
-The steps stand in two tables, `CORS_CHECK` and `PREFLIGHT`, in the standard's order; the first that
-fails is the reason why a page gets nothing.
+The steps stand in tables, `BEFORE`, `PREFLIGHT` and `CORS_CHECK`, in the standard's order; the first
+that fails is the reason why a page gets nothing.
 
     request = Request("GET", url, origin, headers)
     if request.needs_preflight:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
 __all__ = [
+    "BEFORE",
     "CORS_CHECK",
+    "DEFAULT_MAX_AGE",
     "MAX_REDIRECTS",
     "PREFLIGHT",
     "Answer",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -20,7 +21,6 @@ from tests.support.probing import Fault, archive
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from playwright.async_api import Browser
 
@@ -263,6 +263,37 @@ async def test_a_star_for_authorization(site: Site) -> None:
             report = run(running.url, site.viewer, HEADERS)
             assert {f.rule for f in report.findings if f.rule} == {"authorization-not-named"}
             assert "search" in await compare(report, viewer)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "probe.md"
+WORDS = {
+    "no CORS": "No 'Access-Control-Allow-Origin' header is present",
+    "preflights without CORS": "Response to preflight request doesn't pass access control check",
+    "500 to preflights, with CORS": "It does not have HTTP ok status",
+    "preflights redirected": "Redirect is not allowed for a preflight request",
+    "the origin twice": "header contains multiple values",
+    "any origin": "must not be the wildcard '*' when the request's credentials mode is 'include'",
+    "no credentials": "which must be 'true' when the request's credentials mode is 'include'",
+    "another origin": "that is not equal to the supplied origin",
+    "accept not allowed": "is not allowed by Access-Control-Allow-Headers in preflight response",
+}
+
+
+@pytest.mark.parametrize(("fault", "words"), WORDS.items(), ids=WORDS)
+async def test_what_the_page_knows_of_the_consoles_words(
+    fault: str, words: str, site: Site, chromium: Browser
+) -> None:
+    assert f"| {words} |" in DOCS.read_text(encoding="utf-8")
+    options = {"credentials": "include", "headers": {"Accept": 'a/b; type="c"'}}
+    async with await chromium.new_context() as context:
+        page = await context.new_page()
+        await page.goto(site.viewer)
+        with archive(FAULTS[fault]) as running:
+            async with page.expect_console_message(lambda message: words in message.text):
+                await page.evaluate(
+                    "([url, options]) => fetch(url, options).catch(() => null)",
+                    [f"{running.url}/studies", options],
+                )
 
 
 async def test_mixed_content() -> None:

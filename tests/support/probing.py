@@ -52,9 +52,6 @@ class Answered:
     def origin(self) -> str | None:
         return self.asked["Origin"]
 
-    def get(self, name: str) -> str | None:
-        return next((v for n, v in self.headers if n.lower() == name.lower()), None)
-
     def drop(self, *names: str) -> None:
         self.headers = [line for line in self.headers if line[0] not in names]
 

@@ -60,6 +60,10 @@ _TLS_FAULTS: Final = {
     "HTTP_REQUEST": "The server speaks plain http at that port.",
     "UNSUPPORTED_PROTOCOL": "The server offers no TLS newer than 1.1, and browsers want 1.2.",
     "TLSV1_ALERT_PROTOCOL_VERSION": "The server and browsers have no version of TLS in common.",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": (
+        "The server broke off the TLS handshake: it has no cipher in common with browsers, or asks "
+        "for a client certificate, which no preflight carries."
+    ),
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": (
         "The server asks for a client certificate, which no preflight carries."
     ),
