@@ -249,6 +249,7 @@ async def test_of_two_faults_the_first_is_told(first: int, second: int) -> None:
         ("", "X-HTTP-Method-Override: DELETE"),
         ("", "x-http-method: DELETE"),
         ("", "X-Method-Override: DELETE"),
+        ("", "X_HTTP-Method_Override: DELETE"),
     ],
 )
 @pytest.mark.parametrize("mode", ["read-only", "read-write"])
@@ -299,6 +300,10 @@ async def test_the_archive_gets_the_end_to_end_headers_as_they_came() -> None:
                 "X_Forwarded_Host: evil.example",
                 "X-Original-URL: /pacs/servers",
                 "X-Rewrite-URL: /pacs/servers",
+                "X_Original_URL: /pacs/servers",
+                "Content_Length: 99",
+                "Transfer_Encoding: chunked",
+                "Proxy: http://evil.example",
                 "X-Request-ID: of-the-client",
                 "Expect: 100-continue",
             )

@@ -37,11 +37,15 @@ _METHOD_KEY = re.compile(rb"(?:\A|[&;?])_method=", re.IGNORECASE)
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 # Host is the archive's own, what a client expects the server has answered already, and the
-# request's id is ours. The last two have some archives serve another path than was allowed.
+# request's id is ours. The next two have some archives serve another path than was allowed, and
+# Proxy becomes the variable HTTP_PROXY under CGI (CVE-2016-5385).
 _NOT_FORWARDED = frozenset(
-    {b"host", b"expect", b"x-request-id", b"x-original-url", b"x-rewrite-url"}
+    {b"host", b"expect", b"x-request-id", b"x-original-url", b"x-rewrite-url", b"proxy"}
 )
 
+# Some archives read an underscore as a hyphen, as CGI made both the same: so written, these would
+# reach them past us.
+_HIDEABLE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
 
 # Peers, and whatever else it depends on, for which the lines of one head are remembered.
 _MOST_PEERS = 64
@@ -219,7 +223,7 @@ class Gateway:
             if name == b"accept" and self._repair_accept
             else (name, value)
             for name, value in scope["headers"]
-            if name not in self._not_forwarded
+            if not (name in self._not_forwarded or _is_disguised(name))
         )
         headers = self._contents.asked_for(headers, holds_urls=holds_urls)
         if is_chunked:
@@ -305,7 +309,8 @@ def _refuse_override(scope: Scope, head: Head) -> None:
     if b"%" in query:
         query = unquote_to_bytes(query)
     if (query and _METHOD_KEY.search(query)) or (
-        not head.sent and any(name in _OVERRIDES for name, _ in scope["headers"])
+        not head.sent
+        and any(name.replace(b"_", b"-") in _OVERRIDES for name, _ in scope["headers"])
     ):
         raise Problem(
             405,
@@ -313,6 +318,10 @@ def _refuse_override(scope: Scope, head: Head) -> None:
             "query. Send that method itself.",
             [(b"allow", b"GET, HEAD, OPTIONS")],
         )
+
+
+def _is_disguised(name: bytes) -> bool:
+    return b"_" in name and name.replace(b"_", b"-") in _HIDEABLE
 
 
 def _is_chunked(scope: Scope, head: Head) -> bool:
