@@ -223,11 +223,12 @@ async def test_a_problem_is_told(told: Told, caplog: pytest.LogCaptureFixture) -
     assert told.word in problem["detail"]
     assert problem.keys() == {"title", "status", "detail"}
     assert head.get(b"content-type") == b"application/problem+json"
+    assert head.get(b"cache-control") == b"no-store"
     assert head.get(b"vary") == b"Origin"
     assert [head.get(name) for name in told.cors[:1]] == [ORIGIN for _ in told.cors[:1]]
     assert set(told.headers) <= set(head.headers)
     assert {name for name, _ in head.headers} - {b"connection"} == {
-        b"content-type", b"content-length", b"vary", b"date", b"server", b"x-request-id",
+        b"cache-control", b"content-type", b"content-length", b"vary", b"date", b"server", b"x-request-id",
         *told.cors, *dict(told.headers),
     }  # fmt: skip
     for text in (str(head) + body.decode(), caplog.text):

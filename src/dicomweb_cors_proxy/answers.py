@@ -35,7 +35,9 @@ class Problem(Answer):
     """A problem details answer, RFC 9457.
 
     `detail` is read by a viewer's developer and an operator: it says what to do, names settings,
-    and holds nothing of the request but its origin.
+    and holds nothing of the request but its origin. No cache may keep it: 404, 405 and 414 could
+    be (RFC 9110 §15.1), and one client's malformed request would be what all others get (Nguyen
+    2019, Cache-Poisoned Denial of Service).
     """
 
     def __init__(self, status: int, detail: str, headers: Iterable[Header] = ()) -> None:
@@ -45,6 +47,7 @@ class Problem(Answer):
             status,
             [
                 *headers,
+                (b"cache-control", b"no-store"),
                 (b"content-type", b"application/problem+json"),
                 (b"content-length", b"%d" % len(body)),
             ],
