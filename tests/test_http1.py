@@ -28,6 +28,7 @@ from tests.support.sockets import (
     request,
     settings,
 )
+from tests.support.upstream import turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -150,20 +151,24 @@ MALFORMED = {
     ),
     "HTTP/0.9 with a head": lines(b"GET /dicom-web/studies", FROM_VIEWER, HOST),
     "HTTP/2.0": lines(b"GET /dicom-web/studies HTTP/2.0", FROM_VIEWER, HOST),
-}
-
-# Nothing is known of these but that they are none.
-ILLEGIBLE = {
     "HTTP/1.2": lines(b"GET /dicom-web/studies HTTP/1.2", FROM_VIEWER, HOST),
-    "HTTP/2's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-    "bare LFs": TARGET + b"\n" + HOST + b"\n\n",
     "a space in the target": lines(b"GET /dicom-web/stu dies HTTP/1.1", FROM_VIEWER, HOST),
     "a control character in the target": lines(b"GET /\x01 HTTP/1.1", FROM_VIEWER, HOST),
     "a byte in the target that is not ASCII": lines(b"GET /\xe9 HTTP/1.1", FROM_VIEWER, HOST),
     "a target without a slash": lines(b"GET studies HTTP/1.1", FROM_VIEWER, HOST),
     "no target": lines(b"GET HTTP/1.1", FROM_VIEWER, HOST),
     "an endless method": lines(b"M" * 100 + b" /dicom-web/studies HTTP/1.1", FROM_VIEWER, HOST),
+    "nothing behind Origin": lines(TARGET, HOST, FROM_VIEWER, b"A : b"),
+    "Origin behind it": lines(TARGET, b"A : b", HOST, FROM_VIEWER),
+    "empty lines in front": b"\r\n\r\n" + lines(TARGET, b"A : b", FROM_VIEWER),
+}
+
+# Nothing is known of these but that they are none.
+ILLEGIBLE = {
+    "HTTP/2's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "bare LFs": TARGET + b"\n" + HOST + b"\n\n",
+    "two Origins": lines(TARGET, b"A : b", FROM_VIEWER, FROM_VIEWER),
 }
 
 
@@ -835,6 +840,8 @@ async def test_who_sends_nothing_is_left(impatient: Front) -> None:
         (b"G", None),
         (b"GET /dicom-web/studies HTTP/1.1\r\nOrigin: ", None),
         (lines(TARGET, FROM_VIEWER, HOST)[:-2], ORIGIN),
+        (lines(TARGET, HOST, FROM_VIEWER)[:-2], ORIGIN),
+        (lines(TARGET, HOST, FROM_VIEWER)[:-4], None),
     ],
 )
 async def test_a_head_that_does_not_end_is_a_408(

@@ -89,6 +89,11 @@ _PLAIN = re.compile(rb"(GET|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
 
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
 
+_ORIGIN_LINE = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE)
+
+# Bytes of a head that are looked at once more for its Origin.
+LOOKED_AT = 4096
+
 _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 600)} | {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -373,6 +378,8 @@ class Protocol(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._stage = Stage.IDLE
         self._heads = 0  # how many have begun
+        self._heads_before = 0  # the bytes that are being parsed
+        self._beginning = b""  # of the head in these
         self._overhead = 0  # bytes of a chunked body since the last that was content
         self._unfed = b""  # read, but behind as many requests as may wait
         self._going_on = False
@@ -509,6 +516,7 @@ class Protocol(asyncio.Protocol):
 
     def _feed_parser(self, piece: bytes) -> None:
         was_in_head = self._stage is Stage.HEAD
+        self._keep_beginning(piece)
         pending: list[bytes | memoryview] = [piece]
         while pending and not self._ignoring:
             pending[:1] = self._parse(pending[0])
@@ -520,6 +528,17 @@ class Protocol(asyncio.Protocol):
             # Where a head begins in these bytes, how many of them are its own is not known.
             self._unparsed_bytes += len(piece)
             self._check_patience()
+        if self._stage is not Stage.HEAD:
+            self._beginning = b""
+
+    def _keep_beginning(self, piece: bytes) -> None:
+        """Keep the beginning of the head that may begin or go on here; see `_find_origin`."""
+        if self._stage is Stage.HEAD:
+            self._beginning += piece[: max(0, LOOKED_AT - len(self._beginning))]
+            self._heads_before = self._heads - 1
+        else:
+            self._beginning = piece if self._stage is Stage.IDLE else b""
+            self._heads_before = self._heads
 
     def _parse(self, data: bytes | memoryview) -> list[bytes | memoryview]:
         """Feed the parser; return what it has to be fed next."""
@@ -598,7 +617,20 @@ class Protocol(asyncio.Protocol):
         if self._stage is Stage.IDLE:
             self._begin_head()
         self._refusal = problem
+        self._find_origin()
         self._dispatch("GET", "1.1", self._headers, keep_alive=False)
+
+    def _find_origin(self) -> None:
+        """Read on for the Origin of a head that is refused.
+
+        The parser hands over a line when the next one comes, and none behind what is malformed.
+        """
+        is_only_head = self._heads - self._heads_before == (self._stage is Stage.HEAD)
+        if is_only_head and not any(name == b"origin" for name, _ in self._headers):
+            head, end, _ = self._beginning.lstrip(b"\r\n").partition(b"\r\n\r\n")
+            origins = _ORIGIN_LINE.findall(head + end[:2])
+            if len(origins) == 1:
+                self._headers.append((b"origin", origins[0]))
 
     # httptools callbacks
 

@@ -428,8 +428,8 @@ def unread(sent: bytes, source: str) -> Row:
 
 
 LINES = {
-    "bare LFs": unread(get().replace(b"\r\n", b"\n"), "http-garden: OpenLiteSpeed"),
-    "bare CRs": unread(get().replace(b"\r\n", b"\r"), "http-garden: CPython"),
+    "bare LFs": Row(get().replace(b"\r\n", b"\n"), REFUSED, "http-garden: OpenLiteSpeed"),
+    "bare CRs": Row(get().replace(b"\r\n", b"\r"), REFUSED, "http-garden: CPython"),
     "LF at the end": Row(get()[:-2] + b"\n", REFUSED, "RFC 9112 §2.2"),
     "LF CR": Row(get(b"A: b\n\rC: d"), REFUSED, "RFC 9112 §2.2"),
     "CRLF CR X": Row(get()[:-2] + b"\rZ", REFUSED, "llhttp CVE-2025-23167"),
@@ -451,8 +451,8 @@ LINES = {
     "a colon alone": Row(get(b":"), REFUSED, "http-garden: Mongoose ends the head there"),
     "no colon": Row(get(b"hello"), REFUSED, "http-garden: OpenLiteSpeed"),
     "empty lines in front": Row(b"\r\n\r\n" + get(), "200 open", "RFC 9112 §2.2", SEARCH),
-    "a space in front": unread(b" " + get(), "RFC 9112 §2.2"),
-    "NUL in front": unread(b"\0" + get(), "RFC 9112 §2.2"),
+    "a space in front": Row(b" " + get(), REFUSED, "RFC 9112 §2.2"),
+    "NUL in front": Row(b"\0" + get(), REFUSED, "RFC 9112 §2.2"),
 }
 
 REQUEST_LINES = {
@@ -462,33 +462,43 @@ REQUEST_LINES = {
         "RFC 9112 §3: sent on with one",
         SEARCH,
     ),
-    "tabs": unread(head(b"GET\t/dicom-web/studies\tHTTP/1.1"), "Apache CVE-2016-8743"),
-    "a space at the end": unread(head(b"GET /dicom-web/studies HTTP/1.1 "), "Apache CVE-2016-8743"),
-    "LF between": unread(head(b"GET /dicom-web/studies\nHTTP/1.1"), "http-garden: aiohttp"),
-    "CR at the end": unread(head(b"GET /dicom-web/studies HTTP/1.1\r"), "Apache CVE-2016-8743"),
-    "HTTP/0.9": unread(b"GET /dicom-web/studies\r\n", "RFC 9112 has none"),
-    "http/1.1": unread(head(b"GET /dicom-web/studies http/1.1"), "RFC 9112 §2.3"),
-    "HTTP/1": unread(head(b"GET /dicom-web/studies HTTP/1"), "http-garden: FastHTTP"),
-    "HTTP/1.01": unread(head(b"GET /dicom-web/studies HTTP/1.01"), "http-garden: aiohttp"),
-    "HTTP/01.1": unread(head(b"GET /dicom-web/studies HTTP/01.1"), "http-garden: aiohttp"),
-    "HTTP/1.32": unread(head(b"GET /dicom-web/studies HTTP/1.32"), "http-garden: aiohttp"),
-    "HTTP/1.1X": unread(head(b"GET /dicom-web/studies HTTP/1.1X"), "aiohttp CVE-2023-49081"),
+    "tabs": Row(head(b"GET\t/dicom-web/studies\tHTTP/1.1"), REFUSED, "Apache CVE-2016-8743"),
+    "a space at the end": Row(
+        head(b"GET /dicom-web/studies HTTP/1.1 "), REFUSED, "Apache CVE-2016-8743"
+    ),
+    "LF between": Row(head(b"GET /dicom-web/studies\nHTTP/1.1"), REFUSED, "http-garden: aiohttp"),
+    "CR at the end": Row(
+        head(b"GET /dicom-web/studies HTTP/1.1\r"), REFUSED, "Apache CVE-2016-8743"
+    ),
+    "HTTP/0.9": Row(b"GET /dicom-web/studies\r\n", REFUSED, "RFC 9112 has none"),
+    "http/1.1": Row(head(b"GET /dicom-web/studies http/1.1"), REFUSED, "RFC 9112 §2.3"),
+    "HTTP/1": Row(head(b"GET /dicom-web/studies HTTP/1"), REFUSED, "http-garden: FastHTTP"),
+    "HTTP/1.01": Row(head(b"GET /dicom-web/studies HTTP/1.01"), REFUSED, "http-garden: aiohttp"),
+    "HTTP/01.1": Row(head(b"GET /dicom-web/studies HTTP/01.1"), REFUSED, "http-garden: aiohttp"),
+    "HTTP/1.32": Row(head(b"GET /dicom-web/studies HTTP/1.32"), REFUSED, "http-garden: aiohttp"),
+    "HTTP/1.1X": Row(head(b"GET /dicom-web/studies HTTP/1.1X"), REFUSED, "aiohttp CVE-2023-49081"),
     "HTTP/2.0": Row(head(b"GET /dicom-web/studies HTTP/2.0"), REFUSED, "RFC 9112 §2.3"),
     "HTTP/2's preface": unread(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "RFC 9113 §3.4"),
     "RTSP": Row(head(b"DESCRIBE /dicom-web/studies RTSP/1.0"), "405 closed", "the parser knows it"),
     "ICE": Row(head(b"SOURCE /dicom-web/studies ICE/1.0"), "405 closed", "the parser knows it"),
-    "a method of delimiters": unread(
-        head(b'G=":<>(e),[T];?" /dicom-web/studies HTTP/1.1'), "http-garden: aiohttp reads G"
+    "a method of delimiters": Row(
+        head(b'G=":<>(e),[T];?" /dicom-web/studies HTTP/1.1'),
+        REFUSED,
+        "http-garden: aiohttp reads G",
     ),
     "a method in mixed case": Row(
         head(b"gEt /dicom-web/studies HTTP/1.1"), "405 open", "RFC 9110 §9.1"
     ),
-    "CRLF behind the method": unread(
-        head(b"GET\r\n /dicom-web/studies HTTP/1.1"), "aiohttp CVE-2023-49082"
+    "CRLF behind the method": Row(
+        head(b"GET\r\n /dicom-web/studies HTTP/1.1"), REFUSED, "aiohttp CVE-2023-49082"
     ),
-    "a space in the target": unread(get(target=b"/dicom-web/studies/ /x"), "nginx CVE-2013-4547"),
-    "a version in the target": unread(get(target=b"/dicom-web/studies HTTP/1.1"), "RFC 9112 §3.2"),
-    "a byte beyond ASCII": unread(get(target=b"/dicom-web/studies?\xe9"), "RFC 9112 §3.2"),
+    "a space in the target": Row(
+        get(target=b"/dicom-web/studies/ /x"), REFUSED, "nginx CVE-2013-4547"
+    ),
+    "a version in the target": Row(
+        get(target=b"/dicom-web/studies HTTP/1.1"), REFUSED, "RFC 9112 §3.2"
+    ),
+    "a byte beyond ASCII": Row(get(target=b"/dicom-web/studies?\xe9"), REFUSED, "RFC 9112 §3.2"),
     "a fragment": Row(
         get(target=b"/dicom-web/studies#.png"),
         "400 open",
@@ -530,8 +540,8 @@ TARGETS = {
         "400 open",
         "RFC 9110 §4.2.4",
     ),
-    "absolute, a backslash": unread(
-        get(target=b"http://proxy.example\\@evil.example/studies"), "URL Standard: a slash"
+    "absolute, a backslash": Row(
+        get(target=b"http://proxy.example\\@evil.example/studies"), REFUSED, "URL Standard: a slash"
     ),
     "absolute, no path": Row(get(target=b"http://proxy.example"), "404 open", "RFC 9112 §3.2.1"),
     "absolute, a query alone": Row(
@@ -540,7 +550,9 @@ TARGETS = {
     "absolute, no host": Row(
         get(target=b"http:///dicom-web/studies"), "400 open", "RFC 9110 §4.2.1"
     ),
-    "absolute, one slash": unread(get(target=b"http:/dicom-web/studies"), "URL Standard: two"),
+    "absolute, one slash": Row(
+        get(target=b"http:/dicom-web/studies"), REFUSED, "URL Standard: two"
+    ),
     "absolute, ftp": Row(
         get(target=b"ftp://proxy.example/dicom-web/studies"), "400 open", "RFC 9112 §3.2.2"
     ),
@@ -551,10 +563,10 @@ TARGETS = {
         "aiohttp CVE-2021-21330; Caddy CVE-2022-29718; asgiproxy's urljoin",
     ),
     "three slashes": Row(get(target=b"///dicom-web/studies"), "404 open", "urljoin drops them"),
-    "@": unread(get(target=b"@evil.example/dicom-web/studies"), "Apache CVE-2011-3368"),
+    "@": Row(get(target=b"@evil.example/dicom-web/studies"), REFUSED, "Apache CVE-2011-3368"),
     "/@": Row(get(target=b"/@evil.example/dicom-web/studies"), "404 open", "CVE-2011-3368"),
-    ":80": unread(get(target=b":80/dicom-web/studies"), "Apache CVE-2011-4317"),
-    "authority": unread(get(target=b"evil.example:80"), "RFC 9112 §3.2.3"),
+    ":80": Row(get(target=b":80/dicom-web/studies"), REFUSED, "Apache CVE-2011-4317"),
+    "authority": Row(get(target=b"evil.example:80"), REFUSED, "RFC 9112 §3.2.3"),
     "CONNECT": Row(head(b"CONNECT evil.example:80 HTTP/1.1"), "405 closed", "RFC 9110 §9.3.6"),
     "CONNECT with a path": Row(
         head(b"CONNECT /dicom-web/studies HTTP/1.1", LENGTH) + HIDDEN,
