@@ -856,6 +856,26 @@ async def test_a_head_that_does_not_end_is_a_408(
         assert await wire.closed()
 
 
+async def test_the_origin_of_a_head_in_pieces_is_found(impatient: Front) -> None:
+    async with await impatient.proxy.connect() as wire:
+        await wire.send(request())
+        assert await wire.body(await wire.head()) == b"hello"
+        for piece in (TARGET + b"\r\n" + HOST, b"\r\nOri", b"gin: " + ORIGIN, b"\r\n"):
+            await wire.send(piece)
+            await turns(10)
+        head = await wire.head()
+        assert (head.status, head.get(b"access-control-allow-origin")) == (408, ORIGIN)
+
+
+@pytest.mark.parametrize("before", [request(), request("POST", "/dicom-web/studies", body=b"b")])
+async def test_a_refused_head_has_no_other_heads_origin(impatient: Front, before: bytes) -> None:
+    async with await impatient.proxy.connect() as wire:
+        await wire.send(before + lines(TARGET, b"A : b", HOST))
+        await wire.body(await wire.head())
+        head = await wire.head()
+        assert (head.status, head.get(b"access-control-allow-origin")) == (400, None)
+
+
 async def test_a_head_in_drops_is_a_408(impatient: Front) -> None:
     async with await impatient.proxy.connect() as wire:
         answered = asyncio.create_task(wire.head())
