@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -872,3 +873,19 @@ def test_a_base_url_too_long_stays() -> None:
     rewriter = ArchiveURLs([f"http://archive/{'w' * 2000}"]).to(PUBLIC.encode())
     text = f'{{"BulkDataURI":"http://archive/{"w" * 2000}/"}}'
     assert rewritten(DICOM_JSON, text, rewriter) == text
+
+
+def test_a_multipart_of_many_parts_takes_linear_time() -> None:
+    """Eight times the parts may take so many times as long, where sixty-four was once the case."""
+
+    def seconds(parts: int) -> float:
+        rewriter = REWRITER.body(200, [(b"content-type", b"multipart/related; boundary=b")])
+        assert rewriter is not None
+        body = b"\r\n--b\r\n\r\n" * parts
+        begun = time.process_time()
+        assert rewriter.feed(body) + rewriter.flush() == body
+        return time.process_time() - begun
+
+    few = min(seconds(5_000) for _ in range(3))
+    many = min(seconds(40_000) for _ in range(3))
+    assert many < 24 * few

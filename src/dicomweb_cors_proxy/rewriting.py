@@ -679,37 +679,39 @@ class _Multipart:
 
     def _rewritten(self, data: bytes, *, ended: bool) -> bytes:
         pieces: list[bytes] = []
+        done = 0  # of `data`, never cut on the way: there may be thousands of parts in it
         while True:
             if self._in_head:
-                blank = _BLANK_LINE.search(data, 0, _LONGEST_HEAD)
-                if blank is None and len(data) < _LONGEST_HEAD and not ended:
+                longest = done + _LONGEST_HEAD
+                blank = _BLANK_LINE.search(data, done, longest)
+                if blank is None and len(data) < longest and not ended:
                     break
                 # The line break that ends the head may be the boundary's of an empty part.
-                size = blank.end() - 1 if blank else _LONGEST_HEAD
-                pieces.append(self._begin(data[:size]) if blank else data[:size])
+                end = blank.end() - 1 if blank else min(longest, len(data))
+                pieces.append(self._begin(data[done:end]) if blank else data[done:end])
                 self._in_head = False
-                data = data[size:]
-            at = data.find(self._boundary)
-            size = len(data) if ended else self._certain(data)
+                done = end
+            at = data.find(self._boundary, done)
+            end = len(data) if ended else self._certain(data, done)
             if at >= 0:
-                size = at + 1
-            pieces.append(self._part.feed(data[:size]) if self._part else data[:size])
-            data = data[size:]
+                end = at + 1
+            pieces.append(self._part.feed(data[done:end]) if self._part else data[done:end])
+            done = end
             if self._part and (ended or at >= 0):
                 pieces.append(self._part.flush())
                 self._part = None
             if at < 0:
                 break
             self._in_head = True
-        self._held = data
+        self._held = data[done:]
         body = b"".join(pieces)
         skipped = self._surplus if body else 0
         self._surplus -= skipped
         return body[skipped:]
 
-    def _certain(self, data: bytes) -> int:
-        """Return how much of `data` stands before what may be the beginning of a boundary."""
-        at = data.rfind(b"\n", max(0, len(data) - len(self._boundary)))
+    def _certain(self, data: bytes, start: int) -> int:
+        """Return where in `data`, from `start` on, the beginning of a boundary may be."""
+        at = data.rfind(b"\n", max(start, len(data) - len(self._boundary)))
         return at if at >= 0 and self._boundary.startswith(data[at:]) else len(data)
 
     def _begin(self, head: bytes) -> bytes:
