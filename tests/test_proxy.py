@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 import pytest
 
 from tests.support import proxy as process
+from tests.support.memory import Memory, measured
 from tests.support.sockets import ORIGIN, Wire, answer, archive, proxy, request, settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from tests.support.sockets import Head
 
@@ -124,27 +125,6 @@ GIB = 2**30
 MEMORY = 32 * 2**20
 PIECE = bytes(2**18)
 STALLED = 1.0  # seconds without a byte taken
-
-measured = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc"
-)
-
-
-class Memory:
-    """The most memory that a process has had since it was idle, in bytes beyond what it had."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = Path(f"/proc/{pid}")
-        (self._process / "clear_refs").write_text("5")  # the peak starts anew
-        self._idle = self._peak()
-
-    def _peak(self) -> int:
-        status = (self._process / "status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-    @property
-    def growth(self) -> int:
-        return self._peak() - self._idle
 
 
 async def send_while_taken(wire: Wire, total: int) -> int:
