@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import socket
@@ -730,6 +731,31 @@ async def test_cancellation_at_every_turn(
         await ask(transport, request(upstream.url))
         await transport.aclose()
         await until(lambda: len(asyncio.all_tasks()) <= tasks)
+
+
+def alive() -> int:
+    """Connections that something still holds, an event loop's timer for one."""
+    gc.collect()
+    return sum(isinstance(held, Connection) for held in gc.get_objects())
+
+
+async def test_a_cancelled_handshake_holds_nothing(
+    authority: trustme.CA, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = alive()
+    transport = trusting(authority)
+    async with archive(hello, tls=server_context(authority)) as upstream:
+        tasks = len(asyncio.all_tasks())
+        for turn in range(20):
+            asking = asyncio.create_task(ask(transport, request(upstream.url)))
+            await turns(turn)
+            asking.cancel()
+            await asyncio.wait([asking])
+            await transport.aclose()
+            await until(lambda: len(asyncio.all_tasks()) <= tasks)
+    await turns(5)
+    assert alive() <= held
+    assert caplog.text == ""
 
 
 async def test_200_cancels_on_a_pool_of_3(transport: Transport) -> None:

@@ -638,18 +638,13 @@ class Pool:
 
     async def _connect(self, timeouts: Timeouts) -> Connection:
         """Open a connection in a slot that was taken; the slot is given back if that fails."""
-        origin = self._origin
         if self._in_use + len(self.idle) > self._limit:
             self.drop(next(iter(self.idle)))
+        dialling = self._dial(timeouts.connect)
+        if self._context is not None:
+            dialling = _to_its_end(self._loop.create_task(dialling))
         try:
-            async with asyncio.timeout(timeouts.connect):
-                _, connection = await self._loop.create_connection(
-                    lambda: Connection(self, self._max_head_bytes),
-                    origin.host,
-                    origin.port,
-                    ssl=self._context,
-                    server_hostname=origin.host if self._context else None,
-                )
+            return await dialling
         except BaseException as exc:
             self._give_slot_back()
             if isinstance(exc, TimeoutError):
@@ -657,6 +652,17 @@ class Pool:
             if isinstance(exc, OSError):  # ssl.SSLError is one
                 raise httpx.ConnectError(str(exc) or repr(exc)) from exc
             raise
+
+    async def _dial(self, seconds: float | None) -> Connection:
+        origin = self._origin
+        async with asyncio.timeout(seconds):
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self, self._max_head_bytes),
+                origin.host,
+                origin.port,
+                ssl=self._context,
+                server_hostname=origin.host if self._context else None,
+            )
         return connection
 
     def _sweep(self) -> None:
@@ -669,6 +675,23 @@ class Pool:
                 self._sweeper = self._loop.call_at(expiry, self._sweep)
                 return
             self.drop(connection)
+
+
+async def _to_its_end(dialling: asyncio.Task[Connection]) -> Connection:
+    """Let a connection that nobody waits for any more be opened, and close it.
+
+    uvloop keeps for a minute what a cancelled TLS handshake held, and may log a traceback.
+    """
+    try:
+        return await asyncio.shield(dialling)
+    except asyncio.CancelledError:
+        dialling.add_done_callback(_close_unused)
+        raise
+
+
+def _close_unused(dialling: asyncio.Task[Connection]) -> None:
+    if not dialling.cancelled() and dialling.exception() is None:
+        dialling.result().abort()
 
 
 class Response:
