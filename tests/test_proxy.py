@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -246,6 +247,31 @@ async def test_an_upload_that_the_archive_does_not_take_costs_no_memory(tmp_path
                     rest -= len(PIECE[:rest])
                 assert await client.body(await client.head()) == b"stored"
                 assert memory.growth < MEMORY
+
+
+@measured
+async def test_connections_over_tls_that_are_gone_hold_no_memory(tmp_path: Path) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(bytes(600_000), length=1_200_000))
+        await wire.closed()
+        gone.release()
+
+    gone = asyncio.Semaphore(0)
+    trust = ssl.create_default_context()
+    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+    async with archive(handle) as a:
+        configuration = process.fronting(a.url, ORIGIN.decode())
+        env = {"XDG_STATE_HOME": str(tmp_path)}
+        with process.serving(configuration, tmp_path, "--tls-self-signed", env=env) as p:
+            port = int(p.root.rpartition(":")[2])
+            memory = Memory(p.child.pid)
+            for _ in range(500):
+                client = Wire(*await asyncio.open_connection("127.0.0.1", port, ssl=trust))
+                await client.send(request())
+                await client.head()
+                client.writer.transport.abort()
+                await gone.acquire()
+            assert memory.growth < 5 * MEMORY  # half a megabyte each would be 250 MB
 
 
 # Clients that leave
