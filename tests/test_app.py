@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from dicomweb_cors_proxy import create_app
+from tests.support import asgi
 from tests.support.sockets import Wire, answer, archive, proxy, request, settings
 
 if TYPE_CHECKING:
@@ -89,3 +90,13 @@ async def test_the_transport_is_closed_at_the_end() -> None:
     async with app.router.lifespan_context(app):
         assert not transport.closed
     assert transport.closed
+
+
+@pytest.mark.parametrize("path", [b"/dicom-web/nothing", b"/dicom-web/studies", b"/healthz"])
+async def test_a_head_is_answered_without_a_body(path: bytes) -> None:
+    """A server of HTTP/2 may send the body that it is given, which breaks the stream."""
+    app = create_app(settings("http://127.0.0.1:9/pacs"))
+    status, headers, body = await asgi.call(app, asgi.scope("HEAD", path))
+    assert status in (200, 404, 502)
+    assert body == b""
+    assert int(dict(headers)[b"content-length"]) > 0

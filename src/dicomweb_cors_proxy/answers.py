@@ -7,9 +7,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
-    from starlette.types import Send
+    from starlette.types import Message, Send
 
 Header = tuple[bytes, bytes]
 
@@ -61,3 +61,14 @@ class ResponseAborted(Exception):  # noqa: N818  (says what is being done)
 
     Returning instead would end the body as if it were whole.
     """
+
+
+def without_body(send: Send) -> Send:
+    """Send what a HEAD may get (RFC 9110 §9.3.2): granian leaves no body out in HTTP/2."""
+
+    def send_head(message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.body":
+            message["body"] = b""
+        return send(message)
+
+    return send_head

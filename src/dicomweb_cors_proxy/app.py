@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dicomweb_cors_proxy.answers import Answer, Problem
+from dicomweb_cors_proxy.answers import Answer, Problem, without_body
 from dicomweb_cors_proxy.gateway import Gateway
 from dicomweb_cors_proxy.health import Archive, Health
 from dicomweb_cors_proxy.httpx_upstream import HTTPXUpstream
@@ -108,7 +108,8 @@ class Application(Starlette):
         if scope["type"] == "http" and not (scope["path"] in self._paths or scope["root_path"]):
             await self._proxied(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            is_head = scope.get("method") == "HEAD"
+            await super().__call__(scope, receive, without_body(send) if is_head else send)
 
     def at_once(self, scope: Scope) -> Answer | None:
         """The answer to a preflight; None for other requests, and below a server's root path."""

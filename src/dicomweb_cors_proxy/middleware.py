@@ -9,7 +9,7 @@ from random import getrandbits
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dicomweb_cors_proxy.answers import Answer, Problem, ResponseAborted
+from dicomweb_cors_proxy.answers import Answer, Problem, ResponseAborted, without_body
 from dicomweb_cors_proxy.cors import MAX_ORIGIN_BYTES, Origin
 from dicomweb_cors_proxy.extensions import REFUSAL
 from dicomweb_cors_proxy.headers import client_address, merge_vary
@@ -72,7 +72,8 @@ class AccessLog:
             return
         began = perf_counter()
         record = scope["record"] = self._begin(scope)
-        is_head = scope["method"] == "HEAD"
+        if scope["method"] == "HEAD":
+            send = without_body(send)
         complete = aborted = False
 
         async def send_recorded(message: Message) -> None:
@@ -84,8 +85,7 @@ class AccessLog:
                 await send(message)
                 return
             await send(message)
-            if not is_head:
-                record.bytes_out += len(message.get("body", b""))
+            record.bytes_out += len(message.get("body", b""))
             complete = not message.get("more_body", False)
 
         token = request_id.set(record.request_id)
