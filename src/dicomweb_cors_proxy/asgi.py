@@ -1,5 +1,7 @@
 """The application for any ASGI server: `uvicorn --no-proxy-headers dicomweb_cors_proxy.asgi:app`.
 
+For HTTP/2: `granian --interface asgi --no-ws --ssl-certificate … dicomweb_cors_proxy.asgi:app`.
+
 Configured from the environment and the file that `DICOMWEB_PROXY_CONFIG` names. What only `serve`
 can keep, such as the deadline for a request's head, is warned about.
 """

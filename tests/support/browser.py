@@ -84,6 +84,7 @@ class Answer:
     message: str | None = None  # of that error; it says nothing of the cause
     cors_error: str | None = None
     preflight: Preflight | None = None
+    protocol: str | None = None  # by its name in TLS (ALPN)
 
 
 class Viewer:
@@ -99,9 +100,9 @@ class Viewer:
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, origin: str, browser: Browser) -> AsyncIterator[Viewer]:
-        """Open the page at `origin`, with caches of its own."""
-        async with await browser.new_context() as context:
+    async def at(cls, origin: str, browser: Browser, **options: Any) -> AsyncIterator[Viewer]:  # noqa: ANN401
+        """Open the page at `origin`, with caches of its own; `options` are playwright's."""
+        async with await browser.new_context(**options) as context:
             page = await context.new_page()
             await page.goto(origin)
             devtools = await context.new_cdp_session(page)
@@ -119,11 +120,19 @@ class Viewer:
 
     async def embed(self, url: str) -> dict[str, Any]:
         """Show an image and read its pixels; returns width, height, colours (a count) or error."""
-        return await self._evaluate("embed", url)
+        seen: dict[str, Any] = await self._evaluate("embed", url)
+        return seen
 
     async def render(self, url: str, **options: object) -> dict[str, Any]:
         """As `embed`, of an image that `fetch(url, options)` brings."""
-        return await self._evaluate("render", url, options)
+        seen: dict[str, Any] = await self._evaluate("render", url, options)
+        return seen
+
+    async def abort(self, url: str) -> None:
+        """Begin a request, and abort it once the first of its answer is here."""
+        await self._evaluate("begin", url)
+        assert await self._evaluate("firstChunk")
+        assert await self._evaluate("abort") == "AbortError"
 
     async def ask_on(self, url: str, *, lanes: int, pause: int, **options: object) -> None:
         """Call `fetch(url, options)` over and over, with `pause` ms more in each of the lanes."""
@@ -144,18 +153,11 @@ class Viewer:
     async def _call(self, function: str, *arguments: object) -> Answer:
         self._events = asyncio.Queue()
         seen = await self._evaluate(function, *arguments)
-        preflight, cors_error = await asyncio.wait_for(self._record(), 10)
-        return Answer(
-            **seen | {"body": bytes(seen.get("body", ()))},
-            preflight=preflight,
-            cors_error=cors_error,
-        )
+        told = await asyncio.wait_for(self._record(), 10)
+        return Answer(**seen | {"body": bytes(seen.get("body", ()))} | told)
 
-    async def _evaluate(self, function: str, *arguments: object) -> dict[str, Any]:
-        seen: dict[str, Any] = await self._page.evaluate(
-            f"(arguments) => {function}(...arguments)", arguments
-        )
-        return seen
+    async def _evaluate(self, function: str, *arguments: object) -> Any:  # noqa: ANN401
+        return await self._page.evaluate(f"(arguments) => {function}(...arguments)", arguments)
 
     def _note_certificate(self, event: dict[str, Any]) -> None:
         if details := event["response"].get("securityDetails"):
@@ -164,10 +166,10 @@ class Viewer:
     def _note(self, name: str, event: dict[str, Any]) -> None:
         self._events.put_nowait((name, event))
 
-    async def _record(self) -> tuple[Preflight | None, str | None]:
+    async def _record(self) -> dict[str, Any]:
         """Read the developer tools' events until the script's own request has ended."""
         requests: dict[str, dict[str, Any]] = {}
-        preflight = None
+        told: dict[str, Any] = {}
         while True:
             name, event = await self._events.get()
             request = requests.get(event["requestId"])
@@ -176,10 +178,12 @@ class Viewer:
             elif request is None:
                 continue
             elif name == "responseReceived" and event["type"] == "Preflight":
-                preflight = Preflight(
+                told["preflight"] = Preflight(
                     request["request"]["headers"],
                     event["response"]["status"],
                     {name.lower(): value for name, value in event["response"]["headers"].items()},
                 )
+            elif name == "responseReceived":
+                told["protocol"] = event["response"]["protocol"]
             elif name.startswith("loading") and request["type"] == "Fetch":
-                return preflight, event.get("corsErrorStatus", {}).get("corsError")
+                return told | {"cors_error": event.get("corsErrorStatus", {}).get("corsError")}
