@@ -510,6 +510,8 @@ async def test_the_client_gets_the_end_to_end_headers_as_they_came() -> None:
                 b"Connection: keep-alive, X-Hop",
                 b"X-Hop: 1",
                 b"Keep-Alive: timeout=5",
+                b'Alt-Svc: h3=":443"; ma=2592000',
+                b"Strict-Transport-Security: max-age=31536000; includeSubDomains",
                 b"Access-Control-Allow-Origin: *",
                 b"access-control-expose-headers: x-b",
                 b"Cross-Origin-Resource-Policy: same-site",

@@ -53,6 +53,10 @@ _HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
+# What a server says of its own origin, which ours is not: where else it is reached (RFC 7838), and
+# that it and its subdomains are to be asked by https alone (RFC 6797).
+_OF_ONE_ORIGIN: Final = frozenset({b"alt-svc", b"strict-transport-security"})
+_NOT_PASSED: Final = _HOP_BY_HOP | _OF_ONE_ORIGIN
 
 _MOST_FORWARDS: Final = 9999
 _MOST_PROXIES: Final = 32
@@ -61,10 +65,11 @@ _MOST_PROXIES: Final = 32
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
     """Return the lines meant for the far end: none hop-by-hop, none that Connection lists.
 
+    Nor what holds for the sender's own origin only, Alt-Svc and Strict-Transport-Security.
     Source: RFC 9110 §7.6.1.
     """
     headers = list(headers)
-    kept = [header for header in headers if header[0].lower() not in _HOP_BY_HOP]
+    kept = [header for header in headers if header[0].lower() not in _NOT_PASSED]
     if len(kept) < len(headers) and (options := _members(headers, b"connection")):
         # Without its length, a body would be framed wrongly on the next connection.
         options.discard(b"content-length")
