@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import packages
+from tests.support.messages import ISOLATION
 from tests.support.pictures import likeness
 from tests.support.samples import CT, REPORT
 from tests.support.sites import Tree, sites
@@ -62,10 +63,13 @@ def app_config(root: str, rendering: str) -> bytes:
 
 @contextmanager
 def ohif(proxy: Proxy, rendering: str) -> Iterator[str]:
-    """A site of OHIF, whose images come by `wadors` or `wadouri`; yields its origin."""
+    """A site of OHIF, whose images come by `wadors` or `wadouri`; yields its origin.
+
+    It is isolated, as OHIF asks for where volumes are shared between its workers.
+    """
     pixels = (packages.HERE / "pages" / "pixels.js").read_bytes()
     files = {"app-config.js": app_config(proxy.url, rendering) + pixels}
-    with sites({"/": Tree(packages.OHIF, files=files, has_routes=True)}) as port:
+    with sites({"/": Tree(packages.OHIF, ISOLATION, files, has_routes=True)}) as port:
         yield f"http://localhost:{port}"
 
 
@@ -87,6 +91,7 @@ async def test_the_study_list_and_an_image(tab: Tab, proxy: Proxy) -> None:
             assert await tab.evaluate(f"until(() => document.body.innerText.includes({name!r}))")
         await tab.open(f"{origin}/viewer?StudyInstanceUIDs={CT.study}")
         assert likeness(await shown(tab, CT.dataset.Rows), CT) > 0.95
+        assert await tab.evaluate("crossOriginIsolated")
     assert "instances/{instance}/frames/{frames}" in proxy.child.output
 
 
