@@ -17,6 +17,7 @@ from dicomweb_cors_proxy.rewriting import (
     BodyRewriter,
     Header,
     URLRewriter,
+    archive_tags,
     changed_body_headers,
 )
 
@@ -212,10 +213,25 @@ def test_headers_of_a_changed_body() -> None:
     )
     assert changed_body_headers(received) == lines(
         "content-type: application/dicom+json",
-        'ETag: W/"strong"',
+        'ETag: W/"strong~"',
         'etag: W/"weak"',
         "last-modified: then",
     )
+    assert changed_body_headers(changed_body_headers(received)) == changed_body_headers(received)
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ('W/"strong~"', '"strong"'),
+        ('W/"weak"', 'W/"weak"'),
+        ('"strong~"', '"strong~"'),
+        ('W/"a~", W/"b",W/"~"', '"a", W/"b",""'),
+        ("*", "*"),
+    ],
+)
+def test_the_archive_is_asked_for_its_own_etag(sent: str, expected: str) -> None:
+    assert archive_tags(sent.encode()) == expected.encode()
 
 
 @pytest.mark.parametrize(

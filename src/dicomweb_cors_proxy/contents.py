@@ -19,6 +19,7 @@ from dicomweb_cors_proxy.rewriting import (
     URL_HEADERS,
     ArchiveURLs,
     URLRewriter,
+    archive_tags,
     changed_body_headers,
 )
 
@@ -71,6 +72,10 @@ class Contents:
         What holds URLs is asked for whole, and without a coding: neither half of a text nor a
         compressed one could be rewritten.
         """
+        headers = [
+            (name, archive_tags(value) if name == b"if-none-match" else value)
+            for name, value in headers
+        ]
         if not (holds_urls and self._rewrite_urls):
             return headers
         headers = [header for header in headers if header[0] not in _PARTIAL]

@@ -32,6 +32,7 @@ __all__ = [
     "BodyRewriter",
     "Header",
     "URLRewriter",
+    "archive_tags",
     "changed_body_headers",
 ]
 
@@ -254,6 +255,11 @@ _BOUND_TO_BODY: Final = frozenset(
 )
 
 
+# Ends a weak ETag that was a strong one, so that it can be told from the archive's own.
+_WEAKENED: Final = b"~"
+_WEAKENED_TAG: Final = re.compile(rb'W/("[^"]*)~"')
+
+
 def changed_body_headers(headers: Iterable[Header]) -> list[Header]:
     """Return the headers of an answer whose body changes on its way.
 
@@ -261,10 +267,23 @@ def changed_body_headers(headers: Iterable[Header]) -> list[Header]:
     all that If-None-Match asks for. Source: RFC 9110 §8.8.1, §13.1.2.
     """
     return [
-        (name, b"W/" + value if name.lower() == b"etag" and value.startswith(b'"') else value)
+        (name, _weakened(value) if name.lower() == b"etag" else value)
         for name, value in headers
         if name.lower() not in _BOUND_TO_BODY
     ]
+
+
+def _weakened(tag: bytes) -> bytes:
+    strong = tag.startswith(b'"') and tag.endswith(b'"') and len(tag) > 1
+    return b"W/" + tag[:-1] + _WEAKENED + b'"' if strong else tag
+
+
+def archive_tags(if_none_match: bytes) -> bytes:
+    """Return the value with the ETags as the archive had sent them.
+
+    It should compare weakly (RFC 9110 §13.1.2), but RESTEasy, which dcm4chee runs on, doesn't.
+    """
+    return _WEAKENED_TAG.sub(rb'\1"', if_none_match)
 
 
 @dataclass(frozen=True, slots=True)
