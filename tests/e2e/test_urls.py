@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,27 +24,35 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
 ]
 
-# How Debian's package has the archive name itself, without a port; and by the host it is asked for.
+# How Debian's package has the archive name itself, without a port; by the host it is asked for; and
+# as a newer one does it, which takes the proxy's word for its name.
 NAMED: dict[str, dict[str, Any]] = {"Debian's Host": {"Host": "localhost"}, "no Host": {}}
+NEWER = "newer"
 
 IN_XML = re.compile(
     r'<BulkData[^>]*\sURI="([^"]+)"|tag="00081190"[^>]*>\s*<Value[^>]*>([^<]+)<', re.IGNORECASE
 )
 
 
-@pytest.fixture(scope="module", params=list(NAMED.values()), ids=list(NAMED))
+@pytest.fixture(scope="module", params=[*NAMED, NEWER])
 def proxy(
     request: pytest.FixtureRequest, site: Site, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxy]:
-    if not archives.INSTALLED:
-        pytest.skip("needs Debian's orthanc and orthanc-dicomweb")
-    directory = tmp_path_factory.mktemp("orthanc")
-    with archives.orthanc(directory, **request.param) as archive:
-        aliases = ["http://localhost/dicom-web"] if request.param else []
-        settings = fronting(archive.url, site.viewer, aliases=aliases)
-        settings["access"] = {"mode": "read-write"}
-        with serving(settings, tmp_path_factory.mktemp("proxy")) as running:
-            yield running
+    settings = NAMED.get(request.param, {})
+    with ExitStack() as running:
+        if request.param == NEWER:
+            if not archives.NEWER_INSTALLED:
+                pytest.skip("needs root, and the tree that tests/e2e/install-orthanc makes")
+            archive = running.enter_context(archives.newer_orthanc())
+        else:
+            if not archives.INSTALLED:
+                pytest.skip("needs Debian's orthanc and orthanc-dicomweb")
+            directory = tmp_path_factory.mktemp("orthanc")
+            archive = running.enter_context(archives.orthanc(directory, **settings))
+        aliases = ["http://localhost/dicom-web"] if settings else []
+        fronted = fronting(archive.url, site.viewer, aliases=aliases)
+        fronted["access"] = {"mode": "read-write"}
+        yield running.enter_context(serving(fronted, tmp_path_factory.mktemp("proxy")))
 
 
 def urls(value: object) -> Iterator[tuple[str, str]]:

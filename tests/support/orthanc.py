@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from base64 import b64encode
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import httpx
 
 from tests.support import samples
+from tests.support.packages import FOLDER
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 INSTALLED = shutil.which("Orthanc") is not None and PLUGIN.exists()
+# The root of a tree with a newer one, which `tests/e2e/install-orthanc` brings.
+NEWER = FOLDER / "orthanc"
+NEWER_INSTALLED = (NEWER / "etc" / "localtime").is_symlink() and os.geteuid() == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +53,36 @@ class Orthanc:
 
 
 @contextmanager
+def newer_orthanc() -> Iterator[Orthanc]:
+    """Run a newer one, which keeps everything in its own tree; else as `orthanc`."""
+    with (
+        TemporaryDirectory(dir=NEWER / "tmp") as directory,
+        orthanc(Path(directory), root=NEWER) as archive,
+    ):
+        yield archive
+
+
+@contextmanager
 def orthanc(
-    directory: Path, credentials: Credentials | None = None, **dicom_web: object
+    directory: Path,
+    credentials: Credentials | None = None,
+    *,
+    root: Path | None = None,
+    **dicom_web: object,
 ) -> Iterator[Orthanc]:
     """Run an Orthanc that keeps everything in `directory` and holds every sample.
 
-    `dicom_web` are further settings of its plugin.
+    `root` is the tree that it is taken from; `dicom_web` are further settings of its plugin.
     """
+    inside = directory if root is None else Path("/", directory.relative_to(root))
     port = free_port()
     users = {credentials.username: credentials.password} if credentials else {}
     configuration = directory / "orthanc.json"
     configuration.write_text(
         json.dumps(
             {
-                "StorageDirectory": str(directory),
-                "IndexDirectory": str(directory),
+                "StorageDirectory": str(inside),
+                "IndexDirectory": str(inside),
                 "HttpPort": port,
                 "DicomServerEnabled": False,
                 "RemoteAccessAllowed": False,
@@ -73,7 +94,8 @@ def orthanc(
         )
     )
     archive = Orthanc(f"http://{LOOPBACK}:{port}")
-    with Child(["Orthanc", str(configuration)]) as child:
+    command = ["Orthanc"] if root is None else ["chroot", str(root), "/usr/sbin/Orthanc"]
+    with Child([*command, str(inside / configuration.name)]) as child:
         child.wait_for("Orthanc has started")
         with httpx.Client(auth=next(iter(users.items()), None), trust_env=False) as client:
             for sample in samples.ALL:
