@@ -228,8 +228,8 @@ async def test_a_problem_is_told(told: Told, caplog: pytest.LogCaptureFixture) -
     assert [head.get(name) for name in told.cors[:1]] == [ORIGIN for _ in told.cors[:1]]
     assert set(told.headers) <= set(head.headers)
     assert {name for name, _ in head.headers} - {b"connection"} == {
-        b"cache-control", b"content-type", b"content-length", b"vary", b"date", b"server", b"x-request-id",
-        *told.cors, *dict(told.headers),
+        b"cache-control", b"content-type", b"content-length", b"vary", b"date", b"server",
+        b"x-request-id", *told.cors, *dict(told.headers),
     }  # fmt: skip
     for text in (str(head) + body.decode(), caplog.text):
         assert PATIENT not in text

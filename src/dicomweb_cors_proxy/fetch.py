@@ -1,7 +1,7 @@
 """How browsers judge a request across origins: the Fetch standard's CORS protocol, without I/O.
 
-The steps stand in three tables, `BEFORE`, `PREFLIGHT` and `CORS_CHECK`, in the standard's order; the
-first that fails is the reason why a page gets nothing.
+The steps stand in three tables, `BEFORE`, `PREFLIGHT` and `CORS_CHECK`, in the standard's order;
+the first that fails is the reason why a page gets nothing.
 
     request = Request("GET", url, origin, headers)
     if request.needs_preflight:
