@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NOT_FOUND = 404
 
 
-@click.command()
+@click.command(short_help="Validate a configuration and ask the archive.")
 @config_option
 @click.option("--offline", is_flag=True, help="Don't ask the archive.")
 def check(config_file: Path | None, *, offline: bool) -> None:

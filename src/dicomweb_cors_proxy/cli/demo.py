@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 LAST_PORT = 65533  # leaves two for the proxy and the archive
 
 
-@click.command()
+@click.command(short_help="Show the difference in a browser.")
 @click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",

@@ -49,7 +49,7 @@ FAILED = 1
 SELF_SIGNED = "--tls-self-signed"
 
 
-@click.command()
+@click.command(short_help="Run the proxy.")
 @config_option
 @setting_option("--upstream", "upstream.url", metavar="URL", help="DICOMweb root of the archive.")
 @setting_option(
