@@ -37,7 +37,7 @@ from tests.support.proxy import serving
 from tests.support.servers import LOOPBACK, Reply, free_port, stub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 VIEWER = "https://viewer.example"
 # What the guides' secret files hold, by the login that needs it.
@@ -90,11 +90,16 @@ def test_what_else_is_yaml_is_a_compose_file(block: Block) -> None:
         assert load(environ=service["environment"]).warnings() == ()
 
 
+def understood(words: Sequence[str]) -> None:
+    name, *arguments = words
+    main.commands[name].make_context(name, arguments)
+
+
 @pytest.mark.parametrize("command", [c for page in GUIDES for c in commands(page)], ids=str)
 def test_a_command_is_understood(command: Command, tmp_path: Path) -> None:
     if command.program == OURS:
+        understood(command.arguments)
         name, *arguments = command.arguments
-        main.commands[name].make_context(name, [*arguments])
         if name == "check":
             (tmp_path / "config.yaml").write_text(
                 next(b.text for b in CONFIGURATIONS if b.page == command.page)
@@ -105,6 +110,15 @@ def test_a_command_is_understood(command: Command, tmp_path: Path) -> None:
         assert (ROOT / command.arguments[-1]).is_dir()
     else:
         assert command.program in (*ELSEWHERE, *SERVERS), command.program
+
+
+def test_containers_get_commands_that_exist() -> None:
+    lines = [c for page in PAGES for c in commands(page) if c.program == "docker"]
+    assert lines
+    for line in lines:
+        if line.arguments[0] == "run":
+            image = line.arguments.index(OURS)
+            understood(line.arguments[image + 1 :] or ["serve"])
 
 
 def client(url: str) -> httpx.Client:

@@ -57,7 +57,9 @@ def test_a_configuration_is_valid_and_gives_no_warning(block: str, tmp_path: Pat
 
 def test_serve() -> None:
     with stub(Reply(body=b"[]")) as archive:
-        line = command("serve", "--upstream").replace(ARCHIVE, archive.url)
+        line = command(".venv/bin/dicomweb-cors-proxy", "serve", "--upstream").replace(
+            ARCHIVE, archive.url
+        )
         program, *arguments = shlex.split(line)
         with Child(
             [str(SCRIPTS / Path(program).name), *arguments, "--port", "0"], env=clean_environment()
@@ -112,7 +114,7 @@ def test_every_other_command_has_a_test_of_its_own() -> None:
     """`demo`, the tests and the container are run elsewhere; anything new has to be run, too."""
     elsewhere = (r"\S+ demo$", "/granian ", "-m pytest$", r"^docker ", "^sudo ", "^systemd")
     tested = (
-        command("serve", "--upstream"),
+        command(".venv/bin/dicomweb-cors-proxy", "serve", "--upstream"),
         command("--no-proxy-headers", "dicomweb_cors_proxy.asgi:app"),
         command("probe", "--origin"),
     )
