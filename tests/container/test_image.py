@@ -20,6 +20,7 @@ import trustme
 import yaml
 
 from tests.support.demo import three_free_ports
+from tests.support.orthanc import Credentials
 from tests.support.processes import Child
 from tests.support.proxy import fronting
 from tests.support.servers import LOOPBACK, Reply, free_port, stub
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 
 CONFIG = "/etc/dicomweb-cors-proxy/config.yaml"
 ORIGIN = "https://viewer.example"
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guides/running.md")
+]
+KUBERNETES = ROOT / "deploy" / "kubernetes"
 HARDENED = (
     "--read-only",
     "--read-only-tmpfs=false",
@@ -261,15 +266,69 @@ def test_demo() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", re.findall("^docker run .*$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    "line",
+    sorted({line for page in PAGES for line in re.findall("^docker run .*$", page, re.MULTILINE)}),
 )
-def test_readme(line: str, folder: Path) -> None:
-    file = folder / "config.yaml"
-    file.write_text(yaml.safe_dump(fronting("http://orthanc:8042/dicom-web", ORIGIN)))
-    words = shlex.split(line.replace("./config.yaml", str(file)))
+def test_documentation(line: str, folder: Path) -> None:
+    file, password = folder / "config.yaml", folder / "password"
+    settings = fronting("http://orthanc:8042/dicom-web", ORIGIN)
+    if "./password" in line:
+        settings["upstream"]["auth"] = {"type": "basic", "username": "proxy"}
+    file.write_text(yaml.safe_dump(settings))
+    password.write_text("made-up")
+    words = shlex.split(
+        line.replace("./config.yaml", str(file)).replace("./password", str(password))
+    )
     image = words.index("dicomweb-cors-proxy")
     # In a network of its own, where its ports are free.
     options = [*words[2:image], "--network=none"]
     with running(*words[image + 1 :], options=options) as container:
         container.child.wait_for(r"\bat  |proxy  ")
         assert container.is_healthy()
+
+
+def test_a_pod(folder: Path) -> None:
+    """With ConfigMap and Secret where the Deployment mounts them, as the kubelet lays them."""
+    manifests = {
+        name: yaml.safe_load((KUBERNETES / f"{name}.yaml").read_text())
+        for name in ("configmap", "deployment", "examples/secret")
+    }
+    pod = manifests["deployment"]["spec"]["template"]["spec"]
+    (spec,) = pod["containers"]
+    places = {mount["name"]: mount["mountPath"] for mount in spec["volumeMounts"]}
+    port = free_port()
+    with stub(Reply(body=b"[]")) as there:
+        settings = yaml.safe_load(manifests["configmap"]["data"]["config.yaml"])
+        settings["upstream"] = {
+            "url": there.url,
+            "auth": {"type": "basic", "username": "proxy"},
+        }
+        settings["server"]["port"] = port
+        contents = {
+            "config": {"config.yaml": yaml.safe_dump(settings)},
+            "secrets": manifests["examples/secret"]["stringData"],
+        }
+        for name, files in contents.items():
+            (folder / name / "..1").mkdir(parents=True)
+            (folder / name / "..data").symlink_to("..1")
+            for file, text in files.items():
+                (folder / name / "..1" / file).write_text(text)
+                (folder / name / file).symlink_to(f"..data/{file}")
+        user = pod["securityContext"]["runAsUser"]
+        with running(
+            mounts={folder / name: place for name, place in places.items()},
+            options=[*HARDENED, f"--user={user}:{user}"],
+        ) as container:
+            container.child.wait_for("dicom-web")
+            url = f"http://{LOOPBACK}:{port}"
+            probe = spec["readinessProbe"]["httpGet"]["path"]
+            assert httpx.get(url + probe, trust_env=False).status_code == 200
+            hosts = settings["server"]["allowed_hosts"]
+            answer = httpx.get(
+                f"{url}/dicom-web/studies", headers={"Host": hosts[0]}, trust_env=False
+            )
+            assert answer.status_code == 200
+            container.child.terminate()
+            assert container.child.wait() == 0
+    (_, _, asked) = there.requests[0]
+    assert asked["Authorization"] == Credentials("proxy", "change-me").header
