@@ -12,16 +12,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-import httpx
 from PIL import Image
 from tests.e2e.viewers.test_ohif import ohif, shown
+from tests.support import phantom
 from tests.support.browser import chromium
-from tests.support.orthanc import Orthanc, orthanc
+from tests.support.orthanc import orthanc
 from tests.support.proxy import fronting, serving
 from tests.support.tabs import Chromium
-
-from dicomweb_cors_proxy.demo import sample
-from dicomweb_cors_proxy.demo.encoding import part10
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,27 +28,18 @@ MAX_BYTES = 300_000
 VIEW = {"width": 1040, "height": 660}
 GAP = 16
 # The slice of the demo's phantom that shows most.
-SLICE = len(sample.INSTANCES) // 2
-
-
-def store(archive: Orthanc) -> None:
-    """Put the demo's phantom beside the samples."""
-    with httpx.Client(base_url=archive.root, trust_env=False) as client:
-        for instance in sample.INSTANCES:
-            file = part10(instance, sample.pixels(instance))
-            client.post("/instances", content=file).raise_for_status()
+SLICE = phantom.SLICES // 2
 
 
 async def take(origin: str) -> list[bytes]:
     """Screenshots of the study list and of the phantom."""
-    study = sample.INSTANCES[0]["StudyInstanceUID"]
     async with chromium() as browser, Chromium.tab(browser, viewport=VIEW) as tab:
         await tab.open(f"{origin}/")
         await tab.page.get_by_text("Phantom").first.wait_for()
         studies = await tab.page.screenshot()
-        await tab.open(f"{origin}/viewer?StudyInstanceUIDs={study}")
+        await tab.open(f"{origin}/viewer?StudyInstanceUIDs={phantom.STUDY}")
         await tab.page.get_by_text("Skip all").click()
-        await shown(tab, int(str(sample.INSTANCES[0]["Rows"])))
+        await shown(tab, phantom.SIDE)
         for _ in range(SLICE):
             await tab.page.keyboard.press("ArrowDown")
         await tab.page.wait_for_load_state("networkidle")
@@ -75,7 +63,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         with orthanc(folder) as archive:
-            store(archive)
+            phantom.store(archive)
             with (
                 serving(fronting(archive.url, "http://localhost:*"), folder) as proxy,
                 ohif(proxy, "wadors") as origin,

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 
-def app_config(root: str, rendering: str) -> bytes:
+def app_config(root: str, rendering: str, *, omit_quotes: bool) -> bytes:
     """OHIF's settings: the README's, and quiet ones for what no test needs."""
     source = {
         "friendlyName": "PACS",
@@ -38,7 +38,7 @@ def app_config(root: str, rendering: str) -> bytes:
         "wadoUriRoot": f"{root}/wado",
         "imageRendering": rendering,
         "thumbnailRendering": rendering,
-        "omitQuotationForMultipartRequest": True,
+        "omitQuotationForMultipartRequest": omit_quotes,
         "bulkDataURI": {"enabled": True},
     }
     config = {
@@ -62,13 +62,13 @@ def app_config(root: str, rendering: str) -> bytes:
 
 
 @contextmanager
-def ohif(proxy: Proxy, rendering: str) -> Iterator[str]:
+def ohif(proxy: Proxy, rendering: str, *, omit_quotes: bool = True) -> Iterator[str]:
     """A site of OHIF, whose images come by `wadors` or `wadouri`; yields its origin.
 
     It is isolated, as OHIF asks for where volumes are shared between its workers.
     """
     pixels = (packages.HERE / "pages" / "pixels.js").read_bytes()
-    files = {"app-config.js": app_config(proxy.url, rendering) + pixels}
+    files = {"app-config.js": app_config(proxy.url, rendering, omit_quotes=omit_quotes) + pixels}
     with sites({"/": Tree(packages.OHIF, ISOLATION, files, has_routes=True)}) as port:
         yield f"http://localhost:{port}"
 
