@@ -4,7 +4,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.dicomweb import (
@@ -515,7 +515,8 @@ accept_bytes = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=50)
+# A busy machine is no fault of the test's.
+@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 @given(st.from_regex(re.compile(WELL_FORMED), fullmatch=True))
 def test_a_well_formed_accept_passes_byte_for_byte(value: bytes) -> None:
     assert repair_accept(value) == value
