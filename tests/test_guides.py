@@ -91,8 +91,11 @@ def test_what_else_is_yaml_is_a_compose_file(block: Block) -> None:
 
 
 def understood(words: Sequence[str]) -> None:
-    name, *arguments = words
-    main.commands[name].make_context(name, arguments)
+    """Parse a command line as `main` does; its commands are those of other tests as well."""
+    context = main.make_context(OURS, [*words])
+    name, known, arguments = main.resolve_command(context, [*words])
+    assert known
+    known.make_context(name, arguments, parent=context)
 
 
 @pytest.mark.parametrize("command", [c for page in GUIDES for c in commands(page)], ids=str)
