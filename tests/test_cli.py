@@ -238,7 +238,8 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     configuration = fronting(NOBODY, VIEWER) | {"logging": {"level": "debug"}}
     with serving(configuration, tmp_path_factory.mktemp("talkative")) as proxy:
         yield proxy
-    assert " 502 " in proxy.child.output
+    # Workers of a distributed run have only some of the requests each.
+    assert any(f" {status} " in proxy.child.output for status in (400, 404, 405, 502))
     assert "SECRET" not in proxy.child.output
 
 
