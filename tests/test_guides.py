@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import trustme
 import yaml
 from click.testing import CliRunner
 from compose_spec import PyCompose
@@ -28,12 +27,14 @@ from tests.support.guides import (
     Command,
     anchors,
     blocks,
+    command,
     commands,
+    guide,
     links,
     prose,
 )
 from tests.support.processes import Child
-from tests.support.proxy import serving
+from tests.support.proxy import fronting, serving
 from tests.support.servers import LOOPBACK, Reply, free_port, stub
 
 if TYPE_CHECKING:
@@ -48,12 +49,7 @@ TOP = {key.partition(".")[0] for key in SCHEMA.settings}
 CONFIGURATIONS = [block for block in YAML if set(yaml.safe_load(block.text)) <= TOP]
 OURS = "dicomweb-cors-proxy"
 # What a test elsewhere runs, or what can't run here.
-ELSEWHERE = ("docker", "kubectl")
-SERVERS = ("uvicorn", "granian")
-
-
-def guide(name: str) -> Path:
-    return ROOT / "docs" / "guides" / f"{name}.md"
+ELSEWHERE = ("docker", "granian", "kubectl", "uvicorn")
 
 
 def configuration(block: Block, folder: Path) -> Settings:
@@ -98,21 +94,21 @@ def understood(words: Sequence[str]) -> None:
     known.make_context(name, arguments, parent=context)
 
 
-@pytest.mark.parametrize("command", [c for page in GUIDES for c in commands(page)], ids=str)
-def test_a_command_is_understood(command: Command, tmp_path: Path) -> None:
-    if command.program == OURS:
-        understood(command.arguments)
-        name, *arguments = command.arguments
+@pytest.mark.parametrize("line", [c for page in GUIDES for c in commands(page)], ids=str)
+def test_a_command_is_understood(line: Command, tmp_path: Path) -> None:
+    if line.program == OURS:
+        understood(line.arguments)
+        name, *arguments = line.arguments
         if name == "check":
             (tmp_path / "config.yaml").write_text(
-                next(b.text for b in CONFIGURATIONS if b.page == command.page)
+                next(b.text for b in CONFIGURATIONS if b.page == line.page)
             )
             flags = [a.replace("config.yaml", str(tmp_path / "config.yaml")) for a in arguments]
             assert CliRunner().invoke(main, [name, *flags, "--offline"]).exit_code == 0
-    elif command.program == "kubectl" and "apply" in command.arguments:
-        assert (ROOT / command.arguments[-1]).is_dir()
+    elif line.program == "kubectl" and "apply" in line.arguments:
+        assert (ROOT / line.arguments[-1]).is_dir()
     else:
-        assert command.program in (*ELSEWHERE, *SERVERS), command.program
+        assert line.program in ELSEWHERE, line.program
 
 
 def test_containers_get_commands_that_exist() -> None:
@@ -136,27 +132,16 @@ def grants(viewer: httpx.Client) -> bool:
     return answer.status_code == 204 and answer.headers["Access-Control-Allow-Origin"] == VIEWER
 
 
-@pytest.mark.parametrize("name", SERVERS)
-def test_another_server_serves(name: str, tmp_path: Path) -> None:
-    (command,) = (c for c in commands(guide("running")) if c.program == name)
-    assert command.variables == {"DICOMWEB_PROXY_CONFIG": "config.yaml"}
+def test_uvicorn(tmp_path: Path) -> None:
+    documented = command("running", "uvicorn")
+    file = tmp_path / documented.variables["DICOMWEB_PROXY_CONFIG"]
     port = free_port()
-    certificate = trustme.CA().issue_cert(LOOPBACK)
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    arguments = [
-        str(tmp_path / word) if word.endswith(".pem") else word for word in command.arguments
-    ]
-    scheme = "https" if arguments != command.arguments else "http"
     with stub(Reply(body=b"[]")) as archive:
-        settings = {"upstream": {"url": archive.url}, "cors": {"allow_origins": [VIEWER]}}
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+        file.write_text(yaml.safe_dump(fronting(archive.url, VIEWER)))
+        line = [sys.executable, "-m", "uvicorn", *documented.arguments, "--port", str(port)]
         with (
-            Child(
-                [sys.executable, "-m", name, *arguments, "--port", str(port)],
-                env={"DICOMWEB_PROXY_CONFIG": str(tmp_path / "config.yaml")},
-            ),
-            client(f"{scheme}://{LOOPBACK}:{port}") as viewer,
+            Child(line, env={"DICOMWEB_PROXY_CONFIG": str(file)}),
+            client(f"http://{LOOPBACK}:{port}") as viewer,
         ):
             assert grants(viewer)
             answer = viewer.get("/dicom-web/studies")

@@ -16,7 +16,7 @@ import pytest
 from dicomweb_cors_proxy.config import Settings, load
 from tests.support.probing import archive
 from tests.support.processes import Child
-from tests.support.servers import Reply, free_port, stub
+from tests.support.servers import Reply, stub
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -74,27 +74,6 @@ def test_the_printed_url_is_that_of_the_defaults() -> None:
     assert f"`http://{server.host}:{server.port}{server.base_path}`" in README
 
 
-def test_uvicorn() -> None:
-    words = shlex.split(command("--no-proxy-headers", "dicomweb_cors_proxy.asgi:app"))
-    start = words.index(".venv/bin/uvicorn")
-    variables = dict(word.split("=", 1) for word in words[:start])
-    assert variables["DICOMWEB_PROXY_UPSTREAM__URL"] == ARCHIVE
-    port = free_port()
-    with (
-        stub(Reply(body=b"[]")) as archive,
-        Child(
-            [sys.executable, "-m", "uvicorn", *words[start + 1 :], "--port", str(port)],
-            env=clean_environment(**variables | {"DICOMWEB_PROXY_UPSTREAM__URL": archive.url}),
-        ) as child,
-    ):
-        child.wait_for("Application startup complete")
-        url = f"http://127.0.0.1:{port}/dicom-web"
-        assert granted(url)
-        answer = httpx.get(f"{url}/studies", trust_env=False)
-        assert [name for name, _ in answer.headers.raw].count(b"Date") <= 1
-        assert answer.json() == []
-
-
 def test_probe() -> None:
     with archive() as right:
         line = command("probe", "--origin").replace("https://pacs.example/dicom-web", right.url)
@@ -112,10 +91,9 @@ def test_probe() -> None:
 
 def test_every_other_command_has_a_test_of_its_own() -> None:
     """`demo`, the tests and the container are run elsewhere; anything new has to be run, too."""
-    elsewhere = (r"\S+ demo$", "/granian ", "-m pytest$", r"^docker ", "^sudo ", "^systemd")
+    elsewhere = (r"\S+ demo$", "-m pytest$", r"^docker ", "^sudo ", "^systemd")
     tested = (
         command(".venv/bin/dicomweb-cors-proxy", "serve", "--upstream"),
-        command("--no-proxy-headers", "dicomweb_cors_proxy.asgi:app"),
         command("probe", "--origin"),
     )
     for line in COMMANDS:

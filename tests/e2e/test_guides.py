@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.support import orthanc as archives
-from tests.support.guides import GUIDES, Block, blocks
+from tests.support.guides import Block, blocks, guide
 from tests.support.orthanc import Credentials, Orthanc
 from tests.support.proxy import Proxy, serving
 from tests.support.samples import CT
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not archives.INSTALLED, reason="needs Debian's orthanc-dicomweb"),
 ]
 
-(PAGE,) = (page for page in GUIDES if page.stem == "orthanc")
+PAGE = guide("orthanc")
 OPEN, WITH_A_LOGIN = blocks(PAGE, "yaml")
 (CONFIGURATION,) = (json.loads(block.text) for block in blocks(PAGE, "json"))
 

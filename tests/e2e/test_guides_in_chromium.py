@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.browser import Viewer
+from tests.support.guides import guide
 from tests.support.probing import EXPOSE_HEADERS, PATH, archive
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import Reply, stub
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.chromium, pytest.mark.asyncio(loop_scope="session")]
 
-GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 FRAMES = 20
 UNQUOTED = {"Accept": "multipart/related; type=application/octet-stream; transfer-syntax=*"}
 QUOTED = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
@@ -94,7 +93,7 @@ async def test_the_table_of_preflights(
         assert len(archive.requests) == FRAMES * len(MANNERS), "preflights stay with the proxy"
     table = re.search(
         r"<!-- preflights:begin -->\n(.*?)\n<!-- preflights:end -->",
-        (GUIDES / "fewer-requests.md").read_text(encoding="utf-8"),
+        guide("fewer-requests").read_text(encoding="utf-8"),
         re.DOTALL,
     )
     assert table
@@ -116,4 +115,4 @@ async def test_a_header_that_is_not_exposed(chromium: Browser, site: Site) -> No
             )
             said = await tab.said()
     assert read is None
-    assert f"\n{said}\n" in (GUIDES / "browser-messages.md").read_text(encoding="utf-8")
+    assert f"\n{said}\n" in guide("browser-messages").read_text(encoding="utf-8")

@@ -1,8 +1,7 @@
-"""The README's command for HTTP/2, run."""
+"""The command for HTTP/2 of docs/guides/running.md, run."""
 
 from __future__ import annotations
 
-import shlex
 import socket
 import ssl
 import sys
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import trustme
 
+from tests.support.guides import command
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 from tests.test_asgi import environment
-from tests.test_readme import command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,20 +51,15 @@ class Granian:
 @contextmanager
 def granian(archive: str, origin: str, directory: Path, **variables: str) -> Iterator[Granian]:
     """Run it in front of `archive` for pages of `origin`; its authority is `ca.pem`."""
-    words = shlex.split(command("--interface", "dicomweb_cors_proxy.asgi:app"))
-    start = words.index(".venv/bin/granian")
+    documented = command("running", "granian")
     ours = {"UPSTREAM__URL": archive, "CORS__ALLOW_ORIGINS": origin, **variables}
-    assert [word.partition("=")[0] for word in words[:start]] == [
-        "DICOMWEB_PROXY_UPSTREAM__URL",
-        "DICOMWEB_PROXY_CORS__ALLOW_ORIGINS",
-    ]
     certificate = CA.issue_cert(LOOPBACK)
     CA.cert_pem.write_to_path(directory / "ca.pem")
     certificate.cert_chain_pems[0].write_to_path(directory / "cert.pem")
     certificate.private_key_pem.write_to_path(directory / "key.pem")
     port = free_port()
     files = {name: str(directory / name) for name in ("cert.pem", "key.pem")}
-    arguments = [files.get(word, word) for word in words[start + 1 :]]
+    arguments = [files.get(word, word) for word in documented.arguments]
     arguments[arguments.index("--port") + 1] = str(port)
     program = str(Path(sys.executable).with_name("granian"))
     with Child([program, *arguments], env=environment(ours)) as child:

@@ -57,6 +57,16 @@ def commands(page: Path) -> list[Command]:
     return [_command(page, shlex.split(line)) for line in lines]
 
 
+def guide(name: str) -> Path:
+    return ROOT / "docs" / "guides" / f"{name}.md"
+
+
+def command(name: str, program: str) -> Command:
+    """The one command of a guide that runs this program."""
+    (only,) = (each for each in commands(guide(name)) if each.program == program)
+    return only
+
+
 def _command(page: Path, words: list[str]) -> Command:
     start = next(i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word))
     variables = dict(word.split("=", 1) for word in words[:start])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +10,13 @@ import pytest
 from tests.e2e.viewers.test_ohif import ohif, shown
 from tests.support import orthanc as archives
 from tests.support import phantom
+from tests.support.guides import guide
 from tests.support.proxy import fronting, serving
 from tests.support.tabs import Chromium
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from playwright.async_api import Browser
 
 pytestmark = [
@@ -24,8 +26,6 @@ pytestmark = [
     pytest.mark.usefixtures("from_npm"),
     pytest.mark.skipif(not archives.INSTALLED, reason="needs Debian's orthanc-dicomweb"),
 ]
-
-PAGE = Path(__file__).parents[3] / "docs" / "guides" / "fewer-requests.md"
 
 
 async def requests(
@@ -54,4 +54,4 @@ async def test_ohif_with_and_without_quotes(chromium: Browser, tmp_path: Path) -
         many = await requests(chromium, archive, tmp_path, omit_quotes=False)
     assert many == few + phantom.SLICES
     sentence = f"a CT series of {phantom.SLICES} slices takes {few} requests, instead of {many}"
-    assert sentence in PAGE.read_text(encoding="utf-8")
+    assert sentence in guide("fewer-requests").read_text(encoding="utf-8")
