@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import orthanc as archives
 from tests.support import packages
 from tests.support.messages import ISOLATION
 from tests.support.pictures import likeness
+from tests.support.proxy import fronting
 from tests.support.samples import CT, REPORT
 from tests.support.sites import Tree, sites
+from tests.support.tabs import Chromium
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from playwright.async_api import Browser
 
     from tests.support.proxy import Proxy
     from tests.support.tabs import Tab
@@ -93,6 +98,18 @@ async def test_the_study_list_and_an_image(tab: Tab, proxy: Proxy) -> None:
         assert likeness(await shown(tab, CT.dataset.Rows), CT) > 0.95
         assert await tab.evaluate("crossOriginIsolated")
     assert "instances/{instance}/frames/{frames}" in proxy.child.output
+
+
+@pytest.mark.chromium
+async def test_an_image_of_a_newer_archive(chromium: Browser, serve: Callable[..., Proxy]) -> None:
+    if not archives.NEWER_INSTALLED:
+        pytest.skip("needs root, and the tree that tests/e2e/install-orthanc makes")
+    with archives.newer_orthanc() as archive:
+        proxy = serve(fronting(archive.url, "http://localhost:*"))
+        with ohif(proxy, "wadors") as origin:
+            async with Chromium.tab(chromium) as tab:
+                await tab.open(f"{origin}/viewer?StudyInstanceUIDs={CT.study}")
+                assert likeness(await shown(tab, CT.dataset.Rows), CT) > 0.95
 
 
 async def test_an_image_by_wado_uri(tab: Tab, proxy: Proxy) -> None:
