@@ -104,7 +104,6 @@ CASES = {
             "warning": '299 pacs.internal:8080 "There are 25 additional results that can be '
             'requested"'
         },
-        hidden=("content-length",),
     ),
     "dcm4chee, an ETag of text whose URLs change": Case(
         DCM4CHEE,
