@@ -325,10 +325,11 @@ class Exchange:
                 after = b"\r\n"
             if not more:
                 after += b"0\r\n\r\n"
-        parts = [before + body + after] if len(body) <= COPIED else [before, body, after]
-        for part in parts:
-            if part:
-                self._connection.transport.write(part)
+        transport = self._connection.transport
+        if len(body) > COPIED and (before or after):
+            transport.writelines([before, body, after])
+        else:
+            transport.write(before + body + after)
 
     def _break_off(self) -> None:
         """The body isn't as long as its head said."""
