@@ -2,7 +2,8 @@
 """What log and metrics cost: the application's time a request with them, and without.
 
 The archive answers at once from memory and the server is a loop of calls, so that nothing else is
-in the figures; the log is formatted and written to /dev/null. Rounds are interleaved, and of each
+in the figures; the log is formatted and written to /dev/null, and the garbage collector set, as
+`serve` does it. Rounds are interleaved, and of each
 case the fastest counts: what else the machine does only ever adds.
 
     bench/observability.py [--requests 5000] [--rounds 15]
@@ -23,6 +24,7 @@ import uvloop
 
 from dicomweb_cors_proxy import Settings, create_app
 from dicomweb_cors_proxy.logs import Format, Record, configure
+from dicomweb_cors_proxy.memory import settle
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -100,10 +102,11 @@ async def seconds(app: ASGIApp, case: str, requests: int) -> float:
 
 def measure(case: str, log_format: Format, requests: int, rounds: int) -> tuple[float, float]:
     """µs a request without and with log and metrics."""
-    with Path("/dev/null").open("w", encoding="utf-8") as null, redirect_stderr(null):
+    with Path("/dev/null").open("w", buffering=1, encoding="utf-8") as null, redirect_stderr(null):
         configure("info", log_format)
         full = application()
         bare = Without(full.app)
+        settle()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             timed = [
                 [runner.run(seconds(app, case, requests)) for app in (bare, full)]

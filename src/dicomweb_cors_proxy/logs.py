@@ -16,7 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 __all__ = [
     "ACCESS_LOGS",
@@ -87,11 +87,29 @@ class Record:
     bytes_out: int = 0
 
     def log(self, logger: logging.Logger, level: int) -> None:
-        """Write the line. Made by hand: half of what a logger collects is of no use here."""
+        """Write the line."""
         if logger.isEnabledFor(level):
-            line = logging.LogRecord(logger.name, level, "", 0, self.event, None, None)
-            line.request = self
-            logger.handle(line)
+            logger.handle(_Line(logger.name, level, self))
+
+
+_BLANK: Final = vars(logging.LogRecord("", 0, "", 0, "", None, None))
+
+
+class _Line(logging.LogRecord):
+    """A request's. What else a logger finds out, such as the place in the code, costs as much."""
+
+    def __init__(self, name: str, level: int, request: Record) -> None:
+        created = time.time()
+        self.__dict__.update(
+            _BLANK,
+            name=name,
+            levelno=level,
+            levelname=logging.getLevelName(level),
+            created=created,
+            msecs=created % 1 * 1000,
+            msg=request.event,
+            request=request,
+        )
 
 
 def place(exc: BaseException) -> str:
@@ -209,12 +227,12 @@ class ConsoleFormatter(logging.Formatter):
         if self._colour:
             status = f"\x1b[{_STATUSES.get(request.status // 100, _RED)}m{status}\x1b[0m"
         if request.upstream_status is None or request.ttfb is None:
-            archive = ""
+            archive = _NOT_ASKED
         else:
             archive = f"archive {request.upstream_status} {request.ttfb * 1000:7.1f} ms"
         line = (
             f"{request.method:<7} {status} {request.duration * 1000:7.1f} ms "
-            f"{_size(request.bytes_out)}  {archive:<22}  {request.cors:<17}  {request.resource}  "
+            f"{_size(request.bytes_out)}  {archive}  {request.cors:<17}  {request.resource}  "
             f"{request.origin or '-'}  {request.client or '-'}  {request.request_id}"
         )
         if request.bytes_in:
@@ -223,6 +241,8 @@ class ConsoleFormatter(logging.Formatter):
             line += f"  {request.event.translate(_CONTROLS)}"
         return line
 
+
+_NOT_ASKED: Final = " " * len("archive 200     1.0 ms")
 
 # SGR parameters, ECMA-48 §8.3.117.
 _DIM, _RED, _GREEN, _YELLOW, _CYAN = 2, 31, 32, 33, 36
@@ -242,6 +262,18 @@ def _size(count: float) -> str:
     return f"{count:5.1f} GB"
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Leaves the flushing to a stream that does it by itself behind each line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.stream.write(self.format(record) + "\n")
+            if not self.stream.line_buffering:
+                self.stream.flush()
+        except Exception:  # noqa: BLE001  (a log that can't be written is no reason to fail)
+            self.handleError(record)
+
+
 def configure(
     level: str = "info", log_format: Format = "console", *, life_cycle: bool = False
 ) -> None:
@@ -257,12 +289,13 @@ def configure(
 
     def shown(record: logging.LogRecord) -> bool:
         return (
-            record.levelno >= logging.ERROR
+            isinstance(record, _Line)
+            or record.levelno >= logging.ERROR
             or _is_ours(record)
             or (life_cycle and _is_life_cycle(record))
         )
 
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     if log_format == "json":
         handler.setFormatter(JSONFormatter())
     else:

@@ -156,9 +156,9 @@ class AccessLog:
 
 def _identified(headers: Iterable[Header], record: Record) -> list[Header]:
     """The head of an answer with our request id, and without another."""
-    identified = [header for header in headers if header[0] != b"x-request-id"]
-    identified.append((b"x-request-id", record.request_id.encode("ascii")))
-    return identified
+    if b"x-request-id" in dict(headers):
+        headers = [header for header in headers if header[0] != b"x-request-id"]
+    return [*headers, (b"x-request-id", record.request_id.encode("ascii"))]
 
 
 def _request_id(scope: Scope) -> str | None:
