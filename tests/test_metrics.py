@@ -77,8 +77,10 @@ def test_processes_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         roots = ["http://{}:{}".format(*worker.address) for worker in workers]
         for root, count in zip(roots, asked, strict=True):
             for _ in range(count):
-                httpx.get(f"{root}/dicom-web/studies", trust_env=False).raise_for_status()
-        shown = [httpx.get(f"{root}/metrics", trust_env=False).text for root in roots]
+                httpx.get(
+                    f"{root}/dicom-web/studies", timeout=60, trust_env=False
+                ).raise_for_status()
+        shown = [httpx.get(f"{root}/metrics", timeout=60, trust_env=False).text for root in roots]
         running.pop_all().close()
     for figures in shown:
         assert 'requests_total{method="GET",resource="studies",status="200"} 5.0' in figures
