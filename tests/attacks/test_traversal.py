@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
+import hypothesis
 import pytest
 import pytest_asyncio
 from hypothesis import example, given
@@ -214,6 +215,7 @@ beginnings = st.sampled_from(
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(
     beginnings,
     st.lists(pieces, max_size=8).map(b"".join),
