@@ -1,7 +1,8 @@
 """Both parsers under mutated bytes, in any split: never an exception that isn't ours, never another
 reading than that of h11, which shares no code with them.
 
-The examples are cases that were found, here or in the tables beside this file.
+The examples are cases that were found, here or in the tables beside this file. The laws of matcher,
+rewriter, Accept's repair, configuration and origins stand with those modules' own tests.
 """
 
 from __future__ import annotations

@@ -112,6 +112,31 @@ async def test_a_limit_of_a_request(narrow: Front, limit: Limit) -> None:
     assert head.get(b"cache-control") == b"no-store"
 
 
+FLOODED = {
+    "lines": (request("GET", STUDIES, *["X: y"] * 20_000), 431),
+    "empty lines of a list": (request("GET", STUDIES, *["Accept:"] * 20_000), 431),
+    "Origins": (request("GET", STUDIES, *[f"Origin: https://{n}.example" for n in range(9)]), 431),
+    "Via": (request("GET", STUDIES, *["Via: 1.1 (((((((("] * 5_000), 431),
+    "a value": (request("GET", STUDIES, "X: " + "y" * 2**20), 431),
+    "a name": (request("GET", STUDIES, "x" * 2**20 + ": y"), 431),
+    "cookies": (request("GET", STUDIES, "Cookie: " + "a=b;" * 10_000), 431),
+    "a target": (request("GET", STUDIES + "?" + "x" * 2**20), 414),
+    "a method": (request("M" * 2**20), 400),
+    "empty lines": (b"\r\n" * 2**19 + b"X", 400),
+}
+
+
+@pytest.mark.parametrize(("raw", "status"), FLOODED.values(), ids=FLOODED)
+async def test_a_head_far_beyond_its_limits(narrow: Front, raw: bytes, status: int) -> None:
+    narrow.recorder.seen.clear()
+    async with asyncio.timeout(PATIENCE), await narrow.connect() as wire:
+        wire.writer.write(raw)
+        head, _ = await read_answer(wire)
+        assert (head.status, head.get(b"connection")) == (status, b"close")
+        assert await wire.closed()
+    assert narrow.recorder.seen == []
+
+
 # Limits that are no settings: of preflights.
 
 
