@@ -54,7 +54,7 @@ PATIENCE: Final = 30.0  # seconds; whoever waits longer for an answer was forgot
 
 # Bytes that a worker may have grown by in the second half, in which none is killed: what the
 # allocator and TLS keep of the worst moment. What was leaked would be more by far.
-GROWTH: Final = 48 << 20
+GROWTH: Final = 96 << 20
 
 WRITE: Final = "POST"
 KINDS: Final = {"frame": 45, "search": 15, "store": 20, "preflight": 8, "head": 7, "nowhere": 5}
@@ -134,6 +134,7 @@ class Archive:
         self._certificate = certificate
         self._process: subprocess.Popen[bytes] | None = None
         self.is_down = True
+        self.disturbed_at = 0.0  # when it last was killed or stopped, or came back
 
     async def start(self) -> None:
         command = [sys.executable, "-m", "bench.rogue", str(self.port), str(self.ledger)]
@@ -144,11 +145,16 @@ class Archive:
             await asyncio.sleep(0.05)
 
         self.is_down = False
+        self.disturbed_at = time.monotonic()
+
+    def was_up_since(self, when: float) -> bool:
+        return not self.is_down and self.disturbed_at < when
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; SIGKILL returns once it is dead."""
         if self._process is not None:
             self._process.send_signal(number)
+            self.disturbed_at = time.monotonic()
             if number == signal.SIGKILL:
                 self.is_down = True
                 self._process.wait()
@@ -198,7 +204,7 @@ class Chaos:
         while time.monotonic() < until:
             connection = await self._one(connection)
             if self._archive.is_down:
-                await asyncio.sleep(0.1)  # else there would be little but refusals
+                await asyncio.sleep(0.3)  # else there would be little but refusals
         _leave(connection)
 
     async def _one(self, connection: Connection | None) -> Connection | None:
@@ -276,6 +282,8 @@ class Chaos:
             allowed = allowed | {413}
         if self._is_calm:
             allowed = allowed - {502, 503, 504}
+        elif planned.order.manner in WHOLE and self._archive.was_up_since(exchange.began):
+            allowed = allowed - {502}
         if head.status not in allowed:
             self._fault(f"status {head.status}", planned)
         if head.all(b"access-control-allow-origin") != [ORIGIN]:
@@ -376,6 +384,7 @@ class Exchange:
 
     def __init__(self, planned: Plan) -> None:
         self.plan = planned
+        self.began = time.monotonic()
         self.head: Head | None = None
         self.body = b""
         self.keeps_open = False

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
         ("bench.soak", ["--requests", "5000"], "nothing lost\n"),
         ("bench.chaos", ["--seconds", "12"], "every promise kept\n"),
     ],
+    ids=["soak", "chaos"],
 )
 def test_the_short_form(
     module: str, arguments: list[str], verdict: str, monkeypatch: pytest.MonkeyPatch

@@ -107,6 +107,15 @@ async def test_what_is_dialled(
     assert pool_of(transport).in_use == 0
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_ipv6(authority: trustme.CA, tls: bool) -> None:
+    transport = trusting(authority)
+    server = server_context(authority, "::1") if tls else None
+    async with archive(hello, tls=server, host="::1") as upstream:
+        assert (await ask(transport, request(upstream.url))).body == b"hello"
+    await transport.aclose()
+
+
 async def test_origins_share_no_connections(transport: Transport) -> None:
     async with archive(hello) as one, archive(hello) as other:
         for upstream in (one, other, one, other):

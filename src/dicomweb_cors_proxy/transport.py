@@ -6,7 +6,8 @@ archive's early 413 is lost. This one is an `asyncio.Protocol` around httptools:
 any point closes the connection and gives its slot back, uploads and answers run side by side, and
 back-pressure is the transport paused, with no queue in between.
 
-What it does not do: HTTP/2, proxies, redirects, cookies, content decoding, 101 upgrades.
+What it does not do: HTTP/2, proxies, redirects, cookies, content decoding, 101 upgrades. The
+figures behind it, and how to do without it, are in docs/engine.md.
 """
 
 from __future__ import annotations

@@ -110,17 +110,22 @@ class Archive:
 
     port: int
     scheme: str = "http"
+    host: str = "127.0.0.1"
     connections: list[Wire] = field(default_factory=list)
     requests: list[Head] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}/pacs"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}/pacs"
 
 
 @asynccontextmanager
 async def archive(
-    handle: Callable[[Wire, Head], Awaitable[None]], *, tls: SSLContext | None = None
+    handle: Callable[[Wire, Head], Awaitable[None]],
+    *,
+    tls: SSLContext | None = None,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Archive]:
     """An archive that calls `handle` for each request head, until the connection ends.
 
@@ -144,10 +149,11 @@ async def archive(
         finally:
             writer.close()
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family)
     # asyncio sets it on none of this listener's connections; each small write would wait 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    scripted = Archive(listener.getsockname()[1], "https" if tls else "http")
+    scripted = Archive(listener.getsockname()[1], "https" if tls else "http", host)
     server = await asyncio.start_server(serve, sock=listener, ssl=tls)
     try:
         yield scripted
