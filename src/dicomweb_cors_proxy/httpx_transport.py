@@ -41,7 +41,7 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; a safe one without a body again if a kept-alive connection was dead."""
-        exchange = _Exchange()
+        exchange = _Exchange(self._pool)
         try:
             return await self._send(request, exchange)
         except (httpx.ReadError, httpx.RemoteProtocolError):
@@ -54,7 +54,7 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
         for connection in self._pool.connections:
             if connection.is_idle():
                 await connection.aclose()
-        return await self._send(request, _Exchange())
+        return await self._send(request, _Exchange(self._pool))
 
     def connections(self) -> dict[str, int]:
         """Count the connections that serve a request or idle, and the requests that wait."""
@@ -81,6 +81,9 @@ class _Exchange:
     begun = False  # a connection is opened for it, or has taken its first byte
     reused = False  # that connection had served another request before
     heard = False  # a byte of the answer has come
+
+    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
+        self.pool = pool
 
 
 _current: ContextVar[_Exchange] = ContextVar("current")
@@ -114,6 +117,8 @@ class _Stream(httpcore.AsyncNetworkStream):
         if exchange is not None and not exchange.begun:
             exchange.begun = True
             exchange.reused = self._has_answered
+            if _has_surplus(exchange.pool, self):
+                raise httpcore.RemoteProtocolError("bytes after the end of the answer before")
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -129,3 +134,13 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)
+
+
+def _has_surplus(pool: httpcore.AsyncConnectionPool, stream: _Stream) -> bool:
+    """Whether bytes came after the last answer, which httpcore would take for the next one."""
+    for connection in pool.connections:
+        http11 = getattr(connection, "_connection", None)
+        if getattr(http11, "_network_stream", None) is stream:
+            parser = getattr(http11, "_h11_state", None)  # none in HTTP/2
+            return parser is not None and bool(parser.trailing_data[0])
+    return False
