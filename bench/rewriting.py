@@ -102,7 +102,7 @@ def alone(data: bytes) -> float:
     chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
     began = time.thread_time()
     rewriter = archive.to(PUBLIC.encode(), hosts=[b"archive:8042", b"pacs.example"]).body(
-        200, [(b"content-type", b"application/dicom+json")]
+        200, {b"content-type": b"application/dicom+json"}
     )
     assert rewriter is not None  # noqa: S101
     for chunk in chunks:

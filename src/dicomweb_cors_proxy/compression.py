@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["Gzip", "accepts_gzip", "compressed_headers", "is_compressible"]
 
@@ -29,13 +29,13 @@ _TEXT: Final = re.compile(
 _WEIGHT: Final = re.compile(rb"\s*q=([01](?:\.[0-9]{0,3})?)\s*\Z", re.IGNORECASE)
 
 
-def is_compressible(status: int, headers: Iterable[Header]) -> bool:
+def is_compressible(status: int, fields: Mapping[bytes, bytes]) -> bool:
     """Tell whether an answer's contents are text that nobody has encoded, cut, or sealed.
 
-    That is JSON or XML, or multipart/related of these, longer than a packet, without a
+    `fields` are its headers, by their names in lower case. The contents are such if they
+    are JSON or XML, or multipart/related of these, longer than a packet, without a
     Content-Encoding, not a range (206), and without `no-transform` (RFC 9111 §5.2.2.6).
     """
-    fields = {name.lower(): value for name, value in headers}
     if status in (204, 206, 304) or not _TEXT.match(fields.get(b"content-type", b"")):
         return False
     length = fields.get(b"content-length", b"")

@@ -87,16 +87,17 @@ class Contents:
     ) -> tuple[list[Header], BodyFilter | None]:
         """The headers of an answer, and what changes its body, None for nothing."""
         body: BodyFilter | None = None
+        fields = dict(headers)
         if self._rewrite_urls and (holds_urls or any(name in URL_HEADERS for name, _ in headers)):
             rewriter = self._rewriter_for(scope)
             headers = rewriter.headers(headers)
             if holds_urls:
-                body = rewriter.body(status, headers)
+                body = rewriter.body(status, fields)
                 if body is not None or status == 304:
                     headers = changed_body_headers(headers)
                 elif status == 200:
                     self._warn_of_coding(headers)
-        if self._compress and is_compressible(status, headers):
+        if self._compress and is_compressible(status, fields):
             headers = merge_vary(headers, _VARY)
             if accepts_gzip(_value(scope["headers"], b"accept-encoding")):
                 headers = compressed_headers(changed_body_headers(headers))

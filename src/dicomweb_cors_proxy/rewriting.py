@@ -3,7 +3,7 @@
     archive = ArchiveURLs(["http://archive:8042/dicom-web"], aliases=["http://pacs/dicom-web"])
     rewriter = archive.to(b"https://pacs.example/dicom-web", hosts=[b"archive:8042"])
     headers = rewriter.headers(headers)
-    body = rewriter.body(status, headers)  # None: it passes as it is
+    body = rewriter.body(status, dict(headers))  # None: it passes as it is
     headers = changed_body_headers(headers)
     ... body.feed(chunk) ... body.flush()
 
@@ -197,14 +197,15 @@ class URLRewriter:
             for name, value in headers
         ]
 
-    def body(self, status: int, headers: Iterable[Header]) -> BodyRewriter | None:
+    def body(self, status: int, fields: Mapping[bytes, bytes]) -> BodyRewriter | None:
         """Return what rewrites the body that these headers announce; None: it is to pass as it is.
+
+        `fields` are the headers by their names in lower case.
 
         Rewritten are application/dicom+json, application/json, application/dicom+xml, and
         multipart/related of these, in UTF-8 or another encoding that extends ASCII (in UTF-16
         nothing is found). Contents with a coding (gzip) and ranges (206) pass.
         """
-        fields = {name.lower(): value for name, value in headers}
         coding = fields.get(b"content-encoding", b"identity").strip().lower()
         if status == 206 or coding != b"identity":
             return None
