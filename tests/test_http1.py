@@ -647,6 +647,16 @@ async def test_a_connection_serves_request_after_request(front: Front) -> None:
         assert await wire.closed()
 
 
+async def test_a_head_that_came_before_closes_again(front: Front) -> None:
+    for _ in range(3):
+        async with await front.proxy.connect() as wire:
+            await wire.send(request("GET", "/dicom-web/studies", "Connection: close", "A: again"))
+            head = await wire.head()
+            assert head.get(b"connection") == b"close"
+            assert await wire.body(head) == b"hello"
+            assert await wire.closed()
+
+
 async def test_nothing_is_read_behind_a_last_request(front: Front) -> None:
     async with await front.proxy.connect() as wire:
         await wire.send(request("GET", "/dicom-web/studies", "Connection: close") + request())

@@ -504,7 +504,8 @@ class Protocol(asyncio.Protocol):
             and data.find(b"\r\n\r\n") == len(data) - 4
             and self._exchanges[-1].scope["http_version"] == "1.1"
         ):
-            lines = HeaderLines(tuple(self._headers), self._parser.should_keep_alive())
+            # The parser has forgotten by now whether the connection stays.
+            lines = HeaderLines(tuple(self._headers), self._exchanges[-1].keep_alive)
             self._known_heads.remember(data, lines)
 
     def _take_body(self, piece: bytes) -> None:
