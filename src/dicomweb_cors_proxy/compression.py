@@ -36,7 +36,7 @@ def is_compressible(status: int, fields: Mapping[bytes, bytes]) -> bool:
     are JSON or XML, or multipart/related of these, longer than a packet, without a
     Content-Encoding, not a range (206), and without `no-transform` (RFC 9111 §5.2.2.6).
     """
-    if status in (204, 206, 304) or not _TEXT.match(fields.get(b"content-type", b"")):
+    if status in (204, 206, 304) or not _is_text(fields.get(b"content-type", b"")):
         return False
     length = fields.get(b"content-length", b"")
     return (
@@ -44,6 +44,11 @@ def is_compressible(status: int, fields: Mapping[bytes, bytes]) -> bool:
         and not (length.isdigit() and int(length) < _LEAST_BYTES)
         and b"no-transform" not in fields.get(b"cache-control", b"").lower()
     )
+
+
+@lru_cache(maxsize=256)
+def _is_text(content_type: bytes) -> bool:
+    return _TEXT.match(content_type) is not None
 
 
 @lru_cache(maxsize=256)

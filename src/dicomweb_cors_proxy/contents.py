@@ -88,9 +88,11 @@ class Contents:
         """The headers of an answer, and what changes its body, None for nothing."""
         body: BodyFilter | None = None
         fields = dict(headers)
-        if self._rewrite_urls and (holds_urls or any(name in URL_HEADERS for name, _ in headers)):
+        names_urls = not URL_HEADERS.isdisjoint(fields)
+        if self._rewrite_urls and (holds_urls or names_urls):
             rewriter = self._rewriter_for(scope)
-            headers = rewriter.headers(headers)
+            if names_urls:
+                headers = rewriter.headers(headers)
             if holds_urls:
                 body = rewriter.body(status, fields)
                 if body is not None or status == 304:

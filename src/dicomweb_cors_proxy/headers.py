@@ -94,16 +94,20 @@ def merge_vary(headers: Sequence[Header], names: Sequence[bytes]) -> list[Header
     """
     merged = list(headers)
     at = [index for index, (name, _) in enumerate(merged) if name.lower() == b"vary"]
-    if not at:
-        if names:
-            merged.append((b"vary", b", ".join(names)))
-        return merged
-    present = _members(merged, b"vary")
-    missing = [name for name in names if name.lower() not in present]
-    if missing and b"*" not in present:
+    missing = _missing_from_vary(tuple([merged[index][1] for index in at]), tuple(names))
+    if missing and at:
         name, value = merged[at[0]]
-        merged[at[0]] = name, b", ".join(filter(None, (value, *missing)))
+        merged[at[0]] = name, b", ".join((value, missing)) if value else missing
+    elif missing:
+        merged.append((b"vary", missing))
     return merged
+
+
+@lru_cache(maxsize=256)
+def _missing_from_vary(lines: tuple[bytes, ...], names: tuple[bytes, ...]) -> bytes:
+    """Return those of `names` that the lines of a Vary don't cover."""
+    present = _elements(lines)
+    return b"" if b"*" in present else b", ".join(n for n in names if n.lower() not in present)
 
 
 class TrustedProxies:
@@ -250,8 +254,11 @@ def with_max_forwards(headers: Iterable[Header], number: int) -> list[Header]:
 
 def _members(headers: Iterable[Header], field: bytes) -> set[bytes]:
     """Return the members of a field that is a list of tokens, in lower case."""
-    values = [value for name, value in headers if name.lower() == field]
-    return {member.strip(b" \t").lower() for value in values for member in value.split(b",")}
+    return _elements(value for name, value in headers if name.lower() == field)
+
+
+def _elements(lines: Iterable[bytes]) -> set[bytes]:
+    return {element.strip(b" \t").lower() for line in lines for element in line.split(b",")}
 
 
 _COMMENT_EDGES: Final = re.compile(rb"\\.|[()]", re.DOTALL)

@@ -495,7 +495,7 @@ class _Text:
     def _start(self, data: bytes, at: int) -> int | None:
         """Return where the value around `data[at]` begins, if its base URL can reach as far."""
         low = max(0, at - _LONGEST_BASE)
-        start = max(data.rfind(byte, low, at) for byte in self._syntax.closers) + 1
+        start = max([data.rfind(byte, low, at) for byte in self._syntax.closers]) + 1
         return start if start or not low else None
 
     def _before(self, data: bytes, at: int) -> bytes:
