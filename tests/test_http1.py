@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 from contextlib import asynccontextmanager, suppress
@@ -28,7 +29,7 @@ from tests.support.sockets import (
     request,
     settings,
 )
-from tests.support.upstream import turns
+from tests.support.upstream import turns, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -1024,3 +1025,21 @@ async def test_an_answer_that_is_written_is_delivered_at_the_end() -> None:
         p.server.should_exit = True
         assert len(await wire.body(await wire.head())) == 64 * MIB
         assert await wire.closed()
+
+
+@pytest.mark.parametrize("target", ["/dicom-web/studies", "/nothing"])
+async def test_a_connection_leaves_nothing_for_the_collector(front: Front, target: str) -> None:
+    """With TLS one holds half a megabyte, and the collector seldom comes by."""
+
+    def left() -> int:
+        return sum(isinstance(each, (http1.Protocol, http1.Exchange)) for each in gc.get_objects())
+
+    gc.collect()
+    before = left()
+    gc.disable()
+    try:
+        for _ in range(5):
+            await front.proxy.ask(request("GET", target))
+        await until(lambda: left() == before)
+    finally:
+        gc.enable()

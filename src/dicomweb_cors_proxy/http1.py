@@ -178,6 +178,7 @@ class Exchange:
         finally:
             # Or each request would be a cycle, and a tenth of a search the collector's.
             self.scope["extensions"].pop(ON_LEAVING, None)
+            self._on_leaving = None
             if not self._complete:
                 self._flush_head()
                 self._connection.cut(reset=self._until_close)
@@ -416,6 +417,9 @@ class Protocol(asyncio.Protocol):
                 timer.cancel()
         self._client_left()
         self.writable.set()
+        # Or it would be a cycle, and wait for the collector with its buffers.
+        self._exchanges.clear()
+        del self._parser
 
     def data_received(self, data: bytes) -> None:
         self._unfed = self._unfed + data if self._unfed else data

@@ -32,8 +32,8 @@ def tune_allocator() -> None:
 def settle() -> None:
     """Tell the collector, once all is set up, that what there is now stays.
 
-    Requests leave few cycles behind, so it looks for them ten times less often. A connection of a
-    client's is one, of some 40 objects; with TLS its buffers are half a megabyte.
+    Requests and connections leave none behind, so it looks ten times less often; but a failure is
+    one, and may hold a client's connection, which with TLS has half a megabyte of buffers.
     """
     gc.collect()
     gc.freeze()

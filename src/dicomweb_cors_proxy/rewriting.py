@@ -465,6 +465,7 @@ class _Usual(NamedTuple):
     replacement: bytes = b""
 
 
+_NOTHING: Final = _Usual()
 _MOST_FORMS: Final = 8
 
 
@@ -476,7 +477,7 @@ class _Text:
         self._syntax = syntax
         self._needle, self._run = needles
         self._begins = b"hH" + syntax.escape
-        self._usual = urls.usual.get((syntax.escape, self._needle), _Usual())
+        self._usual = urls.usual.get((syntax.escape, self._needle), _NOTHING)
         self._held = b""
         self._passed = b""  # the last bytes in front of `_held`
 
@@ -555,7 +556,7 @@ class _Text:
             at = find(needle, at + 1)
         if misses > len(data) // 2048:
             self._needle = self._run
-            self._usual = self._urls.usual.get((self._syntax.escape, self._needle), _Usual())
+            self._usual = self._urls.usual.get((self._syntax.escape, self._needle), _NOTHING)
         return done
 
     def _learned(self, data: bytes, start: int, at: int, found: _Found) -> _Usual:
