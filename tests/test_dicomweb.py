@@ -539,3 +539,23 @@ def test_what_was_repaired_is_well_formed(
 ) -> None:
     value = separator.join([b"a/b", *(b"%b=%b" % parameter for parameter in parameters)])
     assert re.fullmatch(WELL_FORMED, repair_accept(value))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "holds"),
+    [
+        ("GET", "/studies", True),
+        ("HEAD", "/studies/1/series", True),
+        ("POST", "/studies", True),
+        ("POST", "/workitems", True),
+        ("GET", "/studies/1/metadata", True),
+        ("GET", "/studies/1/series/2/instances/3/metadata", True),
+        ("GET", "/studies/1", False),
+        ("GET", "/studies/1/series/2/instances/3/frames/1", False),
+        ("GET", "/studies/1/series/2/instances/3/bulkdata/metadata", False),
+        ("DELETE", "/studies/1", True),
+        ("TRACE", "/studies", False),
+    ],
+)
+def test_where_an_archive_may_name_itself(method: str, path: str, *, holds: bool) -> None:
+    assert match(READ_WRITE, path.removeprefix("/")).holds_urls(method) is holds
