@@ -18,8 +18,9 @@ import time
 from collections import deque
 from email.utils import formatdate
 from enum import Enum, auto
+from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
 
 import httptools
@@ -120,6 +121,30 @@ class KnownHeads(dict[bytes, HeaderLines]):
             self[head[head.find(b"\r\n") :]] = lines
 
 
+# The head of an answer as it is sent, but for what depends on the moment and on the connection: the
+# status, the lines, the Content-Length, whether the connection ends with it, whether it has a Date.
+AnswerHead: TypeAlias = tuple[int, bytes, "int | None", bool, bool]
+
+
+def answer_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> AnswerHead:
+    """Write the head of an answer."""
+    known = dict(headers)
+    closes = False
+    if (option := known.get(b"connection")) is not None:
+        closes = option.lower() == b"close"
+        headers = [header for header in headers if header[0] != b"connection"]
+    lines = [_STATUS_LINES[status], *[b"%b: %b\r\n" % header for header in headers]]
+    if b"server" not in known:
+        lines.append(SERVER_LINE)
+    length = known.get(b"content-length")
+    size = None if length is None else int(length)
+    return status, b"".join(lines), size, closes, b"date" in known
+
+
+# Of the answers that are given at once, which are but a few.
+known_answer_head = lru_cache(maxsize=256)(answer_head)
+
+
 class Stage(Enum):
     """What the next byte of a client belongs to."""
 
@@ -162,7 +187,7 @@ class Exchange:
         if at_once is not None and self._connection.writable.is_set():
             answer = at_once(self.scope)
             if answer is not None:
-                self._send_head(answer.status, answer.headers)
+                self._send_head(known_answer_head(answer.status, tuple(answer.headers)))
                 self._send_body(answer.body, more=False)
                 return
         self.scope["extensions"][ON_LEAVING] = self._call_on_leaving
@@ -251,25 +276,18 @@ class Exchange:
         if self._left or self._complete:
             return
         if not self._started:
-            self._send_head(message["status"], message["headers"])
+            self._send_head(answer_head(message["status"], message["headers"]))
         else:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
 
-    def _send_head(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def _send_head(self, head: AnswerHead) -> None:
+        status, lines, length, closes, is_dated = head
         self._started = True
         self._expects_continue = False
-        known = dict(headers)
-        if (option := known.get(b"connection")) is not None:
-            self.keep_alive = self.keep_alive and option.lower() != b"close"
-            headers = [header for header in headers if header[0] != b"connection"]
-        lines = [_STATUS_LINES[status], *[b"%b: %b\r\n" % header for header in headers]]
-        if b"date" not in known:  # RFC 9110 §6.6.1
-            lines.append(date_line())
-        if b"server" not in known:
-            lines.append(SERVER_LINE)
-        length = known.get(b"content-length")
-        lines.append(self._framing(status, None if length is None else int(length)))
-        self._head = b"".join(lines)
+        if closes:
+            self.keep_alive = False
+        date = b"" if is_dated else date_line()  # RFC 9110 §6.6.1
+        self._head = lines + date + self._framing(status, length)
         if self.task is not None:
             self.task.get_loop().call_soon(self._flush_head)
 

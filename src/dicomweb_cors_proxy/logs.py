@@ -51,7 +51,7 @@ OTHER: Final = "OTHER"  # a method that nobody has heard of
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(init=False)
 class Record:
     """All that log and metrics may tell of a request; filled in by whoever learns of it.
 
@@ -85,6 +85,21 @@ class Record:
     ttfb: float | None = None
     bytes_in: int = 0
     bytes_out: int = 0
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        request_id: str,
+        client: str | None,
+        **others: Any,  # noqa: ANN401
+    ) -> None:
+        # What is not known yet stays with the class: most requests never learn half of it.
+        self.method = method
+        self.request_id = request_id
+        self.client = client
+        if others:
+            vars(self).update(others)
 
     def log(self, logger: logging.Logger, level: int) -> None:
         """Write the line."""

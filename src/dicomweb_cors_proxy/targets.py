@@ -40,10 +40,12 @@ def target_problem(target: bytes) -> str | None:
 
     Source: RFC 9112 §3.2, RFC 3986 §2.1 and §3.3, URL Standard "percent-encode sets".
     """
+    has_escapes = b"%" in target
+    may_have_dots = has_escapes or b"/." in target
     if (
         _CHARACTERS.match(target)
-        and not (b"%" in target and _STRAY_PERCENT.search(target))
-        and not _DOT_SEGMENT.search(target.partition(b"?")[0])
+        and not (has_escapes and _STRAY_PERCENT.search(target))
+        and not (may_have_dots and _DOT_SEGMENT.search(target.partition(b"?")[0]))
     ):
         return None
     return next(fault for pattern, fault in _FAULTS if pattern.search(target))
