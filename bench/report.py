@@ -273,11 +273,7 @@ def _load_ratio(results: Results, peer: str) -> float | None:
 
 
 SHORT: Final = (
-    *(
-        _cpu_column(f"{case.title.lower()}", case, case.quick)
-        for case in CASES
-        if not case.only_ours
-    ),
+    *(_cpu_column(case.title, case, case.quick) for case in CASES if not case.only_ours),
     *(_cpu_column(transfer.title, transfer) for transfer in TRANSFERS),
     Column("300 frames in Chromium, 20 ms", _load_ratio),
 )
