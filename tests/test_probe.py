@@ -420,6 +420,17 @@ def test_what_is_right_passes() -> None:
     assert report["first"] == "Nothing to do: pages on this origin can use the archive."
 
 
+def test_a_server_that_fails_is_not_called_right() -> None:
+    def down(answer: Answered) -> None:
+        if not answer.is_preflight:
+            answer.status, answer.body = 502, b""
+
+    with archive(down) as there:
+        report = probed(there.url)
+    assert not report["blocked"]
+    assert report["first"].startswith("Browsers block nothing, but the server fails (502): ")
+
+
 def closed_without_origin(answer: Answered) -> None:
     answer.drop("Vary")
     if not answer.origin:

@@ -91,10 +91,21 @@ class Report:
     @property
     def first(self) -> str:
         """One sentence: what to do first."""
+        if self._first is None and self._failing:
+            return (
+                f"Browsers block nothing, but the server fails ({self._failing}): see its log and "
+                "the archive's, then probe again."
+            )
         if self._first is None:
             return "Nothing to do: pages on this origin can use the archive."
         start = "First" if self.is_blocked else "Nothing is blocked, but first"
         return f"{start}, {self._first}, then probe again."
+
+    @property
+    def _failing(self) -> int | None:
+        """The status of a search, if that is the server's own trouble."""
+        statuses = [finding.status for finding in self.findings if finding.check == "search"]
+        return next((status for status in statuses if status and status >= 500), None)
 
     @property
     def _first(self) -> str | None:
