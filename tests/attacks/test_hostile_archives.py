@@ -160,6 +160,7 @@ async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front
         yield front
 
 
+@pytest.mark.native_only("h11 reads framing less strictly, and httpx's pool keeps what hangs")
 @pytest.mark.parametrize("path", [SEARCH, FRAME], ids=["rewritten", "passed on"])
 @pytest.mark.parametrize("name", ROWS)
 async def test_what_an_archive_sends_is_its_answer_or_none(
