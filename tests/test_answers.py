@@ -196,7 +196,24 @@ PROBLEMS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("told", PROBLEMS.values(), ids=PROBLEMS)
+NATIVE_ONLY = {
+    "garbage": "httpcore logs what it can't read at DEBUG, which `serve` never shows",
+    "control byte": "httpcore logs what it can't read at DEBUG, which `serve` never shows",
+    "certificate": "the advice of a refused connection is what httpx's failure brings",
+}
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(
+            told,
+            id=name,
+            marks=[pytest.mark.native_only(NATIVE_ONLY[name])] if name in NATIVE_ONLY else [],
+        )
+        for name, told in PROBLEMS.items()
+    ],
+)
 async def test_a_problem_is_told(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     asked = asyncio.Event()

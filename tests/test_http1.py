@@ -384,6 +384,7 @@ async def test_malformed_chunks_are_a_400_and_cut_the_archives_request(malformed
         assert len(a.requests) == 1
 
 
+@pytest.mark.native_only("httpx reads no answer before the upload has ended")
 async def test_malformed_chunks_behind_the_answers_head_cut_it() -> None:
     cut = asyncio.Event()
 
