@@ -200,13 +200,14 @@ class ReverseProxy:
 async def _pump(response: UpstreamResponse, body: BodyFilter | None, send: Send) -> bytes:
     """Send the body on but for the last bytes, which go out with the word that they are it."""
     while data := await response.read():
+        is_last = response.complete
         if body is not None:
             data = body.feed(data)
-        elif response.complete:
-            break
+        if is_last:
+            return data if body is None else data + body.flush()
         if data:
             await send({"type": "http.response.body", "body": data, "more_body": True})
-    return data if body is None else body.flush()
+    return b"" if body is None else body.flush()
 
 
 class Client:

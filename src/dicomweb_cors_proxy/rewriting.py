@@ -298,6 +298,7 @@ class _Syntax:
         context: matches what ends where a value to be rewritten begins.
         escape: the byte that begins an escape.
         letter: matches what an escape for a letter begins with.
+        letter_offset, letter_bytes: such an escape has one of these bytes so far behind its first.
         character: matches a character; the name of its group tells how it is written.
         quoted: writes a URL.
     """
@@ -308,17 +309,23 @@ class _Syntax:
     context: re.Pattern[bytes]
     escape: bytes
     letter: re.Pattern[bytes]
+    letter_offset: int
+    letter_bytes: frozenset[int]
     character: re.Pattern[bytes]
     quoted: Callable[[bytes], bytes]
 
     def escapes_letters(self, data: bytes) -> bool:
-        at = -1
-        for _ in range(64):  # a search for one byte is that much faster than one for a pattern
-            at = data.find(self.escape, at + 1)
+        find, escape = data.find, self.escape
+        offset, letter_bytes = self.letter_offset, self.letter_bytes
+        last = len(data) - offset
+        at = find(escape)
+        # A search for one byte is that much faster than one for a pattern, unless it is frequent.
+        for _ in range(64 + len(data) // 512):
             if at < 0:
                 return False
-            if self.letter.match(data, at):
+            if at < last and data[at + offset] in letter_bytes and self.letter.match(data, at):
                 return True
+            at = find(escape, at + 1)
         return self.letter.search(data, at) is not None
 
     def unescape(self, text: bytes, most: int) -> tuple[bytes, Sequence[int]]:
@@ -378,6 +385,8 @@ _JSON: Final = _Syntax(
     ),
     escape=b"\\",
     letter=re.compile(rb"\\u00(?:2[D-Fd-f]|3[0-9]|[4-7])"),
+    letter_offset=4,
+    letter_bytes=frozenset(b"234567"),
     character=re.compile(
         rb"\\u00(?P<hexadecimal>[0-9A-Fa-f]{2})|\\(?!/).|\\?(?P<itself>.)", re.DOTALL
     ),
@@ -410,6 +419,8 @@ _XML: Final = _Syntax(
     ),
     escape=b"&",
     letter=re.compile(rb"&#(?:0*(?:4[5-9]|[5-9][0-9]|1[0-2][0-9]);|x0*(?:2[D-Fd-f]|[3-7]))"),
+    letter_offset=1,
+    letter_bytes=frozenset(b"#"),
     character=re.compile(
         rb"&#x0*(?P<hexadecimal>[0-9A-Fa-f]{1,6});|&#0*(?P<decimal>[0-9]{1,7});"
         rb"|(?P<itself>&)amp;|&|(?P<other>.)",
@@ -506,49 +517,46 @@ class _Text:
     def _rewritten(self, data: bytes) -> bytes:
         if not data:
             return data
-        pieces: list[bytes | memoryview] = []
         if self._syntax.escapes_letters(data):
-            done = self._search_starts(data, pieces)
+            rewritten = self._search_starts(data)
         else:
-            done = self._search_needle(data, pieces)
+            rewritten = self._search_needle(data)
         self._passed = self._before(data, len(data))
-        if not pieces:
-            return data
-        pieces.append(memoryview(data)[done:])
-        return b"".join(pieces)
+        return rewritten
 
-    def _search_starts(self, data: bytes, pieces: list[bytes | memoryview]) -> int:
-        """Add to `pieces` all of `data` up to the last base URL; return where that ends.
-
-        Looks at every value that may be a URL, since letters may be written as escapes.
-        """
+    def _search_starts(self, data: bytes) -> bytes:
+        """Rewrite `data` by a look at every value that may be a URL: its letters may be escaped."""
+        pieces: list[bytes] = []
         done = 0
         for start in (0, *(match.end() for match in self._syntax.candidate.finditer(data))):
             found = self._found(data, start)
             if found is not None:
                 pieces += data[done:start], found.replacement
                 done = start + found.length
-        return done
+        return b"".join((*pieces, data[done:]))
 
-    def _search_needle(self, data: bytes, pieces: list[bytes | memoryview]) -> int:
+    def _search_needle(self, data: bytes) -> bytes:
         """Do the same where all letters are written as they are."""
         find, endswith, view = data.find, data.endswith, memoryview(data)
         needle = self._needle
         forms, start, stop, end, replacement = self._usual
         last = len(data) - end
+        pieces: list[bytes | memoryview] = []  # `replacement` follows each
         done = misses = 0
         at = find(needle)
         while at >= 0:
             if at <= last and endswith(forms, 0, at + end):
-                pieces += view[done : at + start], replacement
+                pieces.append(view[done : at + start])
                 done = at + stop
             elif (value := self._start(data, at)) is not None and value >= done:
                 found = self._found(data, value)
                 if found is None:
                     misses += 1
                 else:
-                    pieces += view[done:value], found.replacement
+                    pieces.append(view[done:value])
                     done = value + found.length
+                    if found.replacement != replacement:
+                        pieces = [replacement.join(pieces)]
                     self._usual = self._learned(data, value, at, found)
                     self._urls.usual[self._syntax.escape, needle] = self._usual
                     forms, start, stop, end, replacement = self._usual
@@ -557,7 +565,7 @@ class _Text:
         if misses > len(data) // 2048:
             self._needle = self._run
             self._usual = self._urls.usual.get((self._syntax.escape, self._needle), _NOTHING)
-        return done
+        return replacement.join((*pieces, view[done:])) if pieces else data
 
     def _learned(self, data: bytes, start: int, at: int, found: _Found) -> _Usual:
         usual = _Usual(
