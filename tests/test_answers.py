@@ -199,7 +199,6 @@ PROBLEMS = {
 NATIVE_ONLY = {
     "garbage": "httpcore logs what it can't read at DEBUG, which `serve` never shows",
     "control byte": "httpcore logs what it can't read at DEBUG, which `serve` never shows",
-    "certificate": "the advice of a refused connection is what httpx's failure brings",
 }
 
 
@@ -251,6 +250,20 @@ async def test_a_problem_is_told(told: Told, caplog: pytest.LogCaptureFixture) -
     for text in (str(head) + body.decode(), caplog.text):
         assert PATIENT not in text
         assert UID not in text
+
+
+async def test_an_archive_that_speaks_no_tls_at_its_port_is_told() -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with proxy(settings(f"https://127.0.0.1:{port}")) as p:
+            head, body = await p.ask(ask())
+    assert head.status == 502
+    assert "Write http:// in upstream.url" in json.loads(body)["detail"]
 
 
 def configured(told: Told, a: Archive, stack: AsyncExitStack) -> Settings:

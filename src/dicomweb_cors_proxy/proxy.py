@@ -417,7 +417,8 @@ def _reason(error: httpx.HTTPError) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error`, and what it came of, though httpcore's pool raises it again `from None`."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__
