@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import re
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
@@ -268,7 +268,7 @@ async def test_an_endless_head_is_not_read_to_its_end(narrow: Front, *, origin: 
     async with await narrow.proxy.connect() as wire:
         await wire.send(lines(TARGET, HOST, *[FROM_VIEWER] * origin)[:-2])
         with suppress(ConnectionError):
-            for number in range(1000):
+            for number in range(10_000):
                 await wire.send(b"X-%d: y\r\n" % number)
         head = await wire.head()
         assert head.status == 431
@@ -917,6 +917,14 @@ async def test_empty_lines_keep_no_connection(impatient: Front) -> None:
         assert await closed
 
 
+async def test_a_late_head_that_is_over_a_limit_is_told_of_the_limit() -> None:
+    async with standing(header_timeout=0.2, **LIMITS) as (p, _), await p.connect() as wire:
+        await wire.send(lines(TARGET, HOST, *[b"A: b"] * 10)[:-2])
+        head = await wire.head()
+        assert head.status == 431
+        assert "server.max_headers" in await told(wire, head)
+
+
 async def test_a_late_second_head_is_a_408(impatient: Front) -> None:
     async with await impatient.proxy.connect() as wire:
         await wire.send(request() + request()[:-2])
@@ -1028,19 +1036,38 @@ async def test_an_answer_that_is_written_is_delivered_at_the_end() -> None:
         assert await wire.closed()
 
 
+async def cut(wire: Wire, _: Head) -> None:
+    await wire.send(answer(b"half", length=8))
+    wire.writer.close()
+
+
+async def close(wire: Wire, _: Head) -> None:
+    wire.writer.close()
+
+
+async def stay_silent(wire: Wire, _: Head) -> None:
+    await wire.closed()
+
+
 @pytest.mark.parametrize("target", ["/dicom-web/studies", "/nothing"])
-async def test_a_connection_leaves_nothing_for_the_collector(front: Front, target: str) -> None:
+@pytest.mark.parametrize("handle", [echo, cut, close, stay_silent])
+async def test_a_connection_leaves_nothing_for_the_collector(
+    handle: Callable[[Wire, Head], Awaitable[None]], target: str
+) -> None:
     """With TLS one holds half a megabyte, and the collector seldom comes by."""
 
     def left() -> int:
         return sum(isinstance(each, (http1.Protocol, http1.Exchange)) for each in gc.get_objects())
 
-    gc.collect()
-    before = left()
-    gc.disable()
-    try:
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(archive(handle))
+        impatient = settings(a.url, upstream={"url": a.url, "read_timeout": 0.05})
+        p = await stack.enter_async_context(proxy(impatient))
+        gc.collect()
+        before = left()
+        gc.disable()
+        stack.callback(gc.enable)
         for _ in range(5):
-            await front.proxy.ask(request("GET", target))
+            with suppress(asyncio.IncompleteReadError, ConnectionError):
+                await p.ask(request("GET", target))
         await until(lambda: left() == before)
-    finally:
-        gc.enable()

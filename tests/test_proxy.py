@@ -330,6 +330,7 @@ async def test_a_client_that_leaves_cancels_the_archives_request(departure: Depa
             await cancelled.wait()
 
 
+@full_duplex
 async def test_a_client_whose_upload_nobody_wants_may_leave_too() -> None:
     cancelled = asyncio.Event()
 

@@ -237,9 +237,7 @@ def _ssl_context(upstream: UpstreamSettings) -> ssl.SSLContext | None:
     if not upstream.verify_tls:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if upstream.client_cert_file is not None:
-        context.load_cert_chain(upstream.client_cert_file, upstream.client_key_file)
-    context.set_alpn_protocols(["http/1.1"])
+    _introduce(context, upstream)
     return context
 
 
@@ -251,7 +249,12 @@ def _token_context(upstream: UpstreamSettings) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if upstream.ca_file is not None:
         context.load_verify_locations(upstream.ca_file)
+    _introduce(context, upstream)
+    return context
+
+
+def _introduce(context: ssl.SSLContext, upstream: UpstreamSettings) -> None:
+    """Say which protocol we speak, and show our certificate to who asks for one."""
+    context.set_alpn_protocols(["http/1.1"])
     if upstream.client_cert_file is not None:
         context.load_cert_chain(upstream.client_cert_file, upstream.client_key_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context

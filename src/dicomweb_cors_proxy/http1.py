@@ -788,12 +788,8 @@ class Protocol(asyncio.Protocol):
         if self._reading_paused:  # by us
             self._deadline.set(timeout, self._head_is_late)
             return
-        self._refuse(
-            Problem(
-                408,
-                f"The request's head did not arrive within {timeout:g} s (server.header_timeout).",
-            )
-        )
+        late = f"The request's head did not arrive within {timeout:g} s (server.header_timeout)."
+        self._refuse(self._refusal or Problem(408, late))
         self._go_on()
 
     def regulate_reading(self) -> None:

@@ -32,8 +32,8 @@ def tune_allocator() -> None:
 def settle() -> None:
     """Tell the collector, once all is set up, that what there is now stays.
 
-    Requests and connections leave none behind, so it looks ten times less often; but a failure is
-    one, and may hold a client's connection, which with TLS has half a megabyte of buffers.
+    Requests and connections leave nothing to it, failed ones neither, so it looks ten times less
+    often.
     """
     gc.collect()
     gc.freeze()

@@ -429,6 +429,7 @@ class Connection(asyncio.Protocol):
         answer.discard()
         if answer.complete and answer.persistent and not self._transport.is_closing():
             return True
+        self._error = None  # its traceback leads back here
         self.abort()
         return False
 

@@ -194,8 +194,8 @@ async def test_what_an_archive_sends_is_its_answer_or_none(
 
 # Bombs on the path that rewrites: as much as one likes goes through, and nothing is held.
 
-TOTAL = 12 * MIB
-HELD = 8 * MIB
+TOTAL = 24 * MIB
+HELD = 12 * MIB
 XML = b"Content-Type: application/dicom+xml"
 MULTIPART = b'Content-Type: multipart/related; type="application/dicom+xml"; boundary=b'
 URL = b"http://archive.example/pacs/"
