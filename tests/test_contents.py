@@ -279,6 +279,34 @@ async def test_a_cut_stays_a_cut(lines: list[str]) -> None:
     assert not rest.endswith(b"0\r\n\r\n")
 
 
+@pytest.mark.parametrize("status", [b"204 No Content", b"304 Not Modified"])
+async def test_no_body_has_no_length(status: bytes) -> None:
+    whole = b"HTTP/1.1 %b\r\nContent-Type: application/dicom+json\r\n\r\n" % status
+    async with archive(lambda wire, _: wire.send(whole)) as a, proxy(settings(a.url)) as p:
+        head, _ = await p.ask(request("GET", STUDIES, GZIP))
+    assert head.status == int(status[:3])
+    assert head.get(b"content-length") is None
+    assert head.get(b"content-encoding") is None
+
+
+@pytest.mark.parametrize(
+    ("target", "tag", "etag", "vary"),
+    [
+        (STUDIES, 'W/"a~"', b'W/"a~"', b"Accept-Encoding, Origin"),
+        (BULK, 'W/"a~"', b'W/"a~"', b"Accept-Encoding, Origin"),  # JSON, say
+        (BULK, 'W/"b", W/"a~"', b'W/"a~"', b"Accept-Encoding, Origin"),
+        (BULK, '"a"', b'"a"', b"Origin"),
+    ],
+)
+async def test_a_304_has_the_etag_and_vary_of_the_200(
+    target: str, tag: str, etag: bytes, vary: bytes
+) -> None:
+    whole = answer(b"", b'ETag: "a"', status=b"304 Not Modified", length=0)
+    async with archive(lambda wire, _: wire.send(whole)) as a, proxy(settings(a.url)) as p:
+        head, _ = await p.ask(request("GET", target, f"If-None-Match: {tag}"))
+    assert (head.get(b"etag"), head.get(b"vary")) == (etag, vary)
+
+
 async def test_a_304_keeps_the_etag_that_the_text_had() -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"", b'ETag: "a"', status=b"304 Not Modified", length=9))

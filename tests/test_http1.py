@@ -1036,6 +1036,29 @@ async def test_an_answer_that_is_written_is_delivered_at_the_end() -> None:
         assert await wire.closed()
 
 
+async def test_who_has_its_refusal_holds_the_end_up_no_longer_than_it_takes() -> None:
+    async with standing(max_body_bytes=1, shutdown_timeout=30) as front:
+        wire = await front.proxy.connect()
+        await wire.send(request("POST", "/dicom-web/studies", "Content-Length: 9"))
+        assert (await wire.head()).status == 413
+        (connection,) = front.proxy.server.server_state.connections
+        front.proxy.server.should_exit = True
+        async with asyncio.timeout(5):
+            await until(lambda: not front.proxy.server.server_state.connections)
+        assert connection.transport.is_closing()
+        wire.writer.close()
+
+
+async def test_no_other_clients_request_makes_a_malformed_one_good(front: Front) -> None:
+    smuggling = b"GET /dicom-web/studies HTTP/1.1\r\nGET /secret HTTP/1.1\r\nHost: a\r\n\r\n"
+    for sent, status in (
+        (smuggling, 400),
+        (b"\r\n" + smuggling[smuggling.index(b"GET /secret") :], 404),
+        (smuggling, 400),
+    ):
+        assert (await front.proxy.ask(sent))[0].status == status
+
+
 async def cut(wire: Wire, _: Head) -> None:
     await wire.send(answer(b"half", length=8))
     wire.writer.close()

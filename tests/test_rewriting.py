@@ -162,6 +162,23 @@ def test_a_url_that_is_public_already_stays() -> None:
     assert rewriter.url(b"https://p.example/studies") == b"https://p.example/dw/studies"
 
 
+@pytest.mark.parametrize(
+    ("archive", "public", "location", "expected"),
+    [
+        ("http://archive", "https://p.example/dw", "/studies/1", "https://p.example/dw/studies/1"),
+        ("http://archive", "https://p.example/dw", "/dw/studies/1", "/dw/studies/1"),
+        ("http://archive/rs", "https://p.example", "/rs/studies/1", "https://p.example/studies/1"),
+        ("http://archive/rs", "https://p.example", "/studies/1", "/studies/1"),
+        ("http://archive/rs", "https://p.example/rs", "/rs/studies/1", "/rs/studies/1"),
+    ],
+)
+def test_paths_in_headers_lead_below_our_root(
+    archive: str, public: str, location: str, expected: str
+) -> None:
+    rewriter = ArchiveURLs([archive]).to(public.encode())
+    assert rewriter.headers(lines(f"location: {location}")) == lines(f"location: {expected}")
+
+
 @pytest.mark.parametrize("url", ["archive/dicom-web", "ftp://archive/", "http://", ""])
 def test_what_is_no_base_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is no base URL: write it as"):
@@ -177,7 +194,16 @@ def test_what_is_no_base_url_is_refused(url: str) -> None:
         (f"location: {ARCHIVE}/studies/1", f"location: {PUBLIC}/studies/1"),
         (f"Content-Location: {ARCHIVE}", f"Content-Location: {PUBLIC}"),
         ("location: ws://archive:8042/dicom-web/x", None),
-        ("location: /dicom-web/x", None),
+        ("location: /dicom-web/x", f"location: {PUBLIC}/x"),
+        ("location: /dicom-web?x", f"location: {PUBLIC}?x"),
+        ("Content-Location: /qido", f"Content-Location: {PUBLIC}"),
+        ("location: /wado?requestType=WADO", f"location: {PUBLIC}/wado?requestType=WADO"),
+        ("location: /dicom/x", None),
+        ("location: /dicom-website/x", None),
+        ("location: /login?to=/dicom-web/", None),
+        ("location: //dicom-web/x", None),
+        ("location: studies/1", None),
+        ("link: </dicom-web/a>; rel=next", f"link: <{PUBLIC}/a>; rel=next"),
         ("location: ", None),
         (f"location: https://elsewhere/?to={ARCHIVE}/", None),
         (

@@ -569,6 +569,16 @@ async def test_closing(transport: Transport) -> None:
             assert (len(pool_of(transport).idle), clock.armed) == (0, [])
 
 
+async def test_a_request_that_comes_after_the_end_is_answered_and_holds_nothing(
+    transport: Transport,
+) -> None:
+    async with archive(hello) as upstream:
+        await transport.aclose()
+        assert (await ask(transport, numbered(upstream, 0))).body == b"hello"
+        assert transport.connections() == {"active": 0, "idle": 0, "waiting": 0}
+        await until(upstream.connections[0].writer.is_closing)
+
+
 # Sharing
 
 

@@ -95,18 +95,30 @@ class Contents:
                 headers = rewriter.headers(headers)
             if holds_urls:
                 body = rewriter.body(status, fields)
-                if body is not None or status == 304:
+                if body is not None:
                     headers = changed_body_headers(headers)
                 elif status == 200:
                     self._warn_of_coding(headers)
+        if status == 304:
+            return self._not_modified(scope, headers, holds_urls=holds_urls), None
         if self._compress and is_compressible(status, fields):
             headers = merge_vary(headers, _VARY)
             if accepts_gzip(_value(scope["headers"], b"accept-encoding")):
                 headers = compressed_headers(changed_body_headers(headers))
                 body = _Chain(body, Gzip()) if body else Gzip()
-        elif self._compress and holds_urls and status == 304:
+        return headers, None if scope["method"] == "HEAD" or status == 204 else body
+
+    def _not_modified(
+        self, scope: Scope, headers: list[Header], *, holds_urls: bool
+    ) -> list[Header]:
+        """The ETag and Vary that the 200 had (RFC 9110 §15.4.5); a 304 may not say of what type."""
+        if_none_match = _value(scope["headers"], b"if-none-match")
+        was_changed = archive_tags(if_none_match) != if_none_match
+        if was_changed or (holds_urls and self._rewrite_urls):
+            headers = changed_body_headers(headers)
+        if self._compress and (was_changed or holds_urls):
             headers = merge_vary(headers, _VARY)
-        return headers, None if scope["method"] == "HEAD" else body
+        return headers
 
     def _rewriter_for(self, scope: Scope) -> URLRewriter:
         """What rewrites for the URL by which this request's browser reaches the proxy."""

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+_FOR_NO_RESOURCE = frozenset({"CONNECT", "TRACE"})
+
 # By which clients ask for another method than the request's own.
 _OVERRIDES = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 _METHOD_KEY = re.compile(rb"(?:\A|[&;?])_method=", re.IGNORECASE)
@@ -101,18 +103,18 @@ class Gateway:
         record: Record = scope["record"]
         method: str = scope["method"]
         head = inbound.head
-        # What has been sent before in the same words has been through these checks.
-        if not head.sent and fields.passed_through(scope["headers"], self._instance_name):
+        if not head.is_forwardable and fields.passed_through(scope["headers"], self._instance_name):
             raise Problem(
                 508,
                 "The request has been through this proxy already: does the archive's URL in "
                 "upstream point back to it? Chained proxies need different server.instance_name.",
             )
-        route, path = self._route(inbound.path)
+        route, path = self._route(inbound.path, method)
         inbound.route = route
         record.resource = route.template
         upstream = self._upstream(route, method)
         _refuse_override(scope, head)
+        head.is_forwardable = True
         if method not in _SAFE_METHODS:
             self._refuse_foreign_write(inbound)
         sent, length = self._sent(scope, head, route)
@@ -142,10 +144,14 @@ class Gateway:
             below = b""
         return self._resources.match(below) if path.startswith(base) else None, below
 
-    def _route(self, path: bytes) -> tuple[Route, bytes]:
+    def _route(self, path: bytes, method: str) -> tuple[Route, bytes]:
         route, below = self._match(path)
         if route is not None:
             return route, below
+        if method in _FOR_NO_RESOURCE:
+            raise Problem(
+                405, f"{method} is answered nowhere here.", [(b"allow", b"GET, HEAD, OPTIONS")]
+            )
         raise Problem(
             404,
             "Not a DICOMweb resource. The DICOMweb root is "
@@ -160,7 +166,7 @@ class Gateway:
         if upstream is not None:
             return upstream
         allow = self._allow(route)
-        if service is None and allow:
+        if service is None and (allow or method in _FOR_NO_RESOURCE):
             remedy = (
                 " Writing needs access.mode: read-write." if self._writes(route, method) else ""
             )
@@ -309,7 +315,7 @@ def _refuse_override(scope: Scope, head: Head) -> None:
     if b"%" in query:
         query = unquote_to_bytes(query)
     if (query and _METHOD_KEY.search(query)) or (
-        not head.sent
+        not head.is_forwardable
         and any(name.replace(b"_", b"-") in _OVERRIDES for name, _ in scope["headers"])
     ):
         raise Problem(

@@ -61,6 +61,8 @@ _NOT_PASSED: Final = _HOP_BY_HOP | _OF_ONE_ORIGIN
 _MOST_FORWARDS: Final = 9999
 _MOST_PROXIES: Final = 32
 
+_ADDRESS_AND_PORT: Final = re.compile(r"(?:\[([^\]]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5})")
+
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
     """Return the lines meant for the far end: none hop-by-hop, none that Connection lists.
@@ -200,12 +202,19 @@ def client_address(
     ]
     for address in reversed(chain[-_MOST_PROXIES:]):
         try:
-            peer = str(ip_address(address.strip(b" \t").decode("latin-1").partition("%")[0]))
+            peer = str(ip_address(_without_port(address.strip(b" \t").decode("latin-1"))))
         except ValueError:
             break
         if peer not in trusted:
             break
     return peer
+
+
+def _without_port(address: str) -> str:
+    """Return an address without port and zone; some gateways add the port."""
+    match = _ADDRESS_AND_PORT.fullmatch(address)
+    address = (match[1] or match[2]) if match else address
+    return address.partition("%")[0]
 
 
 def via(http_version: str, name: str) -> Header:

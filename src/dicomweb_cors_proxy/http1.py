@@ -76,7 +76,8 @@ LOOK = 0.25
 # Seconds for an application to end by itself when its client has left.
 GRACE = 0.25
 
-# Seconds that an idle client has at shutdown to answer the end of TLS, which it needn't.
+# Seconds that a client has at shutdown to answer the end of TLS, which it needn't, or to end an
+# upload that was answered before.
 FAREWELL = 0.25
 
 _OF_BODIES = frozenset({b"content-length", b"expect", b"transfer-encoding"})
@@ -390,6 +391,7 @@ class Protocol(asyncio.Protocol):
         self.writable.set()
         self._reading_paused = False
         self._ignoring = False  # whatever else the client sends
+        self._is_lingering = False  # all is said, but the client may still be sending
         self._draining = False
         self._deadline = Deadline(self._loop)  # for a head, the next request, the end
         self._write_watch: asyncio.TimerHandle | None = None
@@ -524,7 +526,7 @@ class Protocol(asyncio.Protocol):
             and self._refusal is None
             and not self._expects_continue
             and data.find(b"\r\n\r\n") == len(data) - 4
-            and self._exchanges[-1].scope["http_version"] == "1.1"
+            and _PLAIN.fullmatch(data, 0, data.find(b"\r\n"))
         ):
             # The parser has forgotten by now whether the connection stays.
             lines = HeaderLines(tuple(self._headers), self._exchanges[-1].keep_alive)
@@ -849,6 +851,7 @@ class Protocol(asyncio.Protocol):
         self._ignoring = True
         self._exchanges.clear()
         self.regulate_reading()
+        self._is_lingering = True
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._deadline.set(LINGER, self.transport.abort)
@@ -874,6 +877,8 @@ class Protocol(asyncio.Protocol):
             self.close()
             if is_written:
                 self._loop.call_later(FAREWELL, self.transport.abort)
+        elif self._is_lingering and self.transport.get_write_buffer_size() == 0:
+            self._deadline.set(FAREWELL, self.transport.abort)
 
 
 def _has_left(client: socket.socket) -> bool:

@@ -47,6 +47,7 @@ class Head:
         asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
             fetch.
         is_sound: whether `Screen` has found nothing wrong.
+        is_forwardable: whether the gateway has found neither a loop nor another method in it.
         preflight: what it was answered as a preflight.
         sent: what the gateway has made of it for the archive, by what else that depends on.
     """
@@ -62,6 +63,7 @@ class Head:
     origin: bytes | None = None
     asks_preflight: bool = False
     is_sound: bool = False
+    is_forwardable: bool = False
     preflight: Answer | None = None
     sent: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
 

@@ -56,6 +56,17 @@ def _origin(scheme: bytes, host: bytes) -> bytes:
     return scheme + b"://" + host.lower().removesuffix(_DEFAULT_PORTS[scheme])
 
 
+def _longest(paths: Iterable[bytes], rest: bytes, *, complete: bool) -> bytes | None:
+    """Return the longest of `paths` that ends with a segment of `rest`, which it begins."""
+    fitting = [
+        path
+        for path in paths
+        if rest.startswith(path)
+        and (rest[len(path)] in b"/?#" if len(rest) > len(path) else complete)
+    ]
+    return max(fitting, key=len, default=None)
+
+
 class ArchiveURLs:
     """The base URLs by which an archive may name itself.
 
@@ -101,7 +112,7 @@ class ArchiveURLs:
         scheme, host, path = _split(public)
         origin = _origin(scheme, host)
         bases[origin] = bases.get(origin, {}) | {path: b""}
-        return URLRewriter(bases, public.rstrip(b"/"), self._needles)
+        return URLRewriter(bases, public.rstrip(b"/"), self._needles, self._paths)
 
 
 class _Needles(NamedTuple):
@@ -151,11 +162,17 @@ class URLRewriter:
     """Rewrites one answer; made by `ArchiveURLs.to`."""
 
     def __init__(
-        self, bases: Mapping[bytes, Mapping[bytes, bytes]], public: bytes, needles: _Needles
+        self,
+        bases: Mapping[bytes, Mapping[bytes, bytes]],
+        public: bytes,
+        needles: _Needles,
+        paths: Mapping[bytes, bytes],
     ) -> None:
         self._bases = bases
         self._public = public
         self._needles = needles
+        # Of the services; our own stands for itself, for an archive that has it right already.
+        self._paths = {**paths, _split(public)[2]: b""}
         # What was learned from earlier bodies, by syntax (its escape) and needle.
         self.usual: dict[tuple[bytes, bytes], _Usual] = {}
         longest = max(len(origin + path) for origin in bases for path in bases[origin])
@@ -171,27 +188,27 @@ class URLRewriter:
         if match is None:
             return None
         paths = self._bases.get(_origin(match[1], match[2]), {})
-        rest = url[match.end() :]
-        fitting = [
-            path
-            for path in paths
-            if rest.startswith(path)
-            and (rest[len(path)] in b"/?#" if len(rest) > len(path) else complete)
-        ]
-        if not fitting:
-            return None
-        path = max(fitting, key=len)
-        return match.end() + len(path), self._public + paths[path]
+        path = _longest(paths, url[match.end() :], complete=complete)
+        return None if path is None else (match.end() + len(path), self._public + paths[path])
 
     def url(self, url: bytes) -> bytes:
         """Return a URL as browsers reach it; foreign and relative ones stay."""
         base = self.base(url)
         return url if base is None else base[1] + url[base[0] :]
 
+    def reference(self, url: bytes) -> bytes:
+        """Return what a header refers to as browsers reach it, a path of the archive's too."""
+        if not url.startswith(b"/") or url.startswith(b"//"):
+            return self.url(url)
+        path = _longest(self._paths, url, complete=True)
+        if path is None or path == _split(self._public)[2]:
+            return url
+        return self._public + self._paths[path] + url[len(path) :]
+
     def headers(self, headers: Iterable[Header]) -> list[Header]:
         """Return `headers` with the URLs in Location, Content-Location, Link and Warning."""
         return [
-            (name, pattern.sub(lambda match: self.url(match[0]), value))
+            (name, pattern.sub(lambda match: self.reference(match[0]), value))
             if (pattern := _URLS_IN.get(name.lower())) is not None
             else (name, value)
             for name, value in headers

@@ -772,6 +772,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._ssl_context = ssl_context
         self._max_head_bytes = max_head_bytes
         self.pools: dict[Origin, Pool] = {}
+        self._closed = False
 
     async def send(
         self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
@@ -852,6 +853,8 @@ class Transport(httpx.AsyncBaseTransport):
         }
 
     async def aclose(self) -> None:
+        """Close what is idle, and what is in use, or comes late, as soon as it is not."""
+        self._closed = True
         for pool in self.pools.values():
             pool.close()
 
@@ -860,6 +863,8 @@ class Transport(httpx.AsyncBaseTransport):
         if origin.scheme == "https":
             context = self._ssl_context or ssl.create_default_context()
         pool = Pool(origin, self._max_connections, context, self._max_head_bytes)
+        if self._closed:
+            pool.close()
         self.pools[origin] = pool
         return pool
 

@@ -85,7 +85,10 @@ class Recorder:
                     exchange.status = message["status"]
                     exchange.answer = _readable(message["headers"])
                     self._answered.append(exchange)
-                elif ("content-type", "application/problem+json") in exchange.answer:
+                elif (
+                    message.get("body")  # none in an answer to HEAD
+                    and ("content-type", "application/problem+json") in exchange.answer
+                ):
                     exchange.detail = json.loads(message["body"])["detail"]
                 await send(message)
 
