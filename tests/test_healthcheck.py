@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,9 +72,10 @@ def test_follows_tls_and_a_process_before(tmp_path: Path) -> None:
     certificate.private_key_pem.write_to_path(key)
     port = str(free_port())
     command = ["serve", "--port", port, "--tls-cert", str(chain), "--tls-key", str(key)]
-    init = Child([sys.executable, "-c", "import time; time.sleep(60)", "--", COMMAND, *command])
-    with init, running(SETTINGS, *command):
-        assert check(SETTINGS, init.pid) == 0
+    init = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
+    with Child([sys.executable, "-c", init, COMMAND, *command], env=os.environ | SETTINGS) as child:
+        child.wait_for(r"\bat  ")
+        assert check(SETTINGS, child.pid) == 0
 
 
 def test_follows_the_demo() -> None:
@@ -81,8 +84,28 @@ def test_follows_the_demo() -> None:
         assert check(SETTINGS, demo.pid) == 0
 
 
-def test_a_configuration_that_no_longer_holds() -> None:
-    assert check(SETTINGS | {"DICOMWEB_PROXY_SERVER__PORT": "0x50"}, os.getpid()) == 1
+def test_a_configuration_that_was_refused_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"server": {"port": free_port()}}))
+    env = SETTINGS | {"DICOMWEB_PROXY_CONFIG": str(file)}
+    with running(env, "serve") as proxy:
+        file.write_text("server: {prt: 1}")
+        os.kill(proxy.pid, signal.SIGHUP)
+        proxy.wait_for("not reloaded")
+        assert check(env, proxy.pid) == 0
+
+
+def test_fails_with_what_is_no_proxy() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:
+        server.close()
+        assert check(SETTINGS, os.getpid()) == 1
+
+
+def test_fails_for_a_process_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+    with Child(["true"]) as child:
+        child.wait()
+    assert check(SETTINGS, child.pid) == 1
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_is_not_in_the_help() -> None:

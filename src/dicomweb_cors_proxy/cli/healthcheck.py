@@ -2,60 +2,90 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import sys
-from itertools import dropwhile
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import httpx
 
-from dicomweb_cors_proxy.cli.configuration import by_key
-from dicomweb_cors_proxy.cli.demo import demo
-from dicomweb_cors_proxy.cli.serve import serve
-from dicomweb_cors_proxy.config import ConfigurationError, load
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-_COMMAND = "dicomweb-cors-proxy"
 _ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104
+_LISTENING = "0A"  # TCP_LISTEN of the kernel's tcp_states.h
+_TABLES = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}
 _TIMEOUT = 4.0  # seconds
 
 
 @click.command(hidden=True)
 @click.option("--pid", default=1, show_default=True, help="Process of the `serve` that is meant.")
 def healthcheck(pid: int) -> None:
-    """Ask the proxy in this container for /healthz, at the port and by the TLS it is set to.
+    """Ask the proxy in this container for /healthz.
 
-    The flags of `serve` count as well: they are read off the container's first process.
+    Where it listens is asked of the kernel: a configuration may have been changed since, and
+    refused. Whether with TLS is tried.
 
     Exit status: 0 if it serves, else 1.
     """
+    failures = []
     try:
-        url = f"{_origin(_arguments(pid))}/healthz"
-        # Whom the certificate names is the clients' concern: a check from within asks for a pulse.
-        httpx.get(url, verify=False, trust_env=False, timeout=_TIMEOUT).raise_for_status()  # noqa: S501
-    except (ConfigurationError, OSError, httpx.HTTPError) as error:
-        click.echo(error, err=True)
-        sys.exit(1)
+        for host, port in _listeners(pid):
+            for scheme in ("http", "https"):
+                url = f"{scheme}://{host}:{port}/healthz"
+                try:
+                    # Whom the certificate names is the clients' concern.
+                    answer = httpx.get(url, verify=False, trust_env=False, timeout=_TIMEOUT)  # noqa: S501
+                    answer.raise_for_status()
+                except httpx.HTTPError as error:
+                    failures.append(f"{url}: {error}")
+                else:
+                    return
+    except OSError as error:
+        failures.append(str(error))
+    click.echo("\n".join(failures) or f"Process {pid} does not listen, nor does a child.", err=True)
+    sys.exit(1)
 
 
-def _arguments(pid: int) -> list[str]:
-    """Command and flags that the proxy was started with, be it under another first process."""
-    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
-    return list(dropwhile(lambda word: Path(word).name != _COMMAND, words))[1:]
+def _listeners(pid: int) -> Iterator[tuple[str, int]]:
+    """Where a process, or one below it, accepts connections: host and port, as a URL has them."""
+    sockets = set(_descriptors(pid))
+    for table, family in _TABLES.items():
+        with suppress(FileNotFoundError):  # without IPv6 there is no table for it
+            for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, *_, inode = line.split()[:10]
+                if state == _LISTENING and f"socket:[{inode}]" in sockets:
+                    address, _, port = local.partition(":")
+                    yield _host(family, address), int(port, 16)
 
 
-def _origin(arguments: list[str]) -> str:
-    """Where the proxy is reached from within."""
-    if arguments[:1] == ["demo"]:
-        flags = demo.make_context("demo", arguments[1:]).params
-        return _url("http", flags["host"], flags["port"] + 1)
-    flags = serve.make_context("serve", arguments[1:]).params
-    is_self_signed = flags.pop("tls_self_signed")
-    server = load(config_file=flags.pop("config_file"), flags=by_key(flags)).server
-    is_tls = is_self_signed or server.tls_cert_file is not None
-    return _url("https" if is_tls else "http", server.host, server.port)
-
-
-def _url(scheme: str, host: str, port: int) -> str:
+def _host(family: socket.AddressFamily, address: str) -> str:
+    """The host in a URL for an address as proc(5) writes it, in words of the machine's order."""
+    words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
+    host = socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
     if host in _ALL_INTERFACES:
-        host = "localhost"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    """What the descriptors of a process, and of all below it, are open on."""
+    parents = {int(stat.parent.name): _parent(stat) for stat in Path("/proc").glob("[0-9]*/stat")}
+    family = {pid}
+    while more := {child for child, parent in parents.items() if parent in family} - family:
+        family |= more
+    for member in family:
+        with suppress(PermissionError, FileNotFoundError):
+            for descriptor in Path(f"/proc/{member}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    yield str(descriptor.readlink())
+
+
+def _parent(stat: Path) -> int | None:
+    try:
+        return int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+    except FileNotFoundError:  # it has ended
+        return None
