@@ -267,6 +267,48 @@ def is_safe(path: bytes) -> bool:
     )
 
 
+BULKDATA = f"/{SERIES}/instances/1/bulkdata/".encode()
+PIECES = (
+    b"%25", b"%32", b"%33", b"%35", b"%62", b"%65", b"%66", b"%2e", b"%2E", b"%3b", b"%5", b"%0",
+    b"%c0", b"%e0", b"%E0", b"%f0", b"%80", b"%90", b"%ae", b"%af", b"%", b"0", b"2", b"3", b"5",
+    b"8", b"b", b"c", b"e", b"f", b".", b"..", b";", b"/", b"x",
+)  # fmt: skip
+
+
+def twice(path: bytes) -> bytes:
+    """Decode a path as the most careless archive does, overlong UTF-8 included."""
+    for _ in range(2):
+        path = unquote_to_bytes(path)
+    overlong = rb"(?:[\xc0\xc1]|\xe0[\x80\x81]|\xf0\x80[\x80\x81])[\x80-\xbf]"
+    return re.sub(overlong, lambda m: bytes([(m[0][-2] & 3) << 6 | m[0][-1] & 63]), path)
+
+
+@example([b"%25%32%65%25%32%65", b"/", b"x"])
+@example([b"%252%65%252%65", b"/", b"x"])
+@example([b"..%25%32%66", b"x"])
+@example([b"..%252%66", b"x"])
+@example([b"..%253b", b"/", b"x"])
+@example([b"%e0%80%ae%e0%80%ae", b"/", b"x"])
+@example([b"%E0%2580%25AE.", b"/", b"x"])
+@example([b"%f0%80%80%ae.", b"/", b"x"])
+@example([b"a%e0%80%afb"])
+@settings(max_examples=1000)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12))
+def test_a_path_leads_nowhere_else_when_it_is_decoded_twice(pieces: list[bytes]) -> None:
+    path = BULKDATA + b"".join(pieces)
+    if re.search(rb"%(?![0-9A-Fa-f]{2})", path) or READ_ONLY.match(path) is None:
+        return
+    decoded = twice(path)
+    assert decoded.count(b"/") == path.count(b"/")
+    assert not re.search(rb"[\\\x00-\x1f\x7f]", decoded)
+    assert not {b".", b".."} & {part.partition(b";")[0] for part in decoded.split(b"/")}
+
+
+@pytest.mark.parametrize("name", [b"100%25", b"50%25AB", b"a%2541", b"%2520x", b"%C3%BC%25"])
+def test_an_encoded_percent_is_a_character_like_others(name: bytes) -> None:
+    assert READ_ONLY.match(BULKDATA + name) is not None
+
+
 def fits(template: str, path: bytes) -> bool:
     """Say what a template means in the plainest way: segment by segment."""
     expected = template.split("/")

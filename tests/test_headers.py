@@ -17,6 +17,7 @@ from dicomweb_cors_proxy.headers import (
     passed_through,
     via,
     with_max_forwards,
+    with_peer,
     without_cors,
 )
 
@@ -193,22 +194,30 @@ SAID_BY_THE_PEER = [
 ]
 
 
+DISGUISED = [
+    "X_Forwarded_For: 10.9.9.9",
+    "x_forwarded-host: evil.example",
+    "X-Forwarded_Proto: gopher",
+    "x_real_ip: 10.9.9.9",
+]
+
+
 def test_a_strangers_word_is_dropped() -> None:
-    assert forwarded(
-        lines(*SAID_BY_THE_PEER), peer="2001:db8::1", scheme="http", host=b"p:1", trusted=False
-    ) == lines(
+    said = lines(*SAID_BY_THE_PEER, *DISGUISED)
+    sent = forwarded(said, scheme="http", host=b"p:1", trusted=False)
+    assert with_peer(sent, "2001:db8::1") == lines(
         "accept: */*",
         "x-forward: end-to-end",
-        "x-forwarded-for: 2001:db8::1",
         "x-forwarded-host: p:1",
         "x-forwarded-proto: http",
+        "x-forwarded-for: 2001:db8::1",
     )
 
 
 def test_a_trusted_peers_word_stands() -> None:
-    assert forwarded(
-        lines(*SAID_BY_THE_PEER), peer="10.0.0.1", scheme="http", host=b"p:1", trusted=True
-    ) == lines(
+    said = lines(*SAID_BY_THE_PEER, *DISGUISED)
+    sent = forwarded(said, scheme="http", host=b"p:1", trusted=True)
+    assert with_peer(sent, "10.0.0.1") == lines(
         "accept: */*",
         "x-forwarded-host: viewer.example",
         "x-forwarded-proto: https",
@@ -224,22 +233,21 @@ def test_a_trusted_peers_word_stands() -> None:
 @pytest.mark.parametrize(
     ("received", "peer", "added"),
     [
-        ([], "10.0.0.1", ["for: 10.0.0.1", "host: p", "proto: https"]),
-        (["proto: http"], "10.0.0.1", ["proto: http", "for: 10.0.0.1", "host: p"]),
-        (["host: v"], "10.0.0.1", ["host: v", "for: 10.0.0.1", "proto: https"]),
-        (["for: "], "10.0.0.1", ["for: 10.0.0.1", "host: p", "proto: https"]),
+        ([], "10.0.0.1", ["host: p", "proto: https", "for: 10.0.0.1"]),
+        (["proto: http"], "10.0.0.1", ["proto: http", "host: p", "for: 10.0.0.1"]),
+        (["host: v"], "10.0.0.1", ["host: v", "proto: https", "for: 10.0.0.1"]),
+        (["for: "], "10.0.0.1", ["host: p", "proto: https", "for: 10.0.0.1"]),
         ([], None, ["host: p", "proto: https"]),
         (["for: "], None, ["host: p", "proto: https"]),
-        (["for: 198.51.100.1"], None, ["for: 198.51.100.1", "host: p", "proto: https"]),
+        (["for: 198.51.100.1"], None, ["host: p", "proto: https", "for: 198.51.100.1"]),
     ],
 )
 def test_a_trusted_peers_gaps_are_filled(
     received: list[str], peer: str | None, added: list[str]
 ) -> None:
     prefixed = lines(*("x-forwarded-" + line for line in received))
-    assert forwarded(prefixed, peer=peer, scheme="https", host=b"p", trusted=True) == lines(
-        *("x-forwarded-" + line for line in added)
-    )
+    sent = forwarded(prefixed, scheme="https", host=b"p", trusted=True)
+    assert with_peer(sent, peer) == lines(*("x-forwarded-" + line for line in added))
 
 
 def test_via_names_us_by_the_protocol_that_we_were_asked_in() -> None:

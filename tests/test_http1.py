@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import httpx
 import pytest
 import pytest_asyncio
+import trustme
 import uvloop
 
 from dicomweb_cors_proxy import http1
@@ -33,6 +34,7 @@ from tests.support.upstream import turns, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
 
     from starlette.types import Message, Receive, Scope, Send
 
@@ -1047,6 +1049,20 @@ async def test_who_has_its_refusal_holds_the_end_up_no_longer_than_it_takes() ->
             await until(lambda: not front.proxy.server.server_state.connections)
         assert connection.transport.is_closing()
         wire.writer.close()
+
+
+async def test_a_handshake_is_late_like_a_head(tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    file = tmp_path / "pair.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(file)
+    tls = {"tls_cert_file": str(file), "tls_key_file": str(file)}
+    async with standing(header_timeout=0.2, **tls) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.proxy.port)
+        writer.write(b"\x16\x03\x01\x02\x00\x01")
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                assert await reader.read() == b""
+        writer.close()
 
 
 async def test_no_other_clients_request_makes_a_malformed_one_good(front: Front) -> None:

@@ -443,7 +443,7 @@ async def test_a_life_that_nobody_knows(life: object) -> None:
         assert await mine.get() == b"token-1"
         clock.now += 9e8
         assert await mine.get() == b"token-1"
-        assert mine.replace(b"token-1")
+        assert await mine.other_than(b"token-1") == b"token-2"
         assert await mine.get() == b"token-2"
 
 
@@ -494,18 +494,45 @@ async def test_a_token_is_replaced_once_in_a_while() -> None:
     clock = Clock()
     async with login() as there:
         mine = tokens(there, clock)
-        first = await mine.get()
-        assert mine.replace(first)
-        assert mine.replace(first)  # by somebody who had it, too
-        second = await mine.get()
-        assert mine.replace(first)
-        assert await mine.get() == second
-        assert not mine.replace(second)
-        assert await mine.get() == second
+        assert await mine.get() == b"token-1"
+        # By two who had it, one of them late.
+        refused = [asyncio.create_task(mine.other_than(b"token-1")) for _ in range(2)]
+        assert await asyncio.gather(*refused) == [b"token-2"] * 2
+        assert await mine.other_than(b"token-1") == await mine.get() == b"token-2"
+        for number, pause in enumerate((1, 2, 4, 8, 16, 32, 60, 60), start=2):
+            value = f"token-{number}".encode()
+            assert await mine.get() == value
+            assert await mine.other_than(value) is None
+            clock.now += pause * oauth.PAUSE
+            assert await mine.other_than(value) == f"token-{number + 1}".encode()
+        clock.now += 120 * oauth.PAUSE
+        assert await mine.other_than(b"token-10") == b"token-11"
         clock.now += oauth.PAUSE
-        assert mine.replace(second)
-        assert await mine.get() == b"token-3"
-    assert there.asked == 3
+        assert await mine.other_than(b"token-11") == b"token-12"
+    assert there.asked == 12
+
+
+async def test_a_refused_token_serves_the_others_until_there_is_another() -> None:
+    async with login() as there:
+        mine = tokens(there, Clock())
+        assert await mine.get() == b"token-1"
+        there.gate = asyncio.Event()
+        refused = asyncio.create_task(mine.other_than(b"token-1"))
+        await until(lambda: there.asked == 2)
+        assert await mine.get() == b"token-1"
+        there.gate.set()
+        assert await refused == await mine.get() == b"token-2"
+
+
+async def test_what_takes_its_place_may_fail_and_leaves_it() -> None:
+    async with login() as there:
+        mine = tokens(there, Clock())
+        assert await mine.get() == b"token-1"
+        there.script = [saying(answer(b"", status=b"500 Oh"))]
+        with pytest.raises(UpstreamProblem, match="502"):
+            await mine.other_than(b"token-1")
+        assert await mine.get() == b"token-1"
+        assert await mine.other_than(b"token-1") is None
 
 
 def test_the_secret_is_not_shown() -> None:

@@ -22,7 +22,7 @@ from dicomweb_cors_proxy.rewriting import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 JSON: TypeAlias = Any
 
@@ -919,17 +919,48 @@ def test_a_base_url_too_long_stays() -> None:
     assert rewritten(DICOM_JSON, text, rewriter) == text
 
 
-def test_a_multipart_of_many_parts_takes_linear_time() -> None:
-    """Eight times the parts may take sixteen times as long, not sixty-four times."""
+def takes_linear_time(work: Callable[[int], object], few: int) -> bool:
+    """Whether eight times as much takes less than sixteen times as long, not sixty-four times."""
 
-    def seconds(parts: int) -> float:
+    def seconds(size: int) -> float:
+        begun = time.process_time()
+        work(size)
+        return time.process_time() - begun
+
+    return min(seconds(8 * few) for _ in range(3)) < 16 * min(seconds(few) for _ in range(3))
+
+
+def test_a_multipart_of_many_parts_takes_linear_time() -> None:
+    def work(parts: int) -> None:
         rewriter = REWRITER.body(200, {b"content-type": b"multipart/related; boundary=b"})
         assert rewriter is not None
         body = b"\r\n--b\r\n\r\n" * parts
-        begun = time.process_time()
         assert rewriter.feed(body) + rewriter.flush() == body
-        return time.process_time() - begun
 
-    few = min(seconds(10_000) for _ in range(3))
-    many = min(seconds(80_000) for _ in range(3))
-    assert many < 16 * few
+    assert takes_linear_time(work, 10_000)
+
+
+@pytest.mark.parametrize("name", ["link", "warning"])
+@pytest.mark.parametrize("end", ["", "\\", '"'])
+def test_a_quoted_string_without_an_end_takes_linear_time(name: str, end: str) -> None:
+    def work(quotes: int) -> None:
+        line = name + ': "' + '\\"' * quotes + f"<{ARCHIVE}/>" + end
+        assert REWRITER.headers(lines(line)) == lines(line)
+
+    assert takes_linear_time(work, 2000)
+
+
+def test_a_value_that_is_none_of_ours_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    found = rewriting._Text._found  # noqa: SLF001
+
+    def counted(text: rewriting._Text, data: bytes, start: int) -> object:
+        looks.append(start)
+        return found(text, data, start)
+
+    monkeypatch.setattr(rewriting._Text, "_found", counted)  # noqa: SLF001
+    text = f'["{ARCHIVE}/{"dicom-web/" * 50}",{{"BulkDataURI":"{ARCHIVE}/1"}}]'
+    rewriter = ArchiveURLs([ARCHIVE]).to(PUBLIC.encode())
+    expected = text.replace(f'{ARCHIVE}/1"', f'{PUBLIC}/1"')
+    assert rewritten(DICOM_JSON, text, rewriter) == expected
+    assert len(looks) == 2

@@ -110,12 +110,19 @@ GOOD = {
     "HTTP/1.0 until it closes": Good(
         head(status=b"HTTP/1.0 200 OK") + b"x", b"x", persistent=False, closes=True
     ),
-    "HEAD": Good(head(FIVE), method="HEAD"),
-    "HEAD, chunked": Good(head(b"Transfer-Encoding: chunked"), method="HEAD"),
+    # An archive that sends what it announces answers the next request with it.
+    "HEAD": Good(head(FIVE), method="HEAD", persistent=False),
+    "HEAD, chunked": Good(head(b"Transfer-Encoding: chunked"), method="HEAD", persistent=False),
+    "HEAD of nothing": Good(head(b"Content-Length: 0"), method="HEAD"),
     "HEAD without a length": Good(head(), method="HEAD"),
     "204": Good(head(status=b"HTTP/1.1 204 No Content"), status=204),
-    "204 with a length": Good(head(FIVE, status=b"HTTP/1.1 204 No Content"), status=204),
-    "304": Good(head(FIVE, status=b"HTTP/1.1 304 Not Modified"), status=304),
+    "204 with a length": Good(
+        head(FIVE, status=b"HTTP/1.1 204 No Content"), status=204, persistent=False
+    ),
+    "304": Good(head(status=b"HTTP/1.1 304 Not Modified"), status=304),
+    "304 with a length": Good(
+        head(FIVE, status=b"HTTP/1.1 304 Not Modified"), status=304, persistent=False
+    ),
     "206": Good(head(FIVE, status=b"HTTP/1.1 206 Partial") + b"hello", b"hello", status=206),
     "a status nobody knows": Good(head(b"Content-Length: 0", status=b"HTTP/1.1 999 x"), status=999),
     "no reason": Good(head(b"Content-Length: 0", status=b"HTTP/1.1 200")),

@@ -17,6 +17,8 @@ Header: TypeAlias = tuple[bytes, bytes]
 # One segment of TCP holds as much: below, fewer bytes reach nobody sooner.
 _LEAST_BYTES: Final = 1400
 
+_LONGEST_REMEMBERED: Final = 256
+
 _LEVEL: Final = 1
 _GZIP_WINDOW: Final = 31  # 15 bits, and 16 for the gzip wrapper (RFC 1952)
 
@@ -51,9 +53,15 @@ def _is_text(content_type: bytes) -> bool:
     return _TEXT.match(content_type) is not None
 
 
-@lru_cache(maxsize=256)
 def accepts_gzip(accept_encoding: bytes) -> bool:
     """Tell whether a client takes gzip, and not rather no coding at all (RFC 9110 §12.5.3)."""
+    # What is longer than any browser's could fill the memory.
+    known = len(accept_encoding) <= _LONGEST_REMEMBERED
+    return (_accepts_gzip if known else _accepts_gzip.__wrapped__)(accept_encoding)
+
+
+@lru_cache(maxsize=256)
+def _accepts_gzip(accept_encoding: bytes) -> bool:
     weights: dict[bytes, float] = {}
     for element in accept_encoding.split(b","):
         coding, separator, parameter = element.partition(b";")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -204,7 +205,11 @@ class ResourceTable:
         nor normalised, without the query. It is empty for the root, else it starts with a slash.
         """
         found = self._match(path)
-        return None if found is None else self._routes[found.lastindex]
+        if found is None or (
+            b"%25" in path and _AT_SECOND_SIGHT.search(unquote_to_bytes(path)) is not None
+        ):
+            return None
+        return self._routes[found.lastindex]
 
 
 def _route(resource: Resource, *, read_write: bool) -> Route:
@@ -234,8 +239,16 @@ _DOTS: Final = r"(?:\.|%2[Ee]){1,2}(?:[/;]|%3[Bb]|\Z)"
 _PCHAR: Final = r"[0-9A-Za-z._~!$&'()*+,;=:@-]"  # RFC 3986 §3.3, the unescaped ones
 # Of no control, slash or backslash; nor, for archives that decode twice or overlong UTF-8, of what
 # becomes one of them or a dot.
-_ESCAPE: Final = r"%(?![01]|2[Ff]|5[Cc]|7[Ff]|25(?:2[EeFf]|5[Cc])|[Cc][01])[0-9A-Fa-f]{2}"
+_ESCAPE: Final = (
+    r"%(?![01]|2[Ff]|5[Cc]|7[Ff]|25(?:2[EeFf]|5[Cc])|[Cc][01]|[Ee]0%[89]|[Ff]0%8)[0-9A-Fa-f]{2}"
+)
 _SEGMENT: Final = rf"(?!{_DOTS})(?:{_PCHAR}|{_ESCAPE})+"
+
+# The same in a path that was decoded once.
+_AT_SECOND_SIGHT: Final = re.compile(
+    rf"/{_DOTS}|%(?:[01]|2[Ff]|5[Cc]|7[Ff]|[Cc][01])".encode()
+    + rb"|(?:%[Ee]0|\xe0)%[89]|(?:%[Ff]0|\xf0)%8"
+)
 
 _VARIABLES: Final = {
     "{study}": _UID,

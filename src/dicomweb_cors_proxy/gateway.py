@@ -39,18 +39,27 @@ _METHOD_KEY = re.compile(rb"(?:\A|[&;?])_method=", re.IGNORECASE)
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 # Host is the archive's own, what a client expects the server has answered already, and the
-# request's id is ours. The next two have some archives serve another path than was allowed, and
-# Proxy becomes the variable HTTP_PROXY under CGI (CVE-2016-5385).
+# request's id is ours. The next two have some archives serve another path than was allowed, as do
+# the last four where gunicorn, Daphne and others trust their neighbours; Proxy becomes the variable
+# HTTP_PROXY under CGI (CVE-2016-5385).
 _NOT_FORWARDED = frozenset(
-    {b"host", b"expect", b"x-request-id", b"x-original-url", b"x-rewrite-url", b"proxy"}
+    {
+        b"host",
+        b"expect",
+        b"x-request-id",
+        b"x-original-url",
+        b"x-rewrite-url",
+        b"proxy",
+        b"daphne-root-path",
+        b"path-info",
+        b"script-name",
+        b"x-script-name",
+    }
 )
 
 # Some archives read an underscore as a hyphen, as CGI made both the same: so written, these would
 # reach them past us.
 _HIDEABLE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
-
-# Peers, and whatever else it depends on, for which the lines of one head are remembered.
-_MOST_PEERS = 64
 
 
 class Upstream:
@@ -118,6 +127,10 @@ class Gateway:
         if method not in _SAFE_METHODS:
             self._refuse_foreign_write(inbound)
         sent, length = self._sent(scope, head, route)
+        if head.announces_body and method in _SAFE_METHODS:
+            # It means nothing, and for an archive that therefore doesn't read it, it is the next
+            # request, which nobody has checked (RFC 9110 §9.3.1, RFC 9112 §11.2).
+            raise Problem(400, f"A {method} request has no body: leave it out, with its length.")
         headers = [upstream.host, *sent, (b"x-request-id", record.request_id.encode("ascii"))]
         if method == "OPTIONS":
             headers = self._count_forwards(headers, route)
@@ -210,19 +223,21 @@ class Gateway:
         """The header lines for the archive but for Host and the id; the length of the body."""
         client = scope.get("client")
         peer = client[0] if client else None
+        is_trusted = peer in self.trusted_proxies
         is_chunked = _is_chunked(scope, head)
         holds_urls = route.holds_urls(scope["method"])
-        key = peer, scope["scheme"], scope["http_version"], is_chunked, holds_urls
+        key = is_trusted, scope["scheme"], scope["http_version"], is_chunked, holds_urls
         if key not in head.sent:
             self._refuse_announced_body(head)
-            if len(head.sent) >= _MOST_PEERS:
-                head.sent.clear()
-            headers = self._headers(scope, head, peer, is_chunked=is_chunked, holds_urls=holds_urls)
+            headers = self._headers(
+                scope, head, is_trusted=is_trusted, is_chunked=is_chunked, holds_urls=holds_urls
+            )
             head.sent[key] = headers, _body_length(headers)
-        return head.sent[key]
+        headers, length = head.sent[key]
+        return fields.with_peer(headers, peer), length
 
     def _headers(
-        self, scope: Scope, head: Head, peer: str | None, *, is_chunked: bool, holds_urls: bool
+        self, scope: Scope, head: Head, *, is_trusted: bool, is_chunked: bool, holds_urls: bool
     ) -> list[Header]:
         headers = fields.end_to_end(
             (name, repair_accept(value))
@@ -238,15 +253,8 @@ class Gateway:
             headers.append((b"transfer-encoding", b"chunked"))
         if self._authorization:
             headers.append(self._authorization)
-        headers = fields.forwarded(
-            headers,
-            peer=peer,
-            scheme=scope["scheme"],
-            host=head.host,
-            trusted=peer in self.trusted_proxies,
-        )
         headers.append(fields.via(scope["http_version"], self._instance_name))
-        return headers
+        return fields.forwarded(headers, scheme=scope["scheme"], host=head.host, trusted=is_trusted)
 
     def _count_forwards(self, headers: list[Header], route: Route) -> list[Header]:
         forwards = fields.max_forwards(headers)

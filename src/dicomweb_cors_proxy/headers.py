@@ -5,8 +5,9 @@ names in any case. A request on its way to the archive:
 
     if passed_through(received, name): ...  # 508, judged before any line is dropped
     headers = end_to_end(received)
-    headers = forwarded(headers, peer=peer, scheme=scheme, host=host, trusted=peer in trusted)
     headers.append(via(http_version, name))
+    headers = forwarded(headers, scheme=scheme, host=host, trusted=peer in trusted)
+    headers = with_peer(headers, peer)
 
 An answer on its way back: `without_cors(end_to_end(received))`, then our own lines, then
 `merge_vary`.
@@ -33,6 +34,7 @@ __all__ = [
     "passed_through",
     "via",
     "with_max_forwards",
+    "with_peer",
     "without_cors",
 ]
 
@@ -150,38 +152,49 @@ def _network(value: str) -> IPv4Network | IPv6Network:
 
 
 def forwarded(
-    headers: Iterable[Header], *, peer: str | None, scheme: str, host: bytes, trusted: bool
+    headers: Iterable[Header], *, scheme: str, host: bytes, trusted: bool
 ) -> list[Header]:
-    """Return a request's lines with X-Forwarded-For, -Host and -Proto for the archive.
+    """Return a request's lines with X-Forwarded-Host and -Proto for the archive; see `with_peer`.
 
-    `peer` is the address of the connection's other end (None if it has none), `scheme` and `host`
-    are those of the request as it came to us. What a trusted peer says of the client stands: its
-    X-Forwarded-For is continued, its other X-Forwarded-*, X-Real-IP and Forwarded (RFC 7239) are
-    kept. What anyone else says is dropped.
+    `scheme` and `host` are those of the request as it came to us. What a trusted peer says of the
+    client stands: its X-Forwarded-*, X-Real-IP and Forwarded (RFC 7239) are kept. What anyone else
+    says is dropped, and so is what only an archive that reads an underscore as a hyphen, as CGI
+    made both the same, would take for one of these: a trusted peer passes it on unread.
     """
     kept: list[Header] = []
     chain: list[bytes] = []
     names = set()
     for header in headers:
-        # Some archives read an underscore as a hyphen, as CGI made both the same.
         name = header[0].lower().replace(b"_", b"-")
         if name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-"):
-            if not trusted:
+            if not trusted or b"_" in header[0]:
                 continue
             if name == b"x-forwarded-for":
                 chain.append(header[1])
                 continue
             names.add(name)
         kept.append(header)
-    if peer is not None:
-        chain.append(peer.encode("latin-1"))
-    if addresses := b", ".join(filter(None, chain)):
-        kept.append((b"x-forwarded-for", addresses))
     if b"x-forwarded-host" not in names:
         kept.append((b"x-forwarded-host", host))
     if b"x-forwarded-proto" not in names:
         kept.append((b"x-forwarded-proto", scheme.encode("ascii")))
+    if addresses := b", ".join(filter(None, chain)):
+        kept.append((b"x-forwarded-for", addresses))
     return kept
+
+
+def with_peer(headers: Sequence[Header], peer: str | None) -> list[Header]:
+    """Return the lines that `forwarded` has made, with the connection's other end in them.
+
+    Its address, None if it has none, ends X-Forwarded-For.
+    """
+    lines = [*headers]
+    chain = [lines.pop()[1]] if lines and lines[-1][0] == b"x-forwarded-for" else []
+    if peer is not None:
+        chain.append(peer.encode("latin-1"))
+    if chain:
+        lines.append((b"x-forwarded-for", b", ".join(chain)))
+    return lines
 
 
 def client_address(

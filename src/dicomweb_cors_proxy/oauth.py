@@ -39,7 +39,9 @@ EARLY: Final = 60.0
 
 # Seconds between two attempts if they fail, or if what they bring is refused: a viewer's hundred
 # requests must not be a hundred at the token endpoint, which may lock the client out.
+# The second pause grows, since a new token may be refused as well.
 PAUSE: Final = 1.0
+LONGEST_PAUSE: Final = 60.0
 
 # Seconds for the token endpoint to answer, and bytes that it may answer with.
 TIMEOUT: Final = 10.0
@@ -76,11 +78,17 @@ class LoggedIn:
         """Raises what the upstream does, and `UpstreamProblem` 502 if there is no token."""
         token = await self._tokens.get()
         response = await self._upstream.send(_authorized(request, token), body, timeouts)
-        if response.status != 401 or not self._tokens.replace(token) or body is not None:
+        if response.status != 401:
+            return response
+        try:
+            other = await self._tokens.other_than(token)
+        except BaseException:
+            await response.aclose()
+            raise
+        if other is None or body is not None:
             return response
         await response.aclose()
-        token = await self._tokens.get()
-        return await self._upstream.send(_authorized(request, token), None, timeouts)
+        return await self._upstream.send(_authorized(request, other), None, timeouts)
 
     def connections(self) -> Mapping[str, int]:
         return self._upstream.connections()
@@ -141,6 +149,7 @@ class Tokens:
         self._trouble = ""
         self._may_try_at = -math.inf
         self._may_replace_at = -math.inf
+        self._pause = PAUSE
         self._in_body = False
 
     async def get(self) -> bytes:
@@ -160,15 +169,26 @@ class Tokens:
             raise _problem(outcome)
         return outcome.value
 
-    def replace(self, value: bytes) -> bool:
-        """The archive refuses this token. Returns whether `get` may give another one."""
-        if self._token is not None and self._token.value == value:
+    async def other_than(self, value: bytes) -> bytes | None:
+        """Another token than this one, which the archive refuses; None: it is too early for one.
+
+        Others go on with this one until then: the archive may refuse it for one resource only.
+        Raises `UpstreamProblem` 502, as `get` does.
+        """
+        if self._token is None or self._token.value != value:
+            return await self.get()
+        if self._fetching is None:
             now = self._clock()
-            if now < self._may_replace_at:
-                return False
-            self._may_replace_at = now + PAUSE
-            self._token = None
-        return True
+            if now < max(self._may_replace_at, self._may_try_at):
+                return None
+            # An archive that refuses whatever comes must not have us ask for ever.
+            is_again = now < self._may_replace_at + LONGEST_PAUSE
+            self._pause = min(2 * self._pause, LONGEST_PAUSE) if is_again else PAUSE
+            self._may_replace_at = now + self._pause
+        outcome = await asyncio.shield(self._fetching or self._fetch())
+        if isinstance(outcome, str):
+            raise _problem(outcome)
+        return None if outcome.value == value else outcome.value
 
     def _fetch(self) -> asyncio.Task[Token | str]:
         self._fetching = asyncio.create_task(self._fetched())

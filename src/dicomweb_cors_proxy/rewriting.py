@@ -144,14 +144,15 @@ class BodyRewriter(Protocol):
 
 
 # What of a header is a URL: all of it; in Link the targets; in Warning the agent, for which
-# PS3.18 puts the service's URL, and a colon after it.
+# PS3.18 puts the service's URL, and a colon after it. A quoted string that doesn't end is one to
+# the end: looked for from each of its quotes anew, it would take quadratic time.
 _WHOLE: Final = re.compile(rb"\A.+")
 _URLS_IN: Final = {
     b"location": _WHOLE,
     b"content-location": _WHOLE,
-    b"link": re.compile(rb'"(?:[^"\\]|\\.)*"|(?<=<)[^<>"]+(?=>)'),
+    b"link": re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|(?<=<)[^<>"]+(?=>)'),
     b"warning": re.compile(
-        rb'"(?:[^"\\]|\\.)*"|(?<![^\s,<{(])[^\s",<>{}()]+?(?=:?(?:[\s">})]|\Z))'
+        rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|(?<![^\s,<{(])[^\s",<>{}()]+?(?=:?(?:[\s">})]|\Z))'
     ),
 }
 
@@ -560,15 +561,17 @@ class _Text:
         last = len(data) - end
         pieces: list[bytes | memoryview] = []  # `replacement` follows each
         done = misses = 0
+        missed = -1  # the last value that is none of ours: it may have many needles
         at = find(needle)
         while at >= 0:
             if at <= last and endswith(forms, 0, at + end):
                 pieces.append(view[done : at + start])
                 done = at + stop
-            elif (value := self._start(data, at)) is not None and value >= done:
+            elif (value := self._start(data, at)) is not None and value >= done and value != missed:
                 found = self._found(data, value)
                 if found is None:
                     misses += 1
+                    missed = value
                 else:
                     pieces.append(view[done:value])
                     done = value + found.length

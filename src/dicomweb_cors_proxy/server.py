@@ -117,7 +117,20 @@ class Server(uvicorn.Server):
         self._drain_delay = config.limits.drain_delay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        loop = asyncio.get_running_loop()
+        context = self.config.ssl
+        for listener in sockets or ():
+            self.servers.append(
+                await loop.create_server(
+                    lambda: Protocol(self.config, self.server_state, self.lifespan.state),
+                    sock=listener,
+                    ssl=context,
+                    backlog=self.config.backlog,
+                    # A handshake is the beginning of the first head.
+                    ssl_handshake_timeout=self.config.limits.header_timeout if context else None,
+                )
+            )
         self.ready.set()
         notify(READY)
 

@@ -206,6 +206,9 @@ class Answer:
         self.persistent = persistent
         if self._method == b"HEAD" or status in (204, 304) or length == 0:
             self.complete = True  # whatever length a bodyless one announces
+            if length or chunked:
+                # An archive that sends that body nevertheless must not answer the next request.
+                self.persistent = False
         elif length is None and not chunked:
             self.persistent = False  # ends when the archive closes
         self._chunked = chunked
