@@ -70,6 +70,26 @@ async def test_bytes_after_an_answer_are_nobodys_answer(
     assert len(upstream.connections) == 2
 
 
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("HEAD", b"200 OK"), ("GET", b"204 No Content"), ("GET", b"304 Not Modified")],
+)
+async def test_what_comes_late_is_nobodys_answer(
+    method: str, status: bytes, transport: HTTPXTransport
+) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        if b"/first" in head.first_line:
+            await wire.send(b"HTTP/1.1 %b\r\nContent-Length: 5\r\n\r\n" % status)
+            await wire.head()  # of the next request, if it comes here
+            await wire.send(FORGED)
+        else:
+            await wire.send(answer(b"right"))
+
+    async with archive(handle) as upstream:
+        await ask(transport, request(upstream.url, method, target=b"/first"))
+        assert await ask(transport, request(upstream.url)) == b"right"
+
+
 async def test_a_write_behind_such_bytes_is_not_sent(transport: HTTPXTransport) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"hello") + FORGED)

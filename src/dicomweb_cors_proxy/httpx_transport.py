@@ -69,10 +69,24 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
         self._asking.add(exchange)
         token = _current.set(exchange)
         try:
-            return await super().handle_async_request(request)
+            response = await super().handle_async_request(request)
         finally:
             _current.reset(token)
             self._asking.discard(exchange)
+        if _announces_what_it_lacks(request, response):
+            # An archive that sends that body nevertheless must not answer the next request.
+            await response.extensions["network_stream"].aclose()
+        return response
+
+
+def _announces_what_it_lacks(request: httpx.Request, response: httpx.Response) -> bool:
+    """Whether an answer of HTTP/1.1 has the framing of a body, and none (RFC 9112 §6.3)."""
+    if response.extensions["http_version"] == b"HTTP/2":
+        return False
+    if request.method != "HEAD" and response.status_code not in (204, 304):
+        return False
+    length = response.headers.get("content-length", "0")
+    return length != "0" or "transfer-encoding" in response.headers
 
 
 class _Exchange:
