@@ -19,6 +19,7 @@ from tests.support.sockets import ORIGIN, Wire, answer, archive, proxy, request,
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from dicomweb_cors_proxy import Settings
     from tests.support.sockets import Archive, Head
@@ -250,6 +251,37 @@ async def test_a_problem_is_told(told: Told, caplog: pytest.LogCaptureFixture) -
     for text in (str(head) + body.decode(), caplog.text):
         assert PATIENT not in text
         assert UID not in text
+
+
+CERTIFICATES = {
+    "of a name": ("another.example", True, "Write a name that the certificate has."),
+    "of nobody": ("127.0.0.1", False, "Set upstream.ca_file to"),
+}
+
+
+@pytest.mark.parametrize("certificate", CERTIFICATES.values(), ids=CERTIFICATES)
+async def test_what_is_wrong_with_a_certificate_is_told(
+    certificate: tuple[str, bool, str], tmp_path: Path
+) -> None:
+    name, is_vouched_for, remedy = certificate
+    authority, other = trustme.CA(), trustme.CA()
+    file = tmp_path / "ca.pem"
+    (authority if is_vouched_for else other).cert_pem.write_to_path(file)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    async with archive(hello, tls=context) as a:
+        upstream = {"url": a.url, "ca_file": str(file)}
+        async with proxy(settings(a.url, upstream=upstream)) as p:
+            head, body = await p.ask(ask())
+    assert head.status == 502
+    assert remedy in json.loads(body)["detail"]
+
+
+async def test_the_root_is_no_page_and_says_so() -> None:
+    async with proxy(settings("http://archive.example")) as p:
+        head, body = await p.ask(ask(path="/dicom-web"))
+    assert head.status == 405
+    assert "ask for …/studies?limit=1" in json.loads(body)["detail"]
 
 
 async def test_an_archive_that_speaks_no_tls_at_its_port_is_told() -> None:

@@ -108,6 +108,7 @@ URL_PROBLEMS = [
     ("/dicom-web", f"'/dicom-web' has no scheme; write {ARCHIVE}"),
     ("u:secret@orthanc", f"'***@orthanc' has no scheme; write {ARCHIVE}"),
     ("ftp://orthanc", "'ftp://orthanc' has a scheme other than http and https"),
+    ("'http://orthanc'", "\"'http://orthanc'\" has quotes around it: leave them out"),
     (
         "https://u:secret@orthanc/",
         (
@@ -227,6 +228,8 @@ def test_a_scheme_is_lower_cased() -> None:
         ("upstream.url", 8042, "8042 is not text; put it in quotes"),
         ("upstream.ca_file", 5, "5 is not a path"),
         ("cors.allow_origins", VIEWER, f"'{VIEWER}' is not a list; write ['{VIEWER}']"),
+        ("cors.allow_headers", "a, b", "'a, b' is not a list; write ['a', 'b']"),
+        ("cors.expose_headers", "[a;b]", "'[a;b]' is not a list; write ['a', 'b']"),
         ("cors.allow_headers", None, "null is not a list; leave the key out for its default"),
         ("upstream", "x", "holds keys of its own, not a value; set upstream.url or others"),
         (
@@ -385,10 +388,21 @@ OAUTH = {
             {"type": "basic"},
             [
                 "username: is missing; upstream.auth.type: basic needs it",
-                "password: is missing; upstream.auth.type: basic needs it",
+                (
+                    "password: is missing; upstream.auth.type: basic needs it, best in a secret "
+                    "file upstream__auth__password"
+                ),
             ],
         ),
-        ({"type": "bearer"}, ["token: is missing; upstream.auth.type: bearer needs it"]),
+        (
+            {"type": "bearer"},
+            [
+                (
+                    "token: is missing; upstream.auth.type: bearer needs it, best in a secret file "
+                    "upstream__auth__token"
+                )
+            ],
+        ),
         (
             {"username": "u"},
             ["username: is not for upstream.auth.type: none; leave it out, or set basic"],
@@ -408,8 +422,12 @@ OAUTH = {
         (
             {"type": "oauth2_client_credentials"},
             [
-                f"{key}: is missing; upstream.auth.type: oauth2_client_credentials needs it"
-                for key in ("token_url", "client_id", "client_secret")
+                f"{key}: is missing; upstream.auth.type: oauth2_client_credentials needs it{where}"
+                for key, where in (
+                    ("token_url", ""),
+                    ("client_id", ""),
+                    ("client_secret", ", best in a secret file upstream__auth__client_secret"),
+                )
             ],
         ),
         (

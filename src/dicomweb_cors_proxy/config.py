@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import ChainMap
 from dataclasses import replace
 from typing import (
@@ -163,6 +164,8 @@ class UpstreamAuth(_Group):
             is_set = getattr(self, name) is not None
             if self.type == owner and not is_set and name != "scope":
                 reason = f"is missing; upstream.auth.type: {owner} needs it"
+                if name in ("password", "token", "client_secret"):
+                    reason += f", best in a secret file upstream__auth__{name}"
                 yield Problem(subject, reason, because_of=because_of)
             if self.type != owner and is_set:
                 reason = f"is not for upstream.auth.type: {self.type}; leave it out, or set {owner}"
@@ -765,7 +768,8 @@ def _problem(error: ErrorDetails) -> Problem:
     elif expected == "text" and isinstance(value, (bool, int, float)):
         reason += "; put it in quotes"
     elif kind == "tuple_type" and isinstance(value, str):
-        reason += f"; write [{shown(value)}]"
+        parts = re.split(r"[\s,;]+", value.strip("[] \t,;"))
+        reason += f"; write [{', '.join(map(shown, parts))}]"
     return Problem(subject, reason)
 
 

@@ -160,7 +160,11 @@ def _http_url_fault(url: str, credentials: str) -> str | None:
     if not separator:
         return "has no scheme"
     if scheme.lower() not in _DEFAULT_PORTS:
-        return "has a scheme other than http and https"
+        return (
+            "has quotes around it: leave them out"
+            if scheme[:1] in ("'", '"')
+            else "has a scheme other than http and https"
+        )
     for mark, name in (("?", "a query"), ("#", "a fragment")):
         if mark in rest:
             return f"has {name}, which is no part of it; leave it out"

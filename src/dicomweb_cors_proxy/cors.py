@@ -332,6 +332,12 @@ def _split_scheme(text: str, faults: list[str]) -> tuple[str, str]:
             "can't be told apart: browsers send null for local files and sandboxed frames of any "
             "site; serve the viewer over http or https and list that origin"
         )
+    if text[:1] in ("'", '"', "["):
+        raise _UnreadableError("has quotes or brackets around it: leave them out")
+    if re.search(r"[\s,;].*://", text):
+        raise _UnreadableError(
+            "holds several: give each an entry, or an --allow-origin, of its own"
+        )
     scheme, separator, rest = text.partition("://")
     if not separator:
         faults.append("no scheme")

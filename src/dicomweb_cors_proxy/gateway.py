@@ -180,9 +180,11 @@ class Gateway:
             return upstream
         allow = self._allow(route)
         if service is None and (allow or method in _FOR_NO_RESOURCE):
-            remedy = (
-                " Writing needs access.mode: read-write." if self._writes(route, method) else ""
-            )
+            remedy = ""
+            if self._writes(route, method):
+                remedy = " Writing needs access.mode: read-write."
+            elif method == "GET" and route.template == "/":
+                remedy = " It is the DICOMweb root, which has no page: ask for …/studies?limit=1."
             raise Problem(
                 405, f"This method is not allowed on {route.template}.{remedy}", [(b"allow", allow)]
             )

@@ -379,15 +379,9 @@ def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
                 f"The archive sent nothing for {limits.read_timeout:g} s. If it stages images "
                 "from tape or slow storage, raise upstream.read_timeout."
             )
-        case httpx.ConnectError() if any(isinstance(e, ssl.SSLError) for e in _causes(error)):
+        case httpx.ConnectError() if (fault := _tls_fault(error)) is not None:
             reason, status = "tls", 502
-            detail = (
-                "TLS with the archive failed: it speaks plain http there. Write http:// in "
-                "upstream.url, or the port of its https."
-                if any(getattr(e, "reason", "") == "WRONG_VERSION_NUMBER" for e in _causes(error))
-                else "TLS with the archive failed. For a private certificate authority set "
-                "upstream.ca_file; is the host name of upstream.url in the certificate?"
-            )
+            detail = f"TLS with the archive failed{fault}"
         case httpx.ConnectError() if any(isinstance(e, socket.gaierror) for e in _causes(error)):
             reason, status = "connect", 502
             detail = "The archive's name does not resolve. Is the host in upstream.url right?"
@@ -401,9 +395,43 @@ def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
             reason, status = "protocol", 502
             detail = (
                 "The archive closed the connection before its answer was complete, or "
-                "answered with something that is not HTTP. See the archive's own log."
+                "answered with something that is not HTTP. See the archive's own log; if it speaks "
+                "TLS at this port, write https:// in upstream.url."
             )
     return UpstreamProblem(reason, status, detail, headers)
+
+
+# By OpenSSL's X509_V_ERR_…; https://docs.openssl.org/master/man1/openssl-verification-options/
+_CERTIFICATE_FAULTS = {
+    10: ": its certificate has expired. Renew it there.",
+    **dict.fromkeys(
+        (18, 19, 20, 21),
+        ": no authority that the proxy trusts vouches for its certificate. Set upstream.ca_file to "
+        "the certificate of the one that does, PEM.",
+    ),
+    **dict.fromkeys(
+        (62, 64),
+        ": its certificate is not for the host in upstream.url. Write a name that the certificate "
+        "has.",
+    ),
+}
+
+
+def _tls_fault(error: httpx.HTTPError) -> str | None:
+    """What went wrong in a handshake, and what to do about it; None if it was no handshake."""
+    faults = [cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)]
+    if not faults:
+        return None
+    fault = faults[-1]
+    if fault.reason == "WRONG_VERSION_NUMBER":
+        return (
+            ": it speaks plain http there. Write http:// in upstream.url, or the port of its https."
+        )
+    return _CERTIFICATE_FAULTS.get(
+        getattr(fault, "verify_code", 0),
+        ". For a private certificate authority set upstream.ca_file; is the host name of "
+        "upstream.url in the certificate?",
+    )
 
 
 def _reason(error: httpx.HTTPError) -> str:

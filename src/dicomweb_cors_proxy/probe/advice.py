@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
+from urllib.parse import urlsplit
 
 from dicomweb_cors_proxy.config import CORSSettings
 from dicomweb_cors_proxy.cors import OriginPattern
@@ -72,11 +73,20 @@ class Advisor:
         rule = exchange.step.rule
         if rule in _ON_REQUESTS and exchange.stage is Stage.REQUEST:
             return _ON_REQUESTS[rule]
+        if exchange.answer is not None and exchange.answer.status == 421:
+            host = urlsplit(exchange.request.url).netloc
+            return Advice(
+                {"server.allowed_hosts": [host]}, (), "have the server answer to the URL's host"
+            )
         if exchange.stage is Stage.REDIRECT or (exchange.answer and exchange.answer.is_redirect):
             return Advice({}, (), "give the viewer the URL to which the server redirects")
         asked = exchange.stage is Stage.PREFLIGHT
         keys, first = _ON_HEADERS if exchange.culprits else _SETTINGS[rule]
-        if rule is Rule.ALLOW_ORIGIN_MISSING and (varies(exchange.answer) or asked):
+        if (
+            rule is Rule.ALLOW_ORIGIN_MISSING
+            and not exchange.culprits
+            and (varies(exchange.answer) or asked)
+        ):
             first = _LET_IN if varies(exchange.answer) else _ANSWER_PREFLIGHTS
         first = first.format(origin=self._origin, names=", ".join(exchange.culprits))
         if asked:

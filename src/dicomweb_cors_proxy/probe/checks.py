@@ -21,7 +21,7 @@ from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_o
 from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor, hide
 from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
 from dicomweb_cors_proxy.probe.findings import Finding, Report, Target, Verdict
-from dicomweb_cors_proxy.probe.links import Instance, instance_of, links
+from dicomweb_cors_proxy.probe.links import Instance, instance_of, is_dicom_json, links
 from dicomweb_cors_proxy.probe.page import Page
 from dicomweb_cors_proxy.probe.reasons import varies, why
 
@@ -183,7 +183,10 @@ class _Checks:
         if exchange.is_blocked:
             return self._blocked(wish, exchange)
         if only_asked or exchange.answer is None:
-            text = "A page may store: the preflight is granted. Nothing was sent; --write does."
+            text = (
+                "A page may try to store: the preflight is granted. Nothing was sent; whether the "
+                "server takes it, --write tells."
+            )
             return Finding(wish.check, Verdict.PASS, text, str(wish))
         self._succeeded = True
         status = exchange.answer.status
@@ -195,18 +198,27 @@ class _Checks:
             text += hint.text * (hint is not self._hinted)
             advice = hint.advice
             self._hinted = hint
+        elif wish is _SEARCH and status == 200 and not is_dicom_json(exchange.body):
+            text += f" But what it reads is no DICOM JSON.{_NO_ROOT.text}"
+            advice = _NO_ROOT.advice
         if exchange.is_redirected:
             text += " It was redirected; the final URL saves the viewer a request."
         return Finding(wish.check, Verdict.PASS, text, str(wish), status, advice=advice)
 
     def _blocked(self, wish: _Wish, exchange: Exchange) -> Finding:
         advice = self._advisor.advice(exchange)
+        text = f"A page can't {wish.does}. {self._why(exchange)}"
         if wish is _SEARCH and self._is_without_cors(exchange):
             advice = self._advisor.everything
+            hint = _HINTS.get((wish.check, exchange.answer.status if exchange.answer else 0))
+            if hint is not None:  # it may be another URL that belongs into the configuration
+                text += hint.text
+                ours = {k: v for k, v in advice.ours.items() if k != "upstream.url"}
+                advice = replace(advice, ours=ours)
         return Finding(
             wish.check,
             Verdict.FAIL,
-            f"A page can't {wish.does}. {self._why(exchange)}",
+            text,
             str(wish),
             exchange.answer.status if exchange.answer else None,
             _rule(exchange),
@@ -429,11 +441,13 @@ def _first(text: str) -> Advice:
 
 _NO_HINT: Final = _Hint("")
 _LOGIN: Final = "get a login for --header 'Authorization: …'"
+_NO_ROOT: Final = _Hint(
+    " Is this the DICOMweb root?", _first("see whether the URL is that of the DICOMweb root")
+)
 _HINTS: Final = {
     ("", 401): _Hint(" With a login it tells more (--header).", _first(_LOGIN)),
-    ("search", 404): _Hint(
-        " Is this the DICOMweb root?", _first("see whether the URL is that of the DICOMweb root")
-    ),
+    ("search", 400): _NO_ROOT,
+    ("search", 404): _NO_ROOT,
     ("frames", 406): _Hint(" It has no frames of the media type asked for."),
 }
 _MADE_UP: Final = _Hint(" The search showed no instance, so a made-up one was asked for.")

@@ -92,9 +92,10 @@ class Report:
     def first(self) -> str:
         """One sentence: what to do first."""
         if self._first is None and self._failing:
+            does = "fails" if self._failing >= 500 else "refuses"
             return (
-                f"Browsers block nothing, but the server fails ({self._failing}): see its log and "
-                "the archive's, then probe again."
+                f"Browsers block nothing, but the server {does} ({self._failing}): see what the "
+                "page reads, its log and the archive's, then probe again."
             )
         if self._first is None:
             return "Nothing to do: pages on this origin can use the archive."
@@ -103,9 +104,9 @@ class Report:
 
     @property
     def _failing(self) -> int | None:
-        """The status of a search, if that is the server's own trouble."""
+        """The status of a search, if it brought nothing."""
         statuses = [finding.status for finding in self.findings if finding.check == "search"]
-        return next((status for status in statuses if status and status >= 500), None)
+        return next((status for status in statuses if status and status >= 400), None)
 
     @property
     def _first(self) -> str | None:

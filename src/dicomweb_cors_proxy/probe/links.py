@@ -18,6 +18,7 @@ __all__ = ["Instance", "Link", "instance_of", "links", "shown_origin"]
 
 STUDY, SERIES, INSTANCE, RETRIEVE_URL = "0020000D", "0020000E", "00080018", "00081190"
 
+_TAG: Final = re.compile("[0-9A-Fa-f]{8}")
 _UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _DNS_NAME: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z_-][a-z0-9_-]{0,62}")
 
@@ -52,6 +53,17 @@ def _parsed(body: bytes) -> list[object]:
     except (ValueError, RecursionError):
         return []
     return answer if isinstance(answer, list) else []
+
+
+def is_dicom_json(body: bytes) -> bool:
+    """Tell whether an answer is a list of datasets (PS3.18 F.2), or the beginning of one."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return body.lstrip().startswith(b"[{")
+    return isinstance(answer, list) and all(
+        isinstance(each, dict) and all(map(_TAG.fullmatch, each)) for each in answer
+    )
 
 
 def instance_of(body: bytes) -> Instance:

@@ -79,6 +79,10 @@ _PREFLIGHT_FAULTS: Final[tuple[tuple[Callable[[Rule, Answer], bool], str], ...]]
         "was redirected ({status}){there}, and browsers follow no redirect of a preflight.",
     ),
     (
+        lambda _, answer: answer.status == 421,
+        "was answered 421: the server does not answer to the host in the URL.",
+    ),
+    (
         lambda rule, _: rule is Rule.PREFLIGHT_STATUS,
         "was answered {status}; only 200 to 299 grant anything.",
     ),
