@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.cors import CORS, CORSPolicy
-from dicomweb_cors_proxy.fetch import (
+from dicomweb_cors_proxy.probe.fetch import (
     MAX_REDIRECTS,
     Answer,
     Request,
@@ -37,7 +37,7 @@ from tests import test_cors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dicomweb_cors_proxy.fetch import Headers
+    from dicomweb_cors_proxy.probe.fetch import Headers
 
 VIEWER = "https://viewer.example"
 ROOT = "https://pacs.example/dicom-web"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ ROOT = Path(dicomweb_cors_proxy.__file__).parent
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
 }
-PURE = ("compression", "cors", "dicomweb", "fetch", "headers", "rewriting", "targets")
+PURE = ("compression", "cors", "dicomweb", "headers", "probe.fetch", "rewriting", "targets")
 DOES_IO = {"asyncio", "httpx", "logging", "os", "select", "socket", "ssl", "starlette", "uvicorn"}
 
 
@@ -61,6 +62,11 @@ def test_only_the_app_and_the_commands_wire() -> None:
         module for module in MODULES if ours(module) & {"app", "gateway"} and module != "__init__"
     }
     assert {module.partition(".")[0] for module in wiring} <= {"app", "asgi", "cli", "demo"}
+
+
+def test_the_map_has_every_module() -> None:
+    top = {module.partition(".")[0] for module in MODULES} - {"__init__", "__main__"}
+    assert set(re.findall(r"`([a-z0-9_]+)`", dicomweb_cors_proxy.__doc__ or "")) == top
 
 
 def test_no_circle() -> None:

@@ -14,7 +14,10 @@ from click.testing import CliRunner
 
 from dicomweb_cors_proxy.cli import main
 from dicomweb_cors_proxy.config import load
-from dicomweb_cors_proxy.fetch import (
+from dicomweb_cors_proxy.probe import client
+from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
+from dicomweb_cors_proxy.probe.advice import Advisor
+from dicomweb_cors_proxy.probe.fetch import (
     BEFORE,
     CORS_CHECK,
     PREFLIGHT,
@@ -23,9 +26,6 @@ from dicomweb_cors_proxy.fetch import (
     Rule,
     Step,
 )
-from dicomweb_cors_proxy.probe import client
-from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
-from dicomweb_cors_proxy.probe.advice import Advisor
 from dicomweb_cors_proxy.probe.links import Instance, Link, instance_of, links, shown_origin
 from dicomweb_cors_proxy.probe.page import Exchange, Stage
 from dicomweb_cors_proxy.probe.reasons import why

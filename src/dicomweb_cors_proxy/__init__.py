@@ -1,4 +1,28 @@
-"""A reverse proxy that gives a DICOMweb archive correct CORS."""
+"""A reverse proxy that gives a DICOMweb archive correct CORS.
+
+A request's way, from the top; its answer goes back through the same, from the bottom:
+
+| module              | does                                                                  |
+|---------------------|-----------------------------------------------------------------------|
+| `server`, `http1`   | accept connections, read requests off them, write answers             |
+| `app`               | wires it all; answers /healthz and /readyz (`health`), and /metrics   |
+| `middleware`        | log line and metrics; then CORS: preflights end here                  |
+| `inbound`           | refuses heads and targets (`targets`) that are malformed or too long  |
+| `cors`              | decides by origin, method and header names                            |
+| `gateway`           | finds resource (`dicomweb`), archive, and header lines (`headers`)    |
+| `proxy`             | moves bytes both ways; tells which failure is which status            |
+| `contents`          | on the way back: URLs (`rewriting`), and gzip (`compression`)         |
+| `oauth`             | adds an access token of the proxy's own                               |
+| `transport`         | asks the archive; or httpx does: `httpx_upstream`, `httpx_transport`  |
+
+Beside it: `answers`, which the proxy makes itself; `logs` and `metrics`; `config` with its
+`config_values` and `config_sources`; `reloading`, `workers`, `certificates`, `systemd` and
+`memory` for the process; `deadline` and `extensions` for the server; `asgi` for other servers;
+`cli`, and the commands that are packages of their own, `probe` and `demo`.
+
+A new header of the archive's or the client's goes into `headers` or `gateway`, a resource into the
+table in `dicomweb`, a setting into `config`.
+"""
 
 from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.config import Settings

@@ -62,7 +62,7 @@ _NOT_FORWARDED = frozenset(
 _HIDEABLE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
 
 
-class Upstream:
+class BaseURL:
     """One base URL of the archive; its path is kept byte for byte."""
 
     def __init__(self, url: str) -> None:
@@ -84,7 +84,7 @@ class Gateway:
     def __init__(self, settings: Settings) -> None:
         self._base_path = settings.server.base_path.rstrip("/").encode("ascii")
         self._upstreams = {
-            service: Upstream(url) for service, url in settings.service_urls().items()
+            service: BaseURL(url) for service, url in settings.service_urls().items()
         }
         self._read_write = settings.access.mode == "read-write"
         self._resources = ResourceTable(
@@ -173,7 +173,7 @@ class Gateway:
             "dots, and no slash stands at the end.",
         )
 
-    def _upstream(self, route: Route, method: str) -> Upstream:
+    def _upstream(self, route: Route, method: str) -> BaseURL:
         service = route.service(method)
         upstream = self._upstreams.get(service) if service else None
         if upstream is not None:

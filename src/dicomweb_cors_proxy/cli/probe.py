@@ -13,16 +13,16 @@ from urllib.parse import urlsplit
 import click
 
 from dicomweb_cors_proxy.cors import OriginPattern, PolicyError
-from dicomweb_cors_proxy.fetch import is_forbidden, origin_of
 from dicomweb_cors_proxy.probe.checks import probe as run
 from dicomweb_cors_proxy.probe.client import Client
+from dicomweb_cors_proxy.probe.fetch import is_forbidden, origin_of
 from dicomweb_cors_proxy.probe.findings import Target
 from dicomweb_cors_proxy.probe.report import Text, as_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dicomweb_cors_proxy.fetch import Headers
+    from dicomweb_cors_proxy.probe.fetch import Headers
 
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 

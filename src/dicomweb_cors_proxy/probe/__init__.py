@@ -2,6 +2,7 @@
 
 | file           | holds                                                   |
 |----------------|---------------------------------------------------------|
+| `fetch.py`     | the Fetch standard's steps, which judge                 |
 | `client.py`    | requests with raw heads                                 |
 | `page.py`      | a page's `fetch`: preflight, request, redirects         |
 | `checks.py`    | what is asked, in which order, and what is made of it   |

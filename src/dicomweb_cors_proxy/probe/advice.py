@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 from dicomweb_cors_proxy.config import CORSSettings
 from dicomweb_cors_proxy.cors import OriginPattern
-from dicomweb_cors_proxy.fetch import Rule
+from dicomweb_cors_proxy.probe.fetch import Rule
 from dicomweb_cors_proxy.probe.page import Stage
 from dicomweb_cors_proxy.probe.reasons import varies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from dicomweb_cors_proxy.fetch import Answer
+    from dicomweb_cors_proxy.probe.fetch import Answer
     from dicomweb_cors_proxy.probe.page import Exchange
 
 __all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "hide"]

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from dicomweb_cors_proxy.fetch import (
+from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
+from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor, hide
+from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
+from dicomweb_cors_proxy.probe.fetch import (
     DEFAULT_MAX_AGE,
     Answer,
     combined,
@@ -17,9 +20,6 @@ from dicomweb_cors_proxy.fetch import (
     max_age,
     origin_of,
 )
-from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
-from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor, hide
-from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
 from dicomweb_cors_proxy.probe.findings import Finding, Report, Target, Verdict
 from dicomweb_cors_proxy.probe.links import Instance, instance_of, is_dicom_json, links
 from dicomweb_cors_proxy.probe.page import Page
@@ -28,8 +28,8 @@ from dicomweb_cors_proxy.probe.reasons import varies, why
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dicomweb_cors_proxy.fetch import Request
     from dicomweb_cors_proxy.probe.client import Client
+    from dicomweb_cors_proxy.probe.fetch import Request
     from dicomweb_cors_proxy.probe.links import Link
     from dicomweb_cors_proxy.probe.page import Exchange
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final, Self
 
 import httpx
 
-from dicomweb_cors_proxy.fetch import Answer
+from dicomweb_cors_proxy.probe.fetch import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dicomweb_cors_proxy.fetch import Headers
+    from dicomweb_cors_proxy.probe.fetch import Headers
 
 __all__ = ["Client", "NoAnswerError", "Reason", "Received"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dicomweb_cors_proxy.probe.advice import NOTHING, Advice
 
 if TYPE_CHECKING:
-    from dicomweb_cors_proxy.fetch import Headers
+    from dicomweb_cors_proxy.probe.fetch import Headers
     from dicomweb_cors_proxy.probe.page import Exchange
 
 __all__ = ["Finding", "Report", "Target", "Verdict"]

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
-from dicomweb_cors_proxy.fetch import is_trustworthy, origin_of
+from dicomweb_cors_proxy.probe.fetch import is_trustworthy, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

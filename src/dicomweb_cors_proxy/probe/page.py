@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from dicomweb_cors_proxy.fetch import (
+from dicomweb_cors_proxy.probe.client import NoAnswerError
+from dicomweb_cors_proxy.probe.fetch import (
     Request,
     Rule,
     Step,
@@ -16,11 +17,10 @@ from dicomweb_cors_proxy.fetch import (
     judge_request,
     lacking_names,
 )
-from dicomweb_cors_proxy.probe.client import NoAnswerError
 
 if TYPE_CHECKING:
-    from dicomweb_cors_proxy.fetch import Answer, Headers
     from dicomweb_cors_proxy.probe.client import Client, Received
+    from dicomweb_cors_proxy.probe.fetch import Answer, Headers
 
 __all__ = ["Exchange", "Page", "Stage"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urljoin
 
-from dicomweb_cors_proxy.fetch import Rule, combined, origin_of
+from dicomweb_cors_proxy.probe.fetch import Rule, combined, origin_of
 from dicomweb_cors_proxy.probe.links import shown_origin
 from dicomweb_cors_proxy.probe.page import Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dicomweb_cors_proxy.fetch import Answer
+    from dicomweb_cors_proxy.probe.fetch import Answer
     from dicomweb_cors_proxy.probe.page import Exchange
 
     Fault: TypeAlias = "str | Callable[[Answer, str], str]"
