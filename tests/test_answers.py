@@ -126,7 +126,7 @@ PROBLEMS = {
     ),
     "no resource": Told(404, "server.base_path", ask(path=f"/dicom-web/patients/{UID}")),
     "no service": Told(
-        404, "upstream", ask(path=f"/dicom-web/workitems/{UID}"),
+        404, "set upstream.ups_url", ask(path=f"/dicom-web/workitems/{UID}"),
         {"upstream": {"url": None, "qido_url": "http://a", "wado_url": "http://a"}},
     ),
     "read-only": Told(

@@ -1069,7 +1069,7 @@ def test_a_file_that_cant_be_read_is_the_only_problem(path: str) -> None:
             "upstream:\n\turl: secret",
             (
                 ", line 2: is not valid YAML (found character '\\t' that cannot start any token); "
-                "check indentation and quotes"
+                "indent with spaces, not with tabs"
             ),
         ),
         (
@@ -1174,6 +1174,10 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
                 "server.trusted_proxies: '::/0' believes every client's X-Forwarded-*; "
                 "list the proxies"
             ),
+        ),
+        (
+            {"access.extra_paths": ["/reports/*", "/**"]},
+            "access.extra_paths: '/**' opens every path of the archive, of its administration too",
         ),
         ({"cors.max_age": 86400}, "cors.max_age: '86400' "),
         (

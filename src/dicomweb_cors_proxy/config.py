@@ -616,6 +616,9 @@ class Settings(BaseSettings):
             yield from self._open_doors("upstream.auth")
         elif upstream.uses_tls and upstream.client_cert_file is not None:
             yield from self._open_doors("upstream.client_cert_file")
+        if "/**" in self.access.extra_paths:
+            reason = "'/**' opens every path of the archive, of its administration too; list those"
+            yield Problem("access.extra_paths", f"{reason} that are meant")
         for network in server.trusted_proxies:
             if network.endswith("/0"):
                 reason = f"{shown(network)} believes every client's X-Forwarded-*; list the proxies"

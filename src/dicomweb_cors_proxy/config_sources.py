@@ -323,6 +323,8 @@ def _syntax_problem(source: str, error: Exception) -> Problem:
     problem = error.problem or ""
     is_alias = "alias" in f"{error.context} {problem}"  # more likely an origin *
     remedy = "put quotes around what begins with *" if is_alias else "check indentation and quotes"
+    if "'\\t'" in problem:
+        remedy = "indent with spaces, not with tabs"
     # Quoted there are characters and tokens, '<block end>', but also the names of aliases and tags,
     # which can be an unquoted *secret or !secret.
     cause = re.sub(r"""'(?!<|\\|.')[^']+'|"[^"]+\"""", "…", problem)

@@ -29,6 +29,14 @@ logger = logging.getLogger(__name__)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+# Where the URL of a service stands, if there is none for all of them.
+_URL_KEYS = {
+    Service.ROOT: "upstream.url",
+    Service.STORE: "upstream.stow_url",
+    Service.WORKLIST: "upstream.ups_url",
+    Service.WADO_URI: "upstream.wado_uri_url",
+}
+
 _FOR_NO_RESOURCE = frozenset({"CONNECT", "TRACE"})
 
 # By which clients ask for another method than the request's own.
@@ -188,10 +196,12 @@ class Gateway:
             raise Problem(
                 405, f"This method is not allowed on {route.template}.{remedy}", [(b"allow", allow)]
             )
+        key = _URL_KEYS.get(service) if service else None
+        remedy = f"set {key}" if key else "see the URLs under upstream"
         raise Problem(
             404,
-            f"No archive is configured for {route.template} with this method: see the URLs under "
-            "upstream in the proxy's configuration.",
+            f"No archive is configured for {route.template} with this method: {remedy} in the "
+            "proxy's configuration.",
         )
 
     def _writes(self, route: Route, method: str) -> bool:
