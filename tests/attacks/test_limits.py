@@ -103,7 +103,9 @@ LIMITS = {
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
 async def test_a_limit_of_a_request(narrow: Front, limit: Limit) -> None:
     within = await narrow.attack(limit.within, reaching=1)
-    assert (within.answers, within.cors, len(within.reached)) == ("200 open", "yes", 1)
+    # What the archive was told of an upload before, which was cut, may come to light only now.
+    reached = [each for each in within.reached if not each.endswith(" (cut)")]
+    assert (within.answers, within.cors, len(reached)) == ("200 open", "yes", 1)
     beyond = await narrow.attack(limit.beyond)
     assert (beyond.answers, beyond.cors) == (f"{limit.status} {limit.then}", "yes")
     assert beyond.reached in ((), ("POST /pacs/studies (cut)",))
