@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +61,8 @@ def test_follows_the_port(started: tuple[dict[str, str], list[str]]) -> None:
 
 
 def test_fails_where_nothing_listens() -> None:
-    assert check(SETTINGS | {"DICOMWEB_PROXY_SERVER__PORT": str(free_port())}, os.getpid()) == 1
+    with Child([sys.executable, "-c", "import time; time.sleep(60)"]) as idle:
+        assert check(SETTINGS, idle.pid) == 1
 
 
 def test_follows_tls_and_a_process_before(tmp_path: Path) -> None:
@@ -96,9 +96,10 @@ def test_a_configuration_that_was_refused_changes_nothing(tmp_path: Path) -> Non
 
 
 def test_fails_with_what_is_no_proxy() -> None:
-    with socket.create_server((LOOPBACK, 0)) as server:
-        server.close()
-        assert check(SETTINGS, os.getpid()) == 1
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", LOOPBACK, "0"]
+    with Child(command) as other:
+        other.wait_for("Serving HTTP")
+        assert check(SETTINGS, other.pid) == 1
 
 
 def test_fails_for_a_process_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
