@@ -28,6 +28,15 @@ SETTINGS = {
 }
 
 
+# A first process that starts another and passes SIGTERM on, as docker run --init has it.
+INIT = """
+import signal, subprocess, sys
+child = subprocess.Popen(sys.argv[1:])
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+sys.exit(child.wait())
+"""
+
+
 @contextmanager
 def running(env: Mapping[str, str], *arguments: str) -> Iterator[Child]:
     with Child([COMMAND, *arguments], env=os.environ | env) as child:
@@ -72,8 +81,7 @@ def test_follows_tls_and_a_process_before(tmp_path: Path) -> None:
     certificate.private_key_pem.write_to_path(key)
     port = str(free_port())
     command = ["serve", "--port", port, "--tls-cert", str(chain), "--tls-key", str(key)]
-    init = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
-    with Child([sys.executable, "-c", init, COMMAND, *command], env=os.environ | SETTINGS) as child:
+    with Child([sys.executable, "-c", INIT, COMMAND, *command], env=os.environ | SETTINGS) as child:
         child.wait_for(r"\bat  ")
         assert check(SETTINGS, child.pid) == 0
 
