@@ -135,7 +135,10 @@ class Viewer:
         assert await self._evaluate("abort") == "AbortError"
 
     async def ask_on(self, url: str, *, lanes: int, pause: int, **options: object) -> None:
-        """Call `fetch(url, options)` over and over, with `pause` ms more in each of the lanes."""
+        """Call `fetch(url, options)` on and on: in one lane at once, in others every `pause` ms.
+
+        These ask together, so that each needs a connection of its own, which then is idle.
+        """
         await self._evaluate("askOn", url, options, lanes, pause)
 
     async def load_more(self, count: int) -> None:

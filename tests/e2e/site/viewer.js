@@ -64,8 +64,8 @@ async function render(url, options) {
   return embed(URL.createObjectURL(await response.blob()));
 }
 
-// Asks for the same thing over and over, one lane with longer and longer breaks than the other, so
-// that some connections stay in use and others are closed meanwhile.
+// Asks for the same thing over and over: in one lane without a break, so that its connection stays in
+// use, in the others together, so that each has its own, which may be closed in the break.
 const asking = { stopped: false, loaded: 0, failures: [] };
 
 function askOn(url, options, lanes, pause) {
@@ -77,7 +77,8 @@ function askOn(url, options, lanes, pause) {
       } else {
         asking.failures.push(answer.error ?? answer.status);
       }
-      await new Promise((resolve) => setTimeout(resolve, index * pause));
+      const wait = index && pause - (performance.now() % pause);
+      await new Promise((resolve) => setTimeout(resolve, wait));
     }
   }
   asking.lanes = Promise.all(Array.from({ length: lanes }, (_, index) => lane(index)));
