@@ -164,7 +164,7 @@ class UpstreamAuth(_Group):
             is_set = getattr(self, name) is not None
             if self.type == owner and not is_set and name != "scope":
                 reason = f"is missing; upstream.auth.type: {owner} needs it"
-                if name in ("password", "token", "client_secret"):
+                if SCHEMA.settings[subject].is_secret:
                     reason += f", best in a secret file upstream__auth__{name}"
                 yield Problem(subject, reason, because_of=because_of)
             if self.type != owner and is_set:

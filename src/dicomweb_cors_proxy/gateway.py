@@ -135,7 +135,7 @@ class Gateway:
         if method not in _SAFE_METHODS:
             self._refuse_foreign_write(inbound)
         sent, length = self._sent(scope, head, route)
-        if head.announces_body and method in _SAFE_METHODS:
+        if length != 0 and method in _SAFE_METHODS:
             # It means nothing, and for an archive that therefore doesn't read it, it is the next
             # request, which nobody has checked (RFC 9110 §9.3.1, RFC 9112 §11.2).
             raise Problem(400, f"A {method} request has no body: leave it out, with its length.")

@@ -46,7 +46,6 @@ class Head:
         origin: None without an Origin, and with several: nobody can say which one is meant.
         asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
             fetch.
-        announces_body: whether a body follows that is not empty.
         is_sound: whether `Screen` has found nothing wrong.
         is_forwardable: whether the gateway has found neither a loop nor another method in it.
         preflight: what it was answered as a preflight.
@@ -63,7 +62,6 @@ class Head:
     host: bytes = b""
     origin: bytes | None = None
     asks_preflight: bool = False
-    announces_body: bool = False
     is_sound: bool = False
     is_forwardable: bool = False
     preflight: Answer | None = None
@@ -89,9 +87,6 @@ class Head:
             head.host = head.hosts[0]
         if len(head.origins) == 1 and head.origins[0]:
             head.origin = head.origins[0]
-        head.announces_body = bool(head.transfer_codings) or any(
-            length.strip(b"0") for length in head.lengths
-        )
         head.asks_preflight = head.origin is not None and any(head.request_methods)
         return head
 

@@ -163,11 +163,7 @@ class Tokens:
                 return token.value
         if self._fetching is None and self._clock() < self._may_try_at:
             raise _problem(self._trouble)
-        # A request that is cancelled must not take the token from the others.
-        outcome = await asyncio.shield(self._fetching or self._fetch())
-        if isinstance(outcome, str):
-            raise _problem(outcome)
-        return outcome.value
+        return await self._next()
 
     async def other_than(self, value: bytes) -> bytes | None:
         """Another token than this one, which the archive refuses; None: it is too early for one.
@@ -185,10 +181,16 @@ class Tokens:
             is_again = now < self._may_replace_at + LONGEST_PAUSE
             self._pause = min(2 * self._pause, LONGEST_PAUSE) if is_again else PAUSE
             self._may_replace_at = now + self._pause
+        other = await self._next()
+        return None if other == value else other
+
+    async def _next(self) -> bytes:
+        """The token that is being fetched. Raises `UpstreamProblem` 502 if that fails."""
+        # A request that is cancelled must not take the token from the others.
         outcome = await asyncio.shield(self._fetching or self._fetch())
         if isinstance(outcome, str):
             raise _problem(outcome)
-        return None if outcome.value == value else outcome.value
+        return outcome.value
 
     def _fetch(self) -> asyncio.Task[Token | str]:
         self._fetching = asyncio.create_task(self._fetched())

@@ -173,7 +173,8 @@ class URLRewriter:
         self._public = public
         self._needles = needles
         # Of the services; our own stands for itself, for an archive that has it right already.
-        self._paths = {**paths, _split(public)[2]: b""}
+        self._own_path = _split(public)[2]
+        self._paths = {**paths, self._own_path: b""}
         # What was learned from earlier bodies, by syntax (its escape) and needle.
         self.usual: dict[tuple[bytes, bytes], _Usual] = {}
         longest = max(len(origin + path) for origin in bases for path in bases[origin])
@@ -202,7 +203,7 @@ class URLRewriter:
         if not url.startswith(b"/") or url.startswith(b"//"):
             return self.url(url)
         path = _longest(self._paths, url, complete=True)
-        if path is None or path == _split(self._public)[2]:
+        if path is None or path == self._own_path:
             return url
         return self._public + self._paths[path] + url[len(path) :]
 

@@ -19,6 +19,8 @@ _ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104
 _LISTENING = "0A"  # TCP_LISTEN of the kernel's tcp_states.h
 _TABLES = {"tcp": socket.AF_INET, "tcp6": socket.AF_INET6}
 _TIMEOUT = 4.0  # seconds
+# What the kernel says of a process, or a descriptor, that is gone between two looks.
+_ENDED = (FileNotFoundError, ProcessLookupError)
 
 
 @click.command(hidden=True)
@@ -78,14 +80,14 @@ def _descriptors(pid: int) -> Iterator[str]:
     while more := {child for child, parent in parents.items() if parent in family} - family:
         family |= more
     for member in family:
-        with suppress(PermissionError, FileNotFoundError):
+        with suppress(PermissionError, *_ENDED):
             for descriptor in Path(f"/proc/{member}/fd").iterdir():
-                with suppress(FileNotFoundError):
+                with suppress(*_ENDED):
                     yield str(descriptor.readlink())
 
 
 def _parent(stat: Path) -> int | None:
     try:
         return int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
-    except FileNotFoundError:  # it has ended
+    except _ENDED:
         return None

@@ -77,6 +77,7 @@ _SAFELISTED_RESPONSE_HEADERS: Final = frozenset(
     }
 )
 _FORBIDDEN_RESPONSE_HEADERS: Final = frozenset({"set-cookie", "set-cookie2"})
+# The CORS engine has the same list: what judges it takes nothing from it.
 _FORBIDDEN_REQUEST_HEADERS: Final = frozenset(
     {
         "accept-charset",
