@@ -237,6 +237,7 @@ def test_ours_before_an_archive_with_a_login(orthanc_with_auth: Orthanc, serve: 
     assert with_ours(serve, url, {"upstream": {"url": url}}, *LOGIN) == 1
 
 
+@pytest.mark.skipif(not archives.INSTALLED, reason="needs Debian's orthanc-dicomweb")
 def test_ours_before_an_archive_that_calls_itself_otherwise(serve: Serve, tmp_path: Path) -> None:
     """As Debian ships Orthanc: by localhost, without the port."""
     with archives.orthanc(tmp_path, Host="localhost") as archive:

@@ -6,9 +6,15 @@ import re
 
 import pytest
 
+from tests.support import orthanc as archives
 from tests.support.probe_examples import MARKED, PAGE, examples
+from tests.support.probing import NGINX
 
-pytestmark = pytest.mark.orthanc
+pytestmark = [
+    pytest.mark.orthanc,
+    pytest.mark.skipif(not archives.INSTALLED, reason="needs Debian's orthanc-dicomweb"),
+    pytest.mark.skipif(NGINX is None, reason="needs Debian's nginx"),
+]
 
 
 def without_ports(text: str) -> str:
