@@ -27,6 +27,14 @@ PAGES = Path(__file__).parents[1] / "e2e" / "site"
 FLAGS = ("--disable-dev-shm-usage", "--disable-gpu", "--disable-quic", "--disable-sync")
 # Names under .test lead here, though the browser doesn't take them for this machine's own.
 NAMES = f"--host-resolver-rules=MAP *.test {LOOPBACK}"
+# Of the developer tools' domain Network.
+EVENTS = (
+    "requestWillBeSent",
+    "responseReceived",
+    "responseReceivedExtraInfo",
+    "loadingFinished",
+    "loadingFailed",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ class Viewer:
         self._page = page
         self.certificates: set[str] = set()
         self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
-        for name in ("requestWillBeSent", "responseReceived", "loadingFinished", "loadingFailed"):
+        for name in EVENTS:
             devtools.on(f"Network.{name}", functools.partial(self._note, name))
         devtools.on("Network.responseReceived", self._note_certificate)
 
@@ -170,14 +178,28 @@ class Viewer:
         self._events.put_nowait((name, event))
 
     async def _record(self) -> dict[str, Any]:
-        """Read the developer tools' events until the script's own request has ended."""
+        """Read the developer tools' events until they have told all of the script's own request.
+
+        What they tell of a preflight comes from another process than the end of the request, so
+        perhaps after it; but never after the extra information, which comes from there, too.
+        """
         requests: dict[str, dict[str, Any]] = {}
+        extras: set[str] = set()
         told: dict[str, Any] = {}
-        while True:
+        preflight_ended = False
+        cors_error = ""
+        awaited: str | None = None  # the request whose extra information is to come, too
+        ended = False
+        while not ended or not (
+            preflight_ended or (awaited in extras if awaited else "Preflight" not in cors_error)
+        ):
             name, event = await self._events.get()
-            request = requests.get(event["requestId"])
+            identity = event["requestId"]
+            request = requests.get(identity)
             if name == "requestWillBeSent":
-                requests[event["requestId"]] = event
+                requests[identity] = event
+            elif name == "responseReceivedExtraInfo":
+                extras.add(identity)
             elif request is None:
                 continue
             elif name == "responseReceived" and event["type"] == "Preflight":
@@ -188,5 +210,10 @@ class Viewer:
                 )
             elif name == "responseReceived":
                 told["protocol"] = event["response"]["protocol"]
-            elif name.startswith("loading") and request["type"] == "Fetch":
-                return told | {"cors_error": event.get("corsErrorStatus", {}).get("corsError")}
+                awaited = identity if event["hasExtraInfo"] else None
+            elif request["initiator"]["type"] == "preflight":
+                preflight_ended = True
+            elif request["type"] == "Fetch":
+                ended = True
+                cors_error = event.get("corsErrorStatus", {}).get("corsError", "")
+        return told | {"cors_error": cors_error or None}
