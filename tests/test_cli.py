@@ -229,6 +229,16 @@ def test_check_says_which_archive_is_not_reachable(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_check_says_what_it_is_waiting_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["dicomweb_cors_proxy.cli.check"]  # its name in `cli` is the command's
+    monkeypatch.setattr(module, "SOON", 0)
+    with stub(Reply()) as archive:
+        file = written(tmp_path, fronting(archive.url, VIEWER, read_timeout=7))
+        result = run("check", "--config", file)
+    assert result.exit_code == 0
+    assert "upstream.read_timeout (7 s)" in result.stderr
+
+
 # serve
 
 

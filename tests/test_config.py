@@ -1154,7 +1154,7 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
     ("changes", "warning"),
     [
         (
-            {"upstream.url": "https://a", "upstream.verify_tls": False},
+            {"upstream.url": "https://a/dicom-web", "upstream.verify_tls": False},
             (
                 "upstream.verify_tls: is false: whoever is between proxy and archive can read and "
                 "change everything; set upstream.ca_file to trust the archive's own certificate"
@@ -1178,6 +1178,14 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
         (
             {"access.extra_paths": ["/reports/*", "/**"]},
             "access.extra_paths: '/**' opens every path of the archive, of its administration too",
+        ),
+        (
+            {"upstream.url": "http://orthanc:8042/"},
+            "upstream.url: 'http://orthanc:8042/' has no path, but most archives serve DICOMweb",
+        ),
+        (
+            {"upstream.qido_url": "http://orthanc:8042"},
+            "upstream.qido_url: 'http://orthanc:8042' has no path",
         ),
         ({"cors.max_age": 86400}, "cors.max_age: '86400' "),
         (

@@ -21,6 +21,7 @@ from typing import (
     get_args,
     get_origin,
 )
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -606,6 +607,15 @@ class Settings(BaseSettings):
 
     def _warnings(self) -> Iterator[Problem]:
         upstream, server = self.upstream, self.server
+        for name in ("url", "qido_url", "wado_url", "stow_url", "ups_url"):
+            url = getattr(upstream, name)
+            if url is not None and not urlsplit(url).path.strip("/"):
+                reason = (
+                    f"{shown(url)} has no path, but most archives serve DICOMweb below one, and "
+                    "answer 404 elsewhere: Orthanc below /dicom-web, dcm4chee below "
+                    "/dcm4chee-arc/aets/{AET}/rs"
+                )
+                yield Problem(f"upstream.{name}", reason)
         if upstream.uses_tls and not upstream.verify_tls:
             reason = (
                 "is false: whoever is between proxy and archive can read and change everything; "

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 404
 
+# Seconds for which nobody wonders whether anything is going on.
+SOON = 2.0
+
 
 @click.command(short_help="Validate a configuration and ask the archive.")
 @config_option
@@ -55,7 +58,17 @@ def check(config_file: Path | None, *, offline: bool) -> None:
 
 async def _signs(settings: Settings) -> list[Sign]:
     upstream = create_upstream(settings.upstream)
+    archive = Archive(Gateway(settings), upstream, create_limits(settings))
     try:
-        return await Archive(Gateway(settings), upstream, create_limits(settings)).signs()
+        asking = asyncio.create_task(archive.signs())
+        if not (await asyncio.wait([asking], timeout=SOON))[0]:
+            limits = settings.upstream
+            click.echo(
+                "The archive has not answered yet. It may take as long as "
+                f"upstream.connect_timeout ({limits.connect_timeout:g} s) and "
+                f"upstream.read_timeout ({limits.read_timeout:g} s) say.",
+                err=True,
+            )
+        return await asking
     finally:
         await upstream.aclose()
