@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import ssl
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,7 @@ import trustme
 
 from dicomweb_cors_proxy import create_app
 from tests.support import asgi
+from tests.support.servers import Reply, stub
 from tests.support.sockets import Wire, answer, archive, proxy, request, settings
 
 if TYPE_CHECKING:
@@ -100,3 +103,23 @@ async def test_a_head_is_answered_without_a_body(path: bytes) -> None:
     assert status in (200, 404, 502)
     assert body == b""
     assert int(dict(headers)[b"content-length"]) > 0
+
+
+@pytest.mark.filterwarnings(
+    "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_one_event_loop_after_another() -> None:
+    """Connections belong to the loop that opened them; Starlette's TestClient has one a request."""
+
+    async def ask() -> int:
+        return (await asgi.call(app, asgi.scope()))[0]
+
+    with stub(Reply(200, {}, b"[]")) as there:
+        app = create_app(settings(there.url))
+        assert [asyncio.run(ask()) for _ in range(3)] == [200] * 3
+        with asyncio.Runner() as one, asyncio.Runner() as other:
+            assert [runner.run(ask()) for runner in (one, other, one, other)] == [200] * 4
+            one.run(asyncio.sleep(0))
+            other.run(asyncio.sleep(0))
+    del app
+    gc.collect()  # the connections of loops that are gone, while warnings of them are ignored

@@ -5,8 +5,10 @@ Imported only where it is asked for: httpcore and h2 take 50 ms to load.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from contextvars import ContextVar
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,17 +32,23 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
         context = ssl_context or ssl.create_default_context()
         super().__init__(verify=context)
         # httpx has no argument for a network backend.
-        self._pool = httpcore.AsyncConnectionPool(
+        self._open_pool = partial(
+            httpcore.AsyncConnectionPool,
             ssl_context=context,
             max_connections=max_connections,
             keepalive_expiry=IDLE_EXPIRY,
             http2=find_spec("h2") is not None,
             network_backend=_Backend(),
         )
+        self._pool = self._open_pool()
+        self._loop: asyncio.AbstractEventLoop | None = None  # of its connections
         self._asking: set[_Exchange] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; a safe one without a body again if a kept-alive connection was dead."""
+        if self._loop is not (loop := asyncio.get_running_loop()):
+            self._loop = loop
+            self._pool = self._open_pool()
         exchange = _Exchange(self._pool)
         try:
             return await self._send(request, exchange)

@@ -534,7 +534,7 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """The connections to one origin: at most `limit`, the last used first.
+    """The connections to one origin in one event loop: at most `limit`, the last used first.
 
     A slot stands for the right to hold a connection. It is taken before connecting, and every way
     out of an exchange gives it back or passes it to the longest waiting request.
@@ -547,7 +547,7 @@ class Pool:
         self._limit = limit
         self._context = context
         self._max_head_bytes = max_head_bytes
-        self._loop = asyncio.get_running_loop()
+        self.loop = self._loop = asyncio.get_running_loop()
         self._in_use = 0
         self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -790,7 +790,9 @@ class Transport(httpx.AsyncBaseTransport):
             httpx.LocalProtocolError: `body` is not as long as the request says.
         """
         origin, method, target, headers, length = request
-        pool = self.pools.get(origin) or self._open_pool(origin)
+        pool = self.pools.get(origin)
+        if pool is None or pool.loop is not asyncio.get_running_loop():
+            pool = self._open_pool(origin)
         lines = [b"%b: %b\r\n" % header for header in headers]
         head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", *lines, b"\r\n"))
 
@@ -868,6 +870,8 @@ class Transport(httpx.AsyncBaseTransport):
         pool = Pool(origin, self._max_connections, context, self._max_head_bytes)
         if self._closed:
             pool.close()
+        if (former := self.pools.get(origin)) is not None and not former.loop.is_closed():
+            former.loop.call_soon_threadsafe(former.close)
         self.pools[origin] = pool
         return pool
 
