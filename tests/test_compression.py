@@ -78,7 +78,7 @@ def test_text_is_compressed(content_type: bytes, is_text: bool) -> None:
         (304, []),
         (200, [(b"content-encoding", b"gzip")]),
         (200, [(b"content-encoding", b"br")]),
-        (200, [(b"content-length", b"1399")]),
+        (200, [(b"content-length", b"0")]),
         (200, [(b"cache-control", b"private, No-Transform")]),
     ],
 )
@@ -89,11 +89,11 @@ def test_what_is_encoded_cut_short_or_sealed_is_not(
 
 
 def test_an_identity_that_is_named_is_none() -> None:
-    headers = [JSON, (b"content-encoding", b"identity"), (b"content-length", b"1400")]
+    headers = [JSON, (b"content-encoding", b"identity"), (b"content-length", b"2")]
     assert is_compressible(200, dict(headers))
     assert compressed_headers(headers) == [
         JSON,
-        (b"content-length", b"1400"),
+        (b"content-length", b"2"),
         (b"content-encoding", b"gzip"),
     ]
 

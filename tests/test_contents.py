@@ -179,8 +179,9 @@ async def test_an_archive_that_believes_what_it_is_told_is_believed() -> None:
 @pytest.mark.parametrize(
     ("target", "headers"),
     [
-        (FRAME, JSON),
+        (FRAME, b"Content-Type: application/octet-stream"),
         (BULK, JSON),
+        ("/dicom-web/studies/1", JSON + b"\r\nContent-Encoding: gzip"),
         (STUDIES, b"Content-Type: application/dicom"),
         (STUDIES, JSON + b"\r\nContent-Encoding: br"),
     ],
@@ -195,6 +196,21 @@ async def test_other_bodies_pass_byte_for_byte(target: str, headers: bytes) -> N
     assert body == text(a.url)
     assert head.get(b"etag") == b'"a"'
     assert head.get(b"content-length") == str(len(body)).encode()
+
+
+@pytest.mark.parametrize("path", ["studies/1", "color-palettes/1", "reports/1", "wado?a=b"])
+async def test_text_is_rewritten_wherever_it_comes(path: str) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        url = f"http://{head.get(b'host').decode()}/pacs"  # type: ignore[union-attr]
+        await wire.send(answer(text(url), JSON, b'ETag: "a"'))
+
+    async with archive(handle) as a:
+        changes = {"extra_paths": ["/reports/*"]}
+        upstream = {"url": a.url, "wado_uri_url": f"{a.url}/wado"}
+        async with proxy(settings(a.url, access=changes, upstream=upstream)) as p:
+            head, body = await p.ask(request("GET", f"/dicom-web/{path}"))
+    assert body == rewritten(text(a.url), a.url)
+    assert head.get(b"etag") == b'W/"a~"'
 
 
 @pytest.mark.parametrize("lines", [[], [GZIP]])

@@ -601,3 +601,18 @@ def test_what_was_repaired_is_well_formed(
 )
 def test_where_an_archive_may_name_itself(method: str, path: str, *, holds: bool) -> None:
     assert match(READ_WRITE, path.removeprefix("/")).holds_urls(method) is holds
+
+
+@pytest.mark.parametrize(
+    ("path", "is_bulk_data"),
+    [
+        ("studies/1/bulkdata", True),
+        ("studies/1/series/2/bulkdata/7FE00010", True),
+        ("studies/1/series/2/instances/3/bulkdata/7/1/8", True),
+        ("studies/1/series/2/instances/3/bulk/7", True),
+        ("studies/1/series/2/instances/3/frames/1", False),
+        ("studies/1", False),
+    ],
+)
+def test_what_is_bulk_data(path: str, *, is_bulk_data: bool) -> None:
+    assert match(READ_WRITE, path).is_bulk_data is is_bulk_data

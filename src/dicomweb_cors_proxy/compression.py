@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Gzip", "accepts_gzip", "compressed_headers", "is_compressible"]
+__all__ = ["Gzip", "accepts_gzip", "compressed_headers", "is_compressible", "is_text"]
 
 Header: TypeAlias = tuple[bytes, bytes]
-
-# One segment of TCP holds as much: below, fewer bytes reach nobody sooner.
-_LEAST_BYTES: Final = 1400
 
 _LONGEST_REMEMBERED: Final = 256
 
@@ -35,21 +32,21 @@ def is_compressible(status: int, fields: Mapping[bytes, bytes]) -> bool:
     """Tell whether an answer's contents are text that nobody has encoded, cut, or sealed.
 
     `fields` are its headers, by their names in lower case. The contents are such if they
-    are JSON or XML, or multipart/related of these, longer than a packet, without a
-    Content-Encoding, not a range (206), and without `no-transform` (RFC 9111 §5.2.2.6).
+    are JSON or XML, or multipart/related of these, not empty, without a Content-Encoding, not
+    a range (206), and without `no-transform` (RFC 9111 §5.2.2.6).
     """
-    if status in (204, 206, 304) or not _is_text(fields.get(b"content-type", b"")):
+    if status in (204, 206, 304) or not is_text(fields.get(b"content-type", b"")):
         return False
-    length = fields.get(b"content-length", b"")
     return (
         fields.get(b"content-encoding", b"identity").lower() == b"identity"
-        and not (length.isdigit() and int(length) < _LEAST_BYTES)
+        and fields.get(b"content-length") != b"0"
         and b"no-transform" not in fields.get(b"cache-control", b"").lower()
     )
 
 
 @lru_cache(maxsize=256)
-def _is_text(content_type: bytes) -> bool:
+def is_text(content_type: bytes) -> bool:
+    """Tell whether a Content-Type is of JSON, of XML, or of multipart/related of these."""
     return _TEXT.match(content_type) is not None
 
 

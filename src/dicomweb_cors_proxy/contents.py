@@ -12,6 +12,7 @@ from dicomweb_cors_proxy.compression import (
     accepts_gzip,
     compressed_headers,
     is_compressible,
+    is_text,
 )
 from dicomweb_cors_proxy.dicomweb import Service
 from dicomweb_cors_proxy.headers import Header, merge_vary
@@ -83,21 +84,31 @@ class Contents:
         return headers
 
     def modify(
-        self, scope: Scope, status: int, headers: list[Header], *, holds_urls: bool
+        self,
+        scope: Scope,
+        status: int,
+        headers: list[Header],
+        *,
+        holds_urls: bool,
+        is_bulk_data: bool,
     ) -> tuple[list[Header], BodyFilter | None]:
         """The headers of an answer, and what changes its body, None for nothing."""
         body: BodyFilter | None = None
         fields = dict(headers)
         names_urls = not URL_HEADERS.isdisjoint(fields)
-        if self._rewrite_urls and (holds_urls or names_urls):
+        # Other resources are text in some archives, or by what the client accepts.
+        may_name_urls = holds_urls or (
+            not is_bulk_data and is_text(fields.get(b"content-type", b""))
+        )
+        if self._rewrite_urls and (may_name_urls or names_urls):
             rewriter = self._rewriter_for(scope)
             if names_urls:
                 headers = rewriter.headers(headers)
-            if holds_urls:
+            if may_name_urls:
                 body = rewriter.body(status, fields)
                 if body is not None:
                     headers = changed_body_headers(headers)
-                elif status == 200:
+                elif holds_urls and status == 200:
                     self._warn_of_coding(headers)
         if status == 304:
             return self._not_modified(scope, headers, holds_urls=holds_urls), None

@@ -153,7 +153,7 @@ class Route:
         return self._services.get(method, self._service_of_others)
 
     def holds_urls(self, method: str) -> bool:
-        """Tell whether the answer is a text in which the archive may name itself.
+        """Tell whether the answer is always a text in which the archive may name itself.
 
         That is search results, store and worklist answers, and metadata.
         """
@@ -162,7 +162,15 @@ class Route:
             service is Service.RETRIEVE and self.template.endswith("/metadata")
         )
 
+    @property
+    def is_bulk_data(self) -> bool:
+        """Whether the answer is somebody's data (PS3.18 §10.4.1.1.5), of whatever media type."""
+        return self.template in _BULK_DATA
 
+
+_BULK_DATA: Final = frozenset(
+    resource.template for resource in RESOURCES if "/bulk" in resource.template
+)
 _TEXT_SERVICES: Final = frozenset({Service.SEARCH, Service.STORE, Service.WORKLIST})
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")

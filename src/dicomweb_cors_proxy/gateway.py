@@ -303,9 +303,14 @@ class Gateway:
             answered = [header for header in answered if header[0] != policy[0]]
             answered.append(policy)
         inbound: Inbound = scope["inbound"]
-        assert inbound.route is not None  # noqa: S101  (`rewrite` has set it)
+        route = inbound.route
+        assert route is not None  # noqa: S101  (`rewrite` has set it)
         return self._contents.modify(
-            scope, status, answered, holds_urls=inbound.route.holds_urls(scope["method"])
+            scope,
+            status,
+            answered,
+            holds_urls=route.holds_urls(scope["method"]),
+            is_bulk_data=route.is_bulk_data,
         )
 
     def refuse_our_credentials(self, status: int) -> None:
