@@ -19,6 +19,7 @@ from tests.support.sockets import Wire, answer, archive, proxy, request, setting
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dicomweb_cors_proxy.app import Application
     from tests.support.sockets import Head
 
 CA = trustme.CA()
@@ -111,14 +112,14 @@ async def test_a_head_is_answered_without_a_body(path: bytes) -> None:
 def test_one_event_loop_after_another() -> None:
     """Connections belong to the loop that opened them; Starlette's TestClient has one a request."""
 
-    async def ask() -> int:
+    async def ask(app: Application) -> int:
         return (await asgi.call(app, asgi.scope()))[0]
 
     with stub(Reply(200, {}, b"[]")) as there:
         app = create_app(settings(there.url))
-        assert [asyncio.run(ask()) for _ in range(3)] == [200] * 3
+        assert [asyncio.run(ask(app)) for _ in range(3)] == [200] * 3
         with asyncio.Runner() as one, asyncio.Runner() as other:
-            assert [runner.run(ask()) for runner in (one, other, one, other)] == [200] * 4
+            assert [runner.run(ask(app)) for runner in (one, other, one, other)] == [200] * 4
             one.run(asyncio.sleep(0))
             other.run(asyncio.sleep(0))
     del app

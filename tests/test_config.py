@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 ARCHIVE = "http://orthanc:8042/dicom-web"
 VIEWER = "https://viewer.example"
+POLICIES = f'[{{"allow_origins": ["{VIEWER}"]}}]'
 SUFFICIENT = {"upstream.url": ARCHIVE, "cors.allow_origins": [VIEWER]}
 
 
@@ -194,6 +195,24 @@ def test_a_scheme_is_lower_cased() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("*", ("*",)),
+        ("GET, DELETE", ("GET", "DELETE")),
+        ('["GET", "DELETE"]', ("GET", "DELETE")),
+        ("", ()),
+    ],
+)
+def test_a_list_may_be_written_as_text(text: str, value: tuple[str, ...]) -> None:
+    """As in a variable; who wants any method writes "*"."""
+    policy = {"allow_origins": [VIEWER], "allow_methods": text}
+    loaded = Settings(
+        **nested(SUFFICIENT | {"cors.allow_methods": text, "cors.per_origin": [policy]})
+    )
+    assert loaded.cors.allow_methods == loaded.cors.per_origin[0].allow_methods == value
+
+
+@pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
         ("server.port", "abc", "'abc' is not a whole number between 0 and 65535"),
@@ -227,9 +246,16 @@ def test_a_scheme_is_lower_cased() -> None:
         ),
         ("upstream.url", 8042, "8042 is not text; put it in quotes"),
         ("upstream.ca_file", 5, "5 is not a path"),
-        ("cors.allow_origins", VIEWER, f"'{VIEWER}' is not a list; write ['{VIEWER}']"),
-        ("cors.allow_headers", "a, b", "'a, b' is not a list; write ['a', 'b']"),
-        ("cors.expose_headers", "[a;b]", "'[a;b]' is not a list; write ['a', 'b']"),
+        (
+            "cors.per_origin",
+            VIEWER,
+            f"'{VIEWER}' is not a list; write {POLICIES}",
+        ),
+        (
+            "cors.expose_headers",
+            "[a;b]",
+            "'[a;b]' is no header name; write one such as content-range",
+        ),
         ("cors.allow_headers", None, "null is not a list; leave the key out for its default"),
         ("upstream", "x", "holds keys of its own, not a value; set upstream.url or others"),
         (
@@ -918,10 +944,10 @@ def test_how_a_text_is_read(places: Places, key: str, text: str, value: object) 
 @pytest.mark.parametrize(
     ("key", "text", "reason"),
     [
-        ("cors.per_origin", "https://a.example", "is not well-formed JSON"),
-        ("cors.per_origin", "[" * 100_000, "is not well-formed JSON"),
-        ("cors.per_origin", "{}", "a mapping is not a list"),
-        ("cors.allow_origins", '["https://a.example"', "is not well-formed JSON"),
+        ("cors.per_origin", VIEWER, f"is not well-formed JSON; write {POLICIES}"),
+        ("cors.per_origin", "[" * 100_000, f"is not well-formed JSON; write {POLICIES}"),
+        ("cors.per_origin", "{}", f"a mapping is not a list; write {POLICIES}"),
+        ("cors.allow_origins", f'["{VIEWER}"', "is not well-formed JSON; write a, b"),
         ("cors.allow_origins", "null", "null is not a list; leave the key out for its default"),
         ("server.port", "null", "null is not a whole number between 0 and 65535"),
     ],

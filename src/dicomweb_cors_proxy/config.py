@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import ChainMap
+from contextlib import suppress
 from dataclasses import replace
 from typing import (
     TYPE_CHECKING,
@@ -31,6 +31,8 @@ from pydantic import (
     PrivateAttr,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import (
@@ -41,6 +43,7 @@ from pydantic_settings import (
 )
 
 from dicomweb_cors_proxy.config_sources import (
+    POLICIES_EXAMPLE,
     Place,
     Problem,
     Schema,
@@ -49,6 +52,7 @@ from dicomweb_cors_proxy.config_sources import (
     read_environment,
     read_file,
     read_flags,
+    read_list,
     read_secret_files,
 )
 from dicomweb_cors_proxy.config_values import (
@@ -121,6 +125,17 @@ class Effective(NamedTuple):
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_list(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        """Take a text for a list, as variables have it: `*`, or one origin."""
+        if isinstance(value, str) and info.field_name is not None:
+            types = set(_types(cls.model_fields[info.field_name].annotation))
+            if tuple in map(get_origin, types) and OriginPolicy not in types:
+                with suppress(ValueError, RecursionError):
+                    return read_list(value)
+        return value
 
 
 class UpstreamAuth(_Group):
@@ -780,9 +795,8 @@ def _problem(error: ErrorDetails) -> Problem:
         reason += "; leave the key out for its default"
     elif expected == "text" and isinstance(value, (bool, int, float)):
         reason += "; put it in quotes"
-    elif kind == "tuple_type" and isinstance(value, str):
-        parts = re.split(r"[\s,;]+", value.strip("[] \t,;"))
-        reason += f"; write [{', '.join(map(shown, parts))}]"
+    elif subject == "cors.per_origin":
+        reason += f"; write {POLICIES_EXAMPLE}"
     return Problem(subject, reason)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
+    "POLICIES_EXAMPLE",
     "Place",
     "Problem",
     "Schema",
@@ -28,6 +29,7 @@ __all__ = [
     "read_environment",
     "read_file",
     "read_flags",
+    "read_list",
     "read_secret_files",
 ]
 
@@ -42,6 +44,8 @@ _KUBERNETES: Final = re.compile(
     r"|(?:\w+_)?PORT=(?:tcp|udp|sctp)://.*",
     re.IGNORECASE | re.DOTALL,
 )
+POLICIES_EXAMPLE: Final = '[{"allow_origins": ["https://viewer.example"]}]'
+
 _JSON_LIST: Final = re.compile(r'\s*\[\s*["\]]')  # which [::1]:8080 is not
 
 
@@ -161,7 +165,9 @@ class Place:
         try:
             self.set(setting, _read(setting, text), source)
         except (ValueError, RecursionError):
-            self.problems.append(Problem(setting.key, "is not well-formed JSON", source))
+            better = POLICIES_EXAMPLE if setting.form == "json" else "a, b"
+            reason = f"is not well-formed JSON; write {better}"
+            self.problems.append(Problem(setting.key, reason, source))
 
     def nested(self) -> dict[str, Any]:
         """Return the values as mappings in mappings."""
@@ -178,11 +184,16 @@ class Place:
 def _read(setting: Setting, text: str) -> object:
     if text == "null":
         return None
-    if setting.form == "json" or (setting.form == "list" and _JSON_LIST.match(text)):
+    if setting.form == "json":
         return json.loads(text)
-    if setting.form == "list":
-        return [item for item in map(str.strip, text.split(",")) if item]
-    return text
+    return read_list(text) if setting.form == "list" else text
+
+
+def read_list(text: str) -> object:
+    """Read a list that is written as JSON, or with commas. Raises ValueError, RecursionError."""
+    if _JSON_LIST.match(text):
+        return json.loads(text)
+    return [item for item in map(str.strip, text.split(",")) if item]
 
 
 def read_flags(flags: Mapping[str, Any], schema: Schema) -> Place:

@@ -69,7 +69,10 @@ class Advisor:
     def advice(self, exchange: Exchange) -> Advice:
         """Return what lets the request through."""
         if exchange.step is None:
-            return Advice({}, (), "see why the server does not answer")
+            first = "see why the server does not answer"
+            if self._root.startswith("http:"):
+                first += ", and whether it wants https there"
+            return Advice({}, (), first)
         rule = exchange.step.rule
         if rule in _ON_REQUESTS and exchange.stage is Stage.REQUEST:
             return _ON_REQUESTS[rule]
@@ -88,6 +91,8 @@ class Advisor:
             and (varies(exchange.answer) or asked)
         ):
             first = _LET_IN if varies(exchange.answer) else _ANSWER_PREFLIGHTS
+        if first == _LET_IN and self._origin == "null":
+            first = _LET_NULL_IN
         first = first.format(origin=self._origin, names=", ".join(exchange.culprits))
         if asked:
             return Advice(self._ours(*keys), self.preflights(exchange.answer), first)
@@ -210,6 +215,7 @@ _ORIGINS: Final = ("cors.allow_origins",)
 _ANSWER_PREFLIGHTS: Final = "have preflights (OPTIONS) answered with 204, before any login"
 _ONE_LAYER: Final = "let only one layer send CORS headers, and hide the other's"
 _LET_IN: Final = "let {origin} in, letter by letter"
+_LET_NULL_IN: Final = "serve the viewer over http or https: pages without an origin need a plain *"
 _ON_HEADERS: Final = (("cors.allow_headers",), "name {names} in Access-Control-Allow-Headers")
 # Keys of ours, and what to do in words.
 _SETTINGS: Final[Mapping[Rule, tuple[tuple[str, ...], str]]] = {

@@ -410,7 +410,11 @@ class _Checks:
             f"URLs in the answers ({attributes}) lead to {_whither(found, target.root)}: {effect}",
             rule="links-elsewhere",
             advice=Advice(
-                {"rewrite_urls": True, "upstream.aliases": _aliases(found, target.root)},
+                {
+                    "rewrite_urls": True,
+                    "upstream.aliases": _aliases(found, target.root),
+                    "public_url": target.root,
+                },
                 _NGINX_NAMES,
                 "have the archive name itself by the URL that pages use",
             ),
@@ -442,13 +446,21 @@ def _first(text: str) -> Advice:
 _NO_HINT: Final = _Hint("")
 _LOGIN: Final = "get a login for --header 'Authorization: …'"
 _NO_ROOT: Final = _Hint(
-    " Is this the DICOMweb root?", _first("see whether the URL is that of the DICOMweb root")
+    " Is this the DICOMweb root?",
+    _first(
+        "see whether the URL, or upstream.url of the dicomweb-cors-proxy there, is that of the "
+        "DICOMweb root"
+    ),
 )
 _HINTS: Final = {
     ("", 401): _Hint(" With a login it tells more (--header).", _first(_LOGIN)),
     ("search", 400): _NO_ROOT,
     ("search", 404): _NO_ROOT,
     ("frames", 406): _Hint(" It has no frames of the media type asked for."),
+    ("store", 405): _Hint(
+        " dicomweb-cors-proxy takes stores only where that is set.",
+        Advice({"access.mode": "read-write"}, (), "have the server accept stores"),
+    ),
 }
 _MADE_UP: Final = _Hint(" The search showed no instance, so a made-up one was asked for.")
 _REFUSED_LOGIN: Final = _Hint(
@@ -466,6 +478,10 @@ _FIRST_ON: Final = {
     Reason.REFUSED: "start the server, or correct the port in the URL",
     Reason.CERTIFICATE: "give the server a certificate that browsers trust",
     Reason.TLS: "check the URL's scheme and port, and the server's TLS",
+    Reason.HANGS: (
+        "see whether the server answers at all, or waits for an archive behind it "
+        "(dicomweb-cors-proxy's command check asks that archive)"
+    ),
 }
 _TLS: Final = Advice(
     {"server.tls_cert_file": "FILE", "server.tls_key_file": "FILE"},

@@ -48,6 +48,7 @@ class Reason(StrEnum):
     REFUSED = "connection-refused"
     UNREACHABLE = "unreachable"
     TIMEOUT = "timeout"
+    HANGS = "no-answer"
     CERTIFICATE = "certificate"
     TLS = "tls"
     CLOSED = "no-http-answer"
@@ -87,7 +88,11 @@ _FAULTS: Final[tuple[tuple[tuple[type[BaseException], ...], Reason, str], ...]] 
         Reason.TIMEOUT,
         f"No connection within {CONNECT_TIMEOUT:.0f} seconds.",
     ),
-    ((httpx.ReadTimeout,), Reason.TIMEOUT, f"No answer within {READ_TIMEOUT:.0f} seconds."),
+    (
+        (httpx.ReadTimeout,),
+        Reason.HANGS,
+        f"The connection stands, but no answer came within {READ_TIMEOUT:.0f} seconds.",
+    ),
     (
         (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError),
         Reason.URL,

@@ -95,7 +95,8 @@ class Report:
             does = "fails" if self._failing >= 500 else "refuses"
             return (
                 f"Browsers block nothing, but the server {does} ({self._failing}): see what the "
-                "page reads, its log and the archive's, then probe again."
+                "page reads, its log and the archive's (dicomweb-cors-proxy's command check names "
+                "the cause), then probe again."
             )
         if self._first is None:
             return "Nothing to do: pages on this origin can use the archive."

@@ -1,4 +1,4 @@
-"""URLs in DICOM JSON answers (PS3.18 F.2), and where they lead a page."""
+"""DICOM JSON answers (PS3.18 F.2): the instance they name, and where their URLs lead a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicomweb_cors_proxy.probe.fetch import is_trustworthy, origin_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Instance", "Link", "instance_of", "links", "shown_origin"]
+__all__ = ["Instance", "Link", "instance_of", "is_dicom_json", "links", "shown_origin"]
 
 STUDY, SERIES, INSTANCE, RETRIEVE_URL = "0020000D", "0020000E", "00080018", "00081190"
 
