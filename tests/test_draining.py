@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -130,6 +131,33 @@ async def test_answers_that_take_longer_are_cut(serve: Callable[..., Proxy], wor
         assert await running.ended() == 0
     assert "server.shutdown_timeout is 0.2 s" in running.proxy.child.output
     assert "Traceback" not in running.proxy.child.output
+
+
+async def test_who_still_waits_for_the_archive_reads_a_503(
+    serve: Callable[..., Proxy], workers: int
+) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def handle(_: Wire, __: Head) -> None:
+        asked.set()
+        await never.wait()
+
+    async with archive(handle) as there:
+        server = {"workers": workers, "shutdown_timeout": 0.2}
+        settings = fronting(there.url, VIEWER) | {"server": server}
+        proxy = await asyncio.to_thread(serve, settings)
+        host, port = proxy.root.removeprefix("http://").split(":")
+        async with Wire(*await asyncio.open_connection(host, int(port))) as client:
+            await client.send(request())
+            await asked.wait()
+            os.kill(proxy.child.pid, signal.SIGTERM)
+            head = await client.head()
+            problem = json.loads(await client.body(head))
+            assert await client.closed()
+        assert await asyncio.to_thread(proxy.child.wait) == 0
+    assert head.status == problem["status"] == 503
+    assert head.get(b"retry-after") == b"1"
+    assert head.get(b"access-control-allow-origin") == ORIGIN
 
 
 @contextmanager

@@ -129,6 +129,20 @@ async def test_a_result_is_kept_for_a_while(
         assert len(a.requests) == asked
 
 
+async def test_an_archive_that_hangs_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "PATIENCE", 0.1)
+
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.closed()
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(READY)
+    assert head.status == 503
+    assert "did not answer within 0.1 s" in json.loads(body)["detail"]
+
+
 async def test_a_proxy_that_asks_itself_is_not_ready() -> None:
     async with proxy(settings("http://archive.example")) as outer:
         own = f"http://127.0.0.1:{outer.port}/dicom-web"

@@ -211,6 +211,19 @@ def test_levels_set_later_change_nothing(output: Callable[[], str]) -> None:
     assert not output()
 
 
+@pytest.mark.usefixtures("output")
+@pytest.mark.parametrize("of_others", [True, False])
+def test_another_servers_lines_may_name_its_process(
+    of_others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hypercorn's do."""
+    for name in ("logThreads", "logProcesses", "logMultiprocessing"):
+        monkeypatch.setattr(logging, name, True)
+    configure("info", life_cycle=of_others)
+    record = logging.makeLogRecord({})
+    assert (record.process is not None) is of_others
+
+
 @pytest.mark.parametrize(("life_cycle", "count"), [(True, 1), (False, 0)])
 def test_a_foreign_server_tells_of_itself(
     life_cycle: bool, count: int, output: Callable[[], str]

@@ -202,6 +202,8 @@ def test_what_is_no_base_url_is_refused(url: str) -> None:
         ("location: /dicom-website/x", None),
         ("location: /login?to=/dicom-web/", None),
         ("location: //dicom-web/x", None),
+        ("location: //archive:8042/dicom-web/x", f"location: {PUBLIC}/x"),
+        ("location: //archive:8042/other/x", None),
         ("location: studies/1", None),
         ("link: </dicom-web/a>; rel=next", f"link: <{PUBLIC}/a>; rel=next"),
         ("location: ", None),

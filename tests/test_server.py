@@ -188,12 +188,15 @@ async def test_answers_that_outlast_the_timeout_are_cut(
             await read(wire)
 
 
-async def test_requests_without_an_answer_by_the_timeout_get_none() -> None:
+async def test_requests_without_an_answer_by_the_timeout_are_told_so() -> None:
     gate = Gate(b"", b"")
     async with running(gate, shutdown_timeout=0.2) as (p, _), await p.connect() as wire:
         await wire.send(request())
         await gate.reached.wait()
         p.server.should_exit = True
+        head = await wire.head()
+        assert (head.status, head.get(b"connection")) == (503, b"close")
+        assert b"The proxy stops" in await wire.body(head)
         assert await wire.closed()
 
 

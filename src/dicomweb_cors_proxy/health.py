@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Seconds for which a result is kept, so that probes can't load the archive.
 KEPT = 2.0
 
+# Seconds for an answer: nothing has to be looked up for it, and whoever watches gives up early.
+PATIENCE = 10.0
+
 LOOP = 508
 
 
@@ -54,10 +57,17 @@ class Archive:
         return await asyncio.gather(*(self._ask(url, out) for url, out in requests.items()))
 
     async def _ask(self, url: str, request: Request) -> Sign:
+        limits = self.limits
+        timeouts = limits.upstream_timeouts._replace(read=min(limits.read_timeout, PATIENCE))
         try:
-            response = await self.upstream.send(request, None, self.limits.upstream_timeouts)
+            response = await self.upstream.send(request, None, timeouts)
+        except httpx.ReadTimeout:
+            problem = (
+                f"The archive took the request, and did not answer within {timeouts.read:g} s."
+            )
+            return Sign(url, None, f"{problem} Does it hang?")
         except httpx.HTTPError as error:
-            return Sign(url, None, upstream_problem(error, self.limits).detail)
+            return Sign(url, None, upstream_problem(error, limits).detail)
         except UpstreamProblem as unanswered:
             return Sign(url, None, unanswered.detail)
         await response.aclose()

@@ -331,10 +331,12 @@ def configure(
         logging.getLogger(name).disabled = True
     if life_cycle:
         logging.getLogger("uvicorn.error").setLevel(level.upper())
+    else:
+        # What no line of ours shows need not be collected (logging HOWTO, "Optimization"); another
+        # server's lines may show it.
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable
-    # What no line of ours shows need not be collected (logging HOWTO, "Optimization").
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _log_uncaught(_: object, exc: BaseException, __: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from functools import lru_cache
@@ -67,8 +68,8 @@ class AccessLog:
         self._trusted_proxies = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
             return
         began = perf_counter()
         record = scope["record"] = self._begin(scope)
@@ -191,9 +192,6 @@ class CORSMiddleware:
         self._heads = Heads()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000})
-            return
         record: Record = scope["record"]
         inbound = scope["inbound"] = Inbound.read(scope, self._heads)
         decision = inbound.decision = self._cors.decide(inbound.head.origin)
@@ -216,18 +214,19 @@ class CORSMiddleware:
                     return
                 await self.app(scope, receive, send_with_cors)
             except Answer as answer:
-                if isinstance(answer, Problem) and record.event == REQUEST:
-                    record.event = answer.detail
+                record.event = _event(answer) if record.event == REQUEST else record.event
                 await answer.send(send_with_cors)
         except ResponseAborted:
             raise
-        except Exception as exc:  # noqa: BLE001
-            logger.error("bug: %s", place(exc))  # noqa: TRY400  (its message may quote a name)
+        except (Exception, asyncio.CancelledError) as exc:
+            problem = _unforeseen(exc)
+            if not started:
+                record.event = problem.detail
+                await problem.send(send_with_cors)
+            if isinstance(exc, asyncio.CancelledError):
+                raise
             if started:
                 raise ResponseAborted from None
-            problem = Problem(500, "A bug in the proxy. Its log says where; please report it.")
-            record.event = problem.detail
-            await problem.send(send_with_cors)
 
     def preflight(self, scope: Scope) -> Answer | None:
         """The answer to a preflight that is sound; None for all other requests."""
@@ -258,6 +257,22 @@ class CORSMiddleware:
         else:
             record.cors = "preflight-allowed"
         return answer
+
+
+def _event(answer: Answer) -> str:
+    return answer.detail if isinstance(answer, Problem) else REQUEST
+
+
+def _unforeseen(exc: BaseException) -> Problem:
+    """What there is to say of an answer that doesn't come; a bug is told to the log as well."""
+    if isinstance(exc, asyncio.CancelledError):
+        return Problem(
+            503,
+            "The proxy stops, and can't wait any longer for the answer. Try again shortly.",
+            [(b"retry-after", b"1")],
+        )
+    logger.error("bug: %s", place(exc))  # its message may quote a name
+    return Problem(500, "A bug in the proxy. Its log says where; please report it.")
 
 
 def _is_preflight(scope: Scope, inbound: Inbound) -> bool:

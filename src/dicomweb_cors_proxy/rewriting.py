@@ -200,7 +200,10 @@ class URLRewriter:
 
     def reference(self, url: bytes) -> bytes:
         """Return what a header refers to as browsers reach it, a path of the archive's too."""
-        if not url.startswith(b"/") or url.startswith(b"//"):
+        if url.startswith(b"//"):  # of either scheme (RFC 3986 §4.2)
+            absolute = [b"%b:%b" % (scheme, url) for scheme in _DEFAULT_PORTS]
+            return next((to for each in absolute if (to := self.url(each)) != each), url)
+        if not url.startswith(b"/"):
             return self.url(url)
         path = _longest(self._paths, url, complete=True)
         if path is None or path == self._own_path:

@@ -11,7 +11,7 @@ import click
 from dicomweb_cors_proxy.app import create_limits, create_upstream
 from dicomweb_cors_proxy.cli.configuration import config_option, settings_or_exit
 from dicomweb_cors_proxy.gateway import Gateway
-from dicomweb_cors_proxy.health import Archive
+from dicomweb_cors_proxy.health import PATIENCE, Archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,11 +62,11 @@ async def _signs(settings: Settings) -> list[Sign]:
     try:
         asking = asyncio.create_task(archive.signs())
         if not (await asyncio.wait([asking], timeout=SOON))[0]:
-            limits = settings.upstream
+            connect = settings.upstream.connect_timeout
+            answer = min(settings.upstream.read_timeout, PATIENCE)
             click.echo(
-                "The archive has not answered yet. It may take as long as "
-                f"upstream.connect_timeout ({limits.connect_timeout:g} s) and "
-                f"upstream.read_timeout ({limits.read_timeout:g} s) say.",
+                f"The archive has not answered yet; it has {connect:g} s for the connection and "
+                f"{answer:g} s for the answer.",
                 err=True,
             )
         return await asking
