@@ -198,6 +198,23 @@ async def test_other_bodies_pass_byte_for_byte(target: str, headers: bytes) -> N
     assert head.get(b"content-length") == str(len(body)).encode()
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ("Content-Encoding: deflate", "Content-Encoding: identity"),
+        ("Cache-Control: no-transform", "Cache-Control: max-age=60"),
+    ],
+)
+async def test_a_header_in_two_lines_is_one(lines: tuple[str, ...]) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(b"encoded", JSON, *(line.encode() for line in lines)))
+
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request("GET", STUDIES, GZIP))
+    assert body == b"encoded"
+    assert b"gzip" not in head.all(b"content-encoding")
+
+
 @pytest.mark.parametrize("path", ["studies/1", "color-palettes/1", "reports/1", "wado?a=b"])
 async def test_text_is_rewritten_wherever_it_comes(path: str) -> None:
     async def handle(wire: Wire, head: Head) -> None:

@@ -494,7 +494,8 @@ def test_the_header_for_which_a_preflight_is_refused_is_found() -> None:
         (FAULTS["no headers allowed"], "First, name accept in Access-Control-Allow-Headers"),
         (FAULTS["max-age twice"], "Nothing is blocked, but first, let browsers keep preflights"),
         (with_a_login, "Nothing is blocked, but first, get a login for --header"),
-        (status(404), "Nothing is blocked, but first, see whether the URL is that of the DICOMweb"),
+        (status(404), "Nothing is blocked, but first, see whether the URL, or upstream.url of"),
+        (status(502), "Browsers block nothing, but the server fails (502): see what the page reads"),
     ],
 )
 def test_it_ends_with_what_to_do_first(fault: Fault, first: str) -> None:
@@ -547,7 +548,11 @@ def test_urls_that_lead_elsewhere(there: str, words: str, verdict: str, aliases:
     assert (finding["verdict"], finding["rule"]) == (verdict, "links-elsewhere")
     assert words in finding["text"]
     assert "(BulkDataURI and RetrieveURL)" in finding["text"]
-    assert finding["settings"] == {"rewrite_urls": True, "upstream.aliases": aliases}
+    assert finding["settings"] == {
+        "rewrite_urls": True,
+        "upstream.aliases": aliases,
+        "public_url": running.url,
+    }
 
 
 def test_urls_to_another_path_of_the_same_server() -> None:
@@ -706,8 +711,10 @@ def test_what_is_never_asked(root: str, check: str, rule: str, first: str) -> No
 def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "READ_TIMEOUT", 0.1)
     with silence() as root:
-        (finding,) = probed(root)["checks"]
-    assert (finding["check"], finding["rule"]) == ("reach", "timeout")
+        report = probed(root)
+    (finding,) = report["checks"]
+    assert (finding["check"], finding["rule"]) == ("reach", "no-answer")
+    assert "an archive behind it" in report["first"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import os
 import random
 import socket
 import ssl
+import threading
 from contextlib import asynccontextmanager, suppress
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -25,9 +27,9 @@ from hypothesis.stateful import (
 )
 
 from dicomweb_cors_proxy.transport import IDLE_EXPIRY, Connection, Origin, Pool, Timeouts, Transport
-from tests.support.servers import free_port, silence
+from tests.support.servers import free_port, serving, silence
 from tests.support.sockets import answer, archive
-from tests.support.upstream import CHUNKED, Clock, Source, ask, request, turns, until
+from tests.support.upstream import CHUNKED, Clock, Source, ask, body_of, request, turns, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -188,6 +190,33 @@ async def test_tls(authority: trustme.CA) -> None:
             answered = await ask(transport, request(upstream.url, "POST", CHUNKED, body=source))
             assert answered.body == body[::-1]
         await transport.aclose()
+
+
+async def test_an_archive_that_closes_behind_its_answer(authority: trustme.CA) -> None:
+    """As nginx does after its keepalive_requests; what is decrypted later belongs to the answer."""
+    body = bytes(600_000)
+
+    class Archive(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            self.connection.shutdown(socket.SHUT_WR)
+            closed.set()
+
+        def log_message(self, *_: object) -> None: ...
+
+    closed = threading.Event()
+    transport = trusting(authority)
+    with serving(Archive, server_context(authority)) as port:
+        response = await transport.handle_async_request(request(f"https://127.0.0.1:{port}"))
+        await asyncio.to_thread(closed.wait)
+        await turns(10)
+        stream = body_of(response)
+        assert b"".join([data async for data in stream]) == body
+        await stream.aclose()
+    await transport.aclose()
 
 
 @pytest.mark.parametrize("trusted", ["another authority", "the system's authorities"])

@@ -95,6 +95,8 @@ class Contents:
         """The headers of an answer, and what changes its body, None for nothing."""
         body: BodyFilter | None = None
         fields = dict(headers)
+        if len(fields) < len(headers):  # RFC 9110 §5.3
+            fields = {name: _value(headers, name) for name in fields}
         names_urls = not URL_HEADERS.isdisjoint(fields)
         # Other resources are text in some archives, or by what the client accepts.
         may_name_urls = holds_urls or (

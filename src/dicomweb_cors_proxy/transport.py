@@ -298,6 +298,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._tls = transport.get_extra_info("ssl_object")
+        if self._tls is not None:
+            # uvloop drops what it has not decrypted yet when the archive closes: nothing more is
+            # taken from the socket, not even its end, before that is handed over.
+            self._transport.set_read_buffer_limits(1)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         if not self._busy:
