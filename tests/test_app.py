@@ -106,6 +106,27 @@ async def test_a_head_is_answered_without_a_body(path: bytes) -> None:
     assert int(dict(headers)[b"content-length"]) > 0
 
 
+async def test_a_reload_opens_no_more_places() -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def handle(wire: Wire, _: Head) -> None:
+        asked.set()
+        await go_on.wait()
+        await wire.send(answer(b"hello"))
+
+    async with archive(handle) as a:
+        configuration = settings(a.url, server={"max_concurrent_requests": 1})
+        app = create_app(configuration)
+        first = asyncio.create_task(asgi.call(app, asgi.scope()))
+        await asked.wait()
+        await app.reload(configuration)
+        status, _, body = await asgi.call(app, asgi.scope())
+        assert (status, b"max_concurrent_requests" in body) == (503, True)
+        go_on.set()
+        assert (await first)[0] == 200
+        assert (await asgi.call(app, asgi.scope()))[0] == 200
+
+
 @pytest.mark.filterwarnings(
     "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )

@@ -6,8 +6,10 @@ import asyncio
 import gc
 import json
 import re
+import socket
+import ssl
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import httpx
 import pytest
@@ -30,7 +32,7 @@ from tests.support.sockets import (
     request,
     settings,
 )
-from tests.support.upstream import turns, until
+from tests.support.upstream import Clock, turns, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -1007,6 +1009,34 @@ async def test_who_takes_bytes_slowly_is_served() -> None:
         assert len(await wire.body(head)) == 20 * MIB
 
 
+async def test_who_takes_what_the_system_has_is_served() -> None:
+    """It has megabytes, of which no transport tells."""
+
+    async def app(_: Receive, send: Send) -> None:
+        await send(start(200))
+        await send(body(bytes(16 * MIB)))
+
+    loop = asyncio.get_running_loop()
+    async with serving(app, write_timeout=10) as p:
+        with socket.socket() as client, Clock() as clock:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", p.port))
+            await loop.sock_sendall(client, request())
+            await until(lambda: p.server.server_state.connections)
+            connection = cast("http1.Protocol", next(iter(p.server.server_state.connections)))
+            await until(lambda: not connection.writable.is_set())
+            for _ in range(8):
+                left = 32768
+                while left:
+                    left -= len(await loop.sock_recv(client, left))
+                await clock.advance(5)
+            assert not connection.transport.is_closing()
+            for _ in range(4):
+                await clock.advance(5)
+            assert connection.transport.is_closing()
+
+
 @pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
 async def test_an_answer_that_nobody_takes_is_not_kept(connection: bytes) -> None:
     async def app(_: Receive, send: Send) -> None:
@@ -1036,6 +1066,50 @@ async def test_an_answer_that_is_written_is_delivered_at_the_end() -> None:
         p.server.should_exit = True
         assert len(await wire.body(await wire.head())) == 64 * MIB
         assert await wire.closed()
+
+
+async def test_what_is_still_below_tls_at_the_end_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No buffer's size tells of it."""
+    monkeypatch.setattr(http1, "FAREWELL", 0.01)
+    authority = trustme.CA()
+    file = tmp_path / "pair.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    answered = asyncio.Event()
+    chunks_sent = 0
+
+    async def app(_: Receive, send: Send) -> None:
+        nonlocal chunks_sent
+        connection = cast("http1.Protocol", next(iter(p.server.server_state.connections)))
+        await send(start(200))
+        queued = -1
+        while queued != (queued := http1._queued(connection.transport)):  # noqa: SLF001
+            for _number in range(4 if queued else 64):
+                await send(body(bytes(4096), more=True))
+                chunks_sent += 1
+            await turns(2)
+        await send(body())
+        assert connection.transport.get_write_buffer_size() == 0
+        answered.set()
+
+    async with serving(app, tls_cert_file=str(file), tls_key_file=str(file)) as p:
+        client = socket.create_connection(("127.0.0.1", p.port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        reader, writer = await asyncio.open_connection(
+            sock=client, ssl=trust, server_hostname="127.0.0.1", limit=4096
+        )
+        wire = Wire(reader, writer)
+        await wire.send(request())
+        await answered.wait()
+        (connection,) = p.server.server_state.connections
+        p.server.should_exit = True
+        await until(connection.transport.is_closing)
+        await asyncio.sleep(5 * http1.FAREWELL)
+        assert len(await wire.body(await wire.head())) == 4096 * chunks_sent
+        writer.close()
 
 
 async def test_who_has_its_refusal_holds_the_end_up_no_longer_than_it_takes() -> None:

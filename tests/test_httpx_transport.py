@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ import trustme
 
 from dicomweb_cors_proxy.httpx_transport import HTTPXTransport
 from tests.support.sockets import answer, archive
-from tests.support.upstream import CHUNKED, Source, request
+from tests.support.upstream import CHUNKED, Source, request, turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -120,3 +122,27 @@ async def test_a_stale_connection_is_replaced_for_what_can_be_repeated(
             with pytest.raises(httpx.RemoteProtocolError):
                 await ask(transport, request(upstream.url, "POST", (b"Content-Length", b"0")))
     assert len(upstream.requests) == (3 if method == "GET" else 2)
+
+
+@pytest.mark.parametrize("notified", [True, False])
+async def test_the_end_of_tls_without_a_close_notify_is_a_cut(
+    notified: bool, transport: HTTPXTransport, authority: trustme.CA
+) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        if notified:
+            wire.writer.close()
+            return
+        await turns(5)
+        with socket.socket(fileno=os.dup(wire.writer.get_extra_info("socket").fileno())) as sock:
+            sock.shutdown(socket.SHUT_WR)
+        await wire.closed()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with archive(handle, tls=context) as upstream:
+        if notified:
+            assert await ask(transport, request(upstream.url)) == b"hello"
+        else:
+            with pytest.raises(httpx.ReadError):
+                await ask(transport, request(upstream.url))

@@ -495,7 +495,10 @@ def test_the_header_for_which_a_preflight_is_refused_is_found() -> None:
         (FAULTS["max-age twice"], "Nothing is blocked, but first, let browsers keep preflights"),
         (with_a_login, "Nothing is blocked, but first, get a login for --header"),
         (status(404), "Nothing is blocked, but first, see whether the URL, or upstream.url of"),
-        (status(502), "Browsers block nothing, but the server fails (502): see what the page reads"),
+        (
+            status(502),
+            "Browsers block nothing, but the server fails (502): see what the page reads",
+        ),
     ],
 )
 def test_it_ends_with_what_to_do_first(fault: Fault, first: str) -> None:

@@ -266,6 +266,23 @@ async def test_a_client_certificate(authority: trustme.CA, shown: bool) -> None:
         await transport.aclose()
 
 
+async def test_a_name_that_ends_with_a_dot(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not to be completed, and is the same to TLS (RFC 6066 §3)."""
+
+    async def connect(_: object, host: str, __: int, **options: object) -> None:
+        asked.append((host, options["server_hostname"]))
+        raise OSError
+
+    asked: list[tuple[str, object]] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "create_connection", connect)
+    with pytest.raises(httpx.ConnectError):
+        await ask(trusting(authority), request("https://archive.example."))
+    assert asked == [("archive.example.", "archive.example")]
+
+
 @pytest.mark.parametrize("length", [b"Content-Length: 5", b"X: until it closes"])
 @pytest.mark.parametrize("notified", [True, False])
 async def test_the_end_of_tls_without_a_close_notify_is_a_cut(

@@ -339,6 +339,18 @@ while True:
         assert child.wait() == 0
 
 
+async def test_a_worker_that_hears_nothing_is_replaced(serve: Callable[..., Proxy]) -> None:
+    proxy = await asyncio.to_thread(serve, two(NOBODY))
+    victim = min(workers_of(proxy.child))
+    os.kill(victim, signal.SIGSTOP)
+    async with asyncio.timeout(60):
+        while victim in workers_of(proxy.child):
+            os.kill(proxy.child.pid, signal.SIGHUP)
+            await asyncio.sleep(0.001)
+    await replaced(proxy, victim)
+    assert f"worker {victim} hangs, and is killed" in proxy.child.output
+
+
 def test_a_worker_that_hangs_is_killed() -> None:
     """Its time is what the settings give to all that an end may take."""
     work = """

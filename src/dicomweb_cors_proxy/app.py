@@ -20,7 +20,7 @@ from dicomweb_cors_proxy.inbound import Screen
 from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics, metrics
 from dicomweb_cors_proxy.middleware import AccessLog, CORSMiddleware
 from dicomweb_cors_proxy.oauth import Client, LoggedIn, Tokens
-from dicomweb_cors_proxy.proxy import UPSTREAM_ERRORS, Limits, ReverseProxy
+from dicomweb_cors_proxy.proxy import UPSTREAM_ERRORS, Limits, Load, ReverseProxy
 from dicomweb_cors_proxy.transport import Transport
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def create_app(
 class Site:
     """All that one configuration makes, and that goes with it when it is reloaded."""
 
-    def __init__(self, settings: Settings, upstream: Upstream) -> None:
+    def __init__(self, settings: Settings, upstream: Upstream, load: Load) -> None:
         server = settings.server
         limits = create_limits(settings)
         self.upstream = upstream
@@ -61,6 +61,7 @@ class Site:
                 rewrite=self.gateway.rewrite,
                 modify_response=self.gateway.modify_response,
                 limits=limits,
+                load=load,
             ),
             cors=settings.cors_engine(),
             screen=Screen(
@@ -93,7 +94,8 @@ class Application(Starlette):
         )
         self._paths = {route.path for route in self.routes if isinstance(route, Route)}
         upstream = create_upstream(settings.upstream, transport)
-        self._site = Site(settings, upstream)
+        self._load = Load()
+        self._site = Site(settings, upstream, self._load)
         self._retired: list[Upstream] = []
         self._health = Health(self._site.archive)
         self._metrics = metrics(upstream_errors=UPSTREAM_ERRORS, connections=self._connections)
@@ -124,7 +126,7 @@ class Application(Starlette):
         behind them.
         """
         old = self._site
-        self._site = Site(settings, create_upstream(settings.upstream))
+        self._site = Site(settings, create_upstream(settings.upstream), self._load)
         self._health = Health(self._site.archive)
         self._proxied = self.router.default = self._access_log()
         self._retired = [each for each in self._retired if each.connections().get("active")]

@@ -15,10 +15,11 @@ import select
 import socket
 import struct
 import time
+from array import array
 from collections import deque
 from email.utils import formatdate
 from enum import Enum, auto
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote
@@ -31,6 +32,12 @@ from dicomweb_cors_proxy.deadline import Deadline
 from dicomweb_cors_proxy.extensions import ON_LEAVING, REFUSAL
 from dicomweb_cors_proxy.inbound import head_too_large, target_too_long, too_many_headers
 from dicomweb_cors_proxy.logs import place
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -815,7 +822,7 @@ class Protocol(asyncio.Protocol):
 
     def _look_for_client(self) -> None:
         """Nothing is read, so the event loop wouldn't see the client leave."""
-        if _has_left(self.transport.get_extra_info("socket")):
+        if _is_ready(self.transport, "POLLRDHUP"):  # be there bytes to read or not
             self.transport.abort()
         else:
             self._pause_watch = self._loop.call_later(LOOK, self._look_for_client)
@@ -824,7 +831,7 @@ class Protocol(asyncio.Protocol):
         """Abort once the client has taken no byte for `write_timeout`."""
         if self._write_watch is not None:
             self._write_watch.cancel()
-        size = self.transport.get_write_buffer_size()
+        size = self.transport.get_write_buffer_size() + _queued(self.transport)
         if stalled and size == last_size:
             self.transport.abort()
             return
@@ -859,7 +866,7 @@ class Protocol(asyncio.Protocol):
     def cut(self, *, reset: bool) -> None:
         """End the connection so that the client can't take what it has for the whole."""
         if reset:  # an orderly close would be the end of the answer
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # it may be closed already
                 self.transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
@@ -876,18 +883,42 @@ class Protocol(asyncio.Protocol):
             is_written = self.transport.get_write_buffer_size() == 0
             self.close()
             if is_written:
-                self._loop.call_later(FAREWELL, self.transport.abort)
+                self._loop.call_later(FAREWELL, self._abort_when_sent)
         elif self._is_lingering and self.transport.get_write_buffer_size() == 0:
-            self._deadline.set(FAREWELL, self.transport.abort)
+            self._deadline.set(FAREWELL, self._abort_when_sent)
+
+    def _abort_when_sent(self, *, had_room: bool = False) -> None:
+        """Abort, unless there may be bytes below TLS, which the size of no buffer tells of.
+
+        The system has room for more, and was not given any since it had: so there is none.
+        """
+        has_room = _is_ready(self.transport, "POLLOUT")
+        if has_room and had_room:
+            self.transport.abort()
+        else:
+            look_again = partial(self._abort_when_sent, had_room=has_room)
+            self._loop.call_later(FAREWELL, look_again)
 
 
-def _has_left(client: socket.socket) -> bool:
-    """Whether the other end has closed or reset the connection, be there bytes to read or not."""
+def _is_ready(transport: asyncio.Transport, event: str) -> bool:
+    """Whether the system would report the event of `select` for a connection, or its end."""
     if not hasattr(select, "poll"):
-        return False
+        return event == "POLLOUT"
+    descriptor = transport.get_extra_info("socket").fileno()
+    if descriptor < 0:
+        return True
     poll = select.poll()
-    poll.register(client.fileno(), getattr(select, "POLLRDHUP", 0))
+    poll.register(descriptor, getattr(select, event, 0))
     return bool(poll.poll(0))
+
+
+def _queued(transport: asyncio.Transport) -> int:
+    """Bytes that the system has taken, and the client not yet; 0 where the system doesn't tell."""
+    size = array("i", [0])
+    if fcntl is not None:
+        with contextlib.suppress(OSError, ValueError):
+            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, size)
+    return size[0]
 
 
 _date = (0, b"")

@@ -93,6 +93,13 @@ class Limits:
         return Timeouts(self.connect_timeout, self.read_timeout, self.pool_timeout)
 
 
+@dataclass(slots=True)
+class Load:
+    """How many requests are in progress, whatever configuration they began with."""
+
+    requests: int = 0
+
+
 class ClientLeft(Exception):  # noqa: N818  (an event, nobody's error)
     """The client closed its connection before it had its answer."""
 
@@ -106,6 +113,7 @@ class ReverseProxy:
         modify_response: `(scope, status, headers) -> (headers, filter)`, the filter None for a
             body that passes as it is; raises `Answer` to send that instead.
         limits: time and size.
+        load: counts what `max_concurrent_requests` limits.
     """
 
     def __init__(
@@ -117,29 +125,31 @@ class ReverseProxy:
             [Scope, int, list[Header]], tuple[list[Header], BodyFilter | None]
         ],
         limits: Limits,
+        load: Load,
     ) -> None:
         self._upstream = upstream
         self._rewrite = rewrite
         self._modify_response = modify_response
         self._limits = limits
         self._timeouts = limits.upstream_timeouts
-        self._in_progress = 0
+        self._load = load
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = self._rewrite(scope)
-        if self._in_progress >= self._limits.max_concurrent_requests:
+        load = self._load
+        if load.requests >= self._limits.max_concurrent_requests:
             raise Problem(
                 503,
                 "The proxy is at its limit of concurrent requests "
                 "(server.max_concurrent_requests). Try again shortly.",
                 [(b"retry-after", b"1")],
             )
-        self._in_progress += 1
+        load.requests += 1
         try:
             with Client(scope, receive, self._limits, has_body=request.length != 0) as client:
                 await self._forward(request, client, scope, send)
         finally:
-            self._in_progress -= 1
+            load.requests -= 1
 
     async def _forward(self, request: Request, client: Client, scope: Scope, send: Send) -> None:
         record: Record = scope["record"]

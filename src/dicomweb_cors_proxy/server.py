@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 # Seconds between two looks whether the last answer is out.
 TICK = 0.05
 
+DAY = 86400.0
+
 # Seconds for cancelled answers to cut their connections.
 CUT = 1.0
 
@@ -129,6 +131,8 @@ class Server(uvicorn.Server):
                     backlog=self.config.backlog,
                     # A handshake is the beginning of the first head.
                     ssl_handshake_timeout=self.config.limits.header_timeout if context else None,
+                    # Who still takes bytes is not cut; who takes none, `write_timeout` is for.
+                    ssl_shutdown_timeout=DAY if context else None,
                 )
             )
         self.ready.set()

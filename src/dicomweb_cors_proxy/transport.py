@@ -670,7 +670,8 @@ class Pool:
                 origin.host,
                 origin.port,
                 ssl=self._context,
-                server_hostname=origin.host if self._context else None,
+                # Without the dot of a name that is not to be completed (RFC 6066 §3).
+                server_hostname=origin.host.rstrip(".") if self._context else None,
             )
         return connection
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
@@ -274,6 +275,11 @@ class Supervisor:
 
     def _tell_all(self, message: object) -> None:
         for worker in self._workers.values():
+            if not select.select([], [worker.connection], [], 0)[1]:
+                # Waiting for it, the supervisor would hang as well.
+                logger.error("worker %d hangs, and is killed", worker.pid)
+                os.kill(worker.pid, signal.SIGKILL)
+                continue
             with suppress(OSError):
                 worker.connection.send(message)
                 worker.answers += 1
