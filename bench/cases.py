@@ -114,7 +114,7 @@ TRANSFERS: Final = (
     Transfer("answer", "1 GB answer", upload=False),
     Transfer("upload", "1 GB upload", upload=True),
 )
-ANSWER, UPLOAD = TRANSFERS
+ANSWER = TRANSFERS[0]
 _LONG: Final = f"/studies/{archive.LONG_STUDY}"
 _STORE: Final = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
 

@@ -196,6 +196,8 @@ def test_check_offline(secretive: str) -> None:
     ("status", "auth", "code"),
     [
         (200, False, 0),
+        (302, False, 0),
+        (400, False, 0),
         (404, False, 0),
         (401, False, 0),
         (500, False, 1),
@@ -215,6 +217,7 @@ def test_check_asks_the_archive(status: int, code: int, tmp_path: Path, *, auth:
     said = result.stderr if code else result.stdout
     assert said.splitlines()[-1].startswith(f"{archive.url}/dicom-web: ")
     assert "abc" not in result.output.replace("abcdef", "")
+    assert ("no proof of the URL" in said) is (status in (302, 400, 404))
 
 
 def test_check_says_which_archive_is_not_reachable(tmp_path: Path) -> None:

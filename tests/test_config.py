@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import traceback
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,12 @@ URL_PROBLEMS = [
     ("orthanc:8042/pacs", "'orthanc:8042/pacs' has no scheme; write http://orthanc:8042/pacs"),
     ("//orthanc/pacs", "'//orthanc/pacs' has no scheme; write http://orthanc/pacs"),
     ("/dicom-web", f"'/dicom-web' has no scheme; write {ARCHIVE}"),
+    ("https//orthanc/pacs", "'https//orthanc/pacs' has no scheme; write https://orthanc/pacs"),
+    ("http:/orthanc/pacs", "'http:/orthanc/pacs' has no scheme; write http://orthanc/pacs"),
+    (
+        "http://::1:8042/pacs",
+        ("'http://::1:8042/pacs' needs brackets around its IPv6 address, as in [2001:db8::1]:8042"),
+    ),
     ("u:secret@orthanc", f"'***@orthanc' has no scheme; write {ARCHIVE}"),
     ("ftp://orthanc", "'ftp://orthanc' has a scheme other than http and https"),
     ("'http://orthanc'", "\"'http://orthanc'\" has quotes around it: leave them out"),
@@ -338,7 +345,11 @@ def test_a_problem_names_key_value_and_remedy(key: str, value: object, sentence:
             "PACS:8080",
             "'PACS:8080' has upper-case letters; write pacs:8080",
         ),
-        ("server.allowed_hosts", "::1", "'::1' names no host"),
+        (
+            "server.allowed_hosts",
+            "::1",
+            "'::1' needs brackets around its IPv6 address, as in [2001:db8::1]:8042",
+        ),
         ("server.allowed_hosts", "pacs:http", "'pacs:http' has no valid port"),
     ],
 )
@@ -559,6 +570,32 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
+    ("begins", "ends", "fault"),
+    [
+        (-2, -1, "has expired on "),
+        (1, 2, "is valid only from "),
+        (-1, 1, None),
+    ],
+)
+def test_a_certificate_out_of_its_time_is_warned_of(
+    begins: int, ends: int, fault: str | None, tmp_path: Path
+) -> None:
+    now, day = datetime.now(UTC), timedelta(days=1)
+    pair = trustme.CA().issue_cert(
+        "proxy.example", not_before=now + begins * day, not_after=now + ends * day
+    )
+    file = tmp_path / "pair.pem"
+    pair.private_key_and_cert_chain_pem.write_to_path(file)
+    keys = {"server.tls_cert_file": str(file), "server.tls_key_file": str(file)}
+    archives = {"upstream.client_cert_file": str(file), "upstream.client_key_file": str(file)}
+    https = {"upstream.url": "https://archive.example/rs", "server.allowed_hosts": ["a"]}
+    found = Settings(**nested(SUFFICIENT | keys | archives | https)).warnings()
+    expected = ["upstream.client_cert_file", "server.tls_cert_file"] if fault else []
+    assert [each.partition(":")[0] for each in found] == expected
+    assert all(fault and fault in each and each.endswith("; renew it") for each in found)
+
+
+@pytest.mark.parametrize(
     ("cert_key", "key_key"),
     [
         ("server.tls_cert_file", "server.tls_key_file"),
@@ -578,7 +615,14 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             "encrypted.key",
             "{key_key}: '{key}' is encrypted; name a key without a passphrase",
         ),
-        ("one.key", "one.key", "{cert_key}: '{certificate}' holds no certificate in PEM form"),
+        (
+            "one.key",
+            "one.key",
+            (
+                "{cert_key}: '{certificate}' holds no certificate in PEM form, but a private key, "
+                "which has a setting of its own"
+            ),
+        ),
         ("empty", "one.key", "{cert_key}: '{certificate}' holds no certificate in PEM form"),
         (
             "none",
@@ -772,6 +816,21 @@ def test_files_and_folders_that_are_none_of_ours_are_passed_over(places: Places)
     (places.secrets / "dicomweb_proxy_server__host").mkdir()
     (places.secrets / "server__max_headers").symlink_to("nowhere")
     assert set(places.load().sources.values()) == {f"file {places.file}", "default"}
+
+
+@pytest.mark.parametrize("kind", ["empty", "no file"])
+def test_a_secret_file_without_a_secret_is_named(places: Places, kind: str) -> None:
+    """A container's volume of a file that isn't there is a folder."""
+    login = {"upstream.auth": {"type": "basic", "username": "proxy"}}
+    places.write(nested(SUFFICIENT | login))
+    file = places.secrets / "upstream__auth__password"
+    if kind == "empty":
+        file.write_text("")
+    else:
+        file.mkdir()
+    (problem,) = places.problems()
+    assert problem.startswith("upstream.auth.password: is missing")
+    assert problem.endswith(f" (secret file {file} is {kind})")
 
 
 # These can't differ from their default together with those of `basic`.

@@ -231,6 +231,9 @@ def test_subdomains_of_a_domain_are_nothing_else(domain: str, label: str, port: 
     [
         ("viewer.example", "no scheme", "https://viewer.example"),
         ("//viewer.example", "no scheme", "https://viewer.example"),
+        ("https//viewer.example", "no :// behind the scheme", "https://viewer.example"),
+        ("http:/viewer.example", "no :// behind the scheme", "http://viewer.example"),
+        ("https:viewer.example", "no :// behind the scheme", "https://viewer.example"),
         ("*.example.edu", "no scheme", "https://*.example.edu"),
         ("localhost:3000", "no scheme", "http://localhost:3000"),
         ("127.0.0.1:3000", "no scheme", "http://127.0.0.1:3000"),
@@ -662,7 +665,7 @@ REFUSALS: Final[list[tuple[dict[str, Any], bytes, bytes, list[bytes], str]]] = [
         ORIGIN,
         b"GET",
         [b"x-secret"],
-        "does not list these headers: 1 more, which the browser's network panel shows.",
+        "does not list these headers: 1, which the browser's network panel shows.",
     ),
     ({}, ORIGIN, b"GET", [b"accept secret"], "Access-Control-Request-Headers is malformed"),
     ({"allow_headers": ["*"]}, ORIGIN, b"GET", [b"secret:"], "Access-Control-Request-Headers is m"),

@@ -85,6 +85,7 @@ from dicomweb_cors_proxy.config_values import (
     key_fault,
     own_origin,
     shown,
+    validity_fault,
 )
 from dicomweb_cors_proxy.cors import CORS, CORSPolicy, PolicyError
 from dicomweb_cors_proxy.cors import Problem as PolicyProblem
@@ -260,6 +261,27 @@ class UpstreamSettings(_Group):
     def uses_tls(self) -> bool:
         """Whether any service is reached over https."""
         return any(url.startswith("https:") for url in self.service_urls().values())
+
+    def warnings(self) -> Iterator[Problem]:
+        """Tell what is allowed and likely not meant."""
+        for name in ("url", "qido_url", "wado_url", "stow_url", "ups_url"):
+            url = getattr(self, name)
+            if url is not None and not urlsplit(url).path.strip("/"):
+                reason = (
+                    f"{shown(url)} has no path, but most archives serve DICOMweb below one, and "
+                    "answer 404 elsewhere: Orthanc below /dicom-web, dcm4chee below "
+                    "/dcm4chee-arc/aets/{AET}/rs"
+                )
+                yield Problem(f"upstream.{name}", reason)
+        if self.uses_tls and not self.verify_tls:
+            reason = (
+                "is false: whoever is between proxy and archive can read and change everything; "
+                "set upstream.ca_file to trust the archive's own certificate"
+            )
+            yield Problem("upstream.verify_tls", reason)
+        if self.client_cert_file is not None and (fault := validity_fault(self.client_cert_file)):
+            reason = f"{shown(self.client_cert_file)} {fault}; renew it"
+            yield Problem("upstream.client_cert_file", reason)
 
     def problems(self) -> Iterator[Problem]:
         """Tell what these settings lack together."""
@@ -622,21 +644,11 @@ class Settings(BaseSettings):
 
     def _warnings(self) -> Iterator[Problem]:
         upstream, server = self.upstream, self.server
-        for name in ("url", "qido_url", "wado_url", "stow_url", "ups_url"):
-            url = getattr(upstream, name)
-            if url is not None and not urlsplit(url).path.strip("/"):
-                reason = (
-                    f"{shown(url)} has no path, but most archives serve DICOMweb below one, and "
-                    "answer 404 elsewhere: Orthanc below /dicom-web, dcm4chee below "
-                    "/dcm4chee-arc/aets/{AET}/rs"
-                )
-                yield Problem(f"upstream.{name}", reason)
-        if upstream.uses_tls and not upstream.verify_tls:
-            reason = (
-                "is false: whoever is between proxy and archive can read and change everything; "
-                "set upstream.ca_file to trust the archive's own certificate"
+        yield from upstream.warnings()
+        if server.tls_cert_file is not None and (fault := validity_fault(server.tls_cert_file)):
+            yield Problem(
+                "server.tls_cert_file", f"{shown(server.tls_cert_file)} {fault}; renew it"
             )
-            yield Problem("upstream.verify_tls", reason)
         if upstream.auth.type != "none":
             yield from self._open_doors("upstream.auth")
         elif upstream.uses_tls and upstream.client_cert_file is not None:
@@ -740,7 +752,11 @@ def load(
             _build_sources=(tuple(InitSettingsSource(Settings, p.nested()) for p in places), {})
         )
     except ConfigurationError as error:
-        found = (replace(p, source=sources.get(p.setting, "")) for p in error.found)
+        blanks = {key: where for place in places for key, where in place.blanks.items()}
+        found = (
+            replace(p, source=sources.get(p.setting) or blanks.get(p.setting, ""))
+            for p in error.found
+        )
         # A place that can't be read may hold what seems to be missing.
         is_known = all(place.is_whole for place in places)
         problems += [p for p in _independent(found, of=problems) if is_known or p.source]

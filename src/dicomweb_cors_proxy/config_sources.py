@@ -139,13 +139,15 @@ def _variable(key: str) -> str:
 class Place:
     """What one place says: values and where each stands by dotted key, and what is wrong there.
 
-    `is_whole` is False if it could not be read, so that it may hold anything.
+    `is_whole` is False if it could not be read, so that it may hold anything. `blanks` are where
+    secrets seem to be, and are not.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     is_whole: bool = True
+    blanks: dict[str, str] = field(default_factory=dict)
 
     def set(self, setting: Setting, value: object, source: str) -> None:
         """Take a value as it is."""
@@ -260,9 +262,12 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> Place:
             continue
         source = f"secret file {file}"
         try:
-            if not file.is_file():
+            # Containers get a folder where there was no file to mount.
+            text = file.read_text(encoding="utf-8") if file.is_file() else None
+            if setting is not None and setting.is_secret and not text:
+                place.blanks[key] = f"{source} is {'no file' if text is None else 'empty'}"
+            if text is None:
                 continue
-            text = file.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             reason = f"can't be read ({_cause(error)})"
             place.problems.append(Problem(source, reason))

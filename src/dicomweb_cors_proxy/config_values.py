@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -122,6 +123,8 @@ def _split_port(authority: str) -> tuple[str, str, str]:
 
 def _authority_fault(authority: str) -> str | None:
     host, colon, port = _split_port(authority)
+    if not authority.startswith("[") and authority.count(":") > 1:
+        return "needs brackets around its IPv6 address, as in [2001:db8::1]:8042"
     if not host:
         return "names no host"
     if not _is_host(host):
@@ -180,7 +183,9 @@ def _http_url(url: str, *, credentials: str, example: str) -> str:
         scheme, separator, rest = url.partition("://")
         return scheme.lower() + separator + rest
     if fault == "has no scheme":
-        mended = urlsplit(example).scheme + "://" + url.removeprefix("//")
+        begun = re.match("(https?)(?:/+|:/)", url)  # and mistyped
+        scheme, rest = (begun[1], url[begun.end() :]) if begun else ("", url.removeprefix("//"))
+        mended = f"{scheme or urlsplit(example).scheme}://{rest}"
         if mended.count("/") == len("//"):
             mended += urlsplit(example).path
         usable = _http_url_fault(mended, credentials) is None
@@ -381,7 +386,9 @@ def _certificate_file(path: Path) -> Path:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
-        raise ValueError(f"{shown(path)} holds no certificate in PEM form") from None
+        is_key = b"PRIVATE KEY-----" in path.read_bytes()
+        instead = ", but a private key, which has a setting of its own" if is_key else ""
+        raise ValueError(f"{shown(path)} holds no certificate in PEM form{instead}") from None
     except OSError as error:  # it is being replaced
         raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
     return path
@@ -389,6 +396,21 @@ def _certificate_file(path: Path) -> Path:
 
 CertificateFile = Annotated[Path, AfterValidator(_certificate_file)]
 KeyFile = Annotated[Path, AfterValidator(_readable_file)]
+
+
+def validity_fault(certificate: Path) -> str | None:
+    """Say why the first certificate of a file is not valid today; None if it is, or isn't there."""
+    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 (takes 50 ms)
+
+    try:
+        first = load_pem_x509_certificates(certificate.read_bytes())[0]
+    except (OSError, ValueError):
+        return None
+    if datetime.now(UTC) > first.not_valid_after_utc:
+        return f"has expired on {first.not_valid_after_utc:%Y-%m-%d}"
+    if datetime.now(UTC) < first.not_valid_before_utc:
+        return f"is valid only from {first.not_valid_before_utc:%Y-%m-%d} on"
+    return None
 
 
 # OpenSSL's reasons for refusing a pair that fits.

@@ -16,6 +16,7 @@ from dicomweb_cors_proxy.compression import (
 )
 from dicomweb_cors_proxy.dicomweb import Service
 from dicomweb_cors_proxy.headers import Header, merge_vary
+from dicomweb_cors_proxy.inbound import HOST
 from dicomweb_cors_proxy.rewriting import (
     URL_HEADERS,
     ArchiveURLs,
@@ -44,7 +45,6 @@ _PARTIAL = frozenset({b"accept-encoding", b"if-range", b"range"})
 
 _VARY = (b"Accept-Encoding",)
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _PREFIX = re.compile(rb"(?:/[0-9A-Za-z._~!$&'()*+,;=:@%-]+)+")
 
 
@@ -146,7 +146,7 @@ class Contents:
             told = _first(headers, b"x-forwarded-proto").lower()
             scheme = told if told in (b"http", b"https") else scheme
             told = _first(headers, b"x-forwarded-host")
-            name = told if _HOST.fullmatch(told) else name
+            name = told if HOST.fullmatch(told) else name
             told = _first(headers, b"x-forwarded-prefix").rstrip(b"/")
             prefix = told if _PREFIX.fullmatch(told) else prefix
         public = self._public_url or b"%b://%b%b%b" % (scheme, name, prefix, self._base_path)

@@ -339,7 +339,10 @@ def _split_scheme(text: str, faults: list[str]) -> tuple[str, str]:
             "holds several: give each an entry, or an --allow-origin, of its own"
         )
     scheme, separator, rest = text.partition("://")
-    if not separator:
+    if not separator and (begun := re.match("(https?)(?:/+|:/?(?=[a-z*[]))", text)):
+        faults.append("no :// behind the scheme")
+        scheme, rest = begun[1], text[begun.end() :]
+    elif not separator:
         faults.append("no scheme")
         scheme, rest = "", text.lstrip("/")
     elif scheme in _PAGELESS_SCHEMES or not _SCHEME.fullmatch(scheme):
@@ -658,7 +661,8 @@ class CORSPolicy:
             return f"In {setting}.allow_headers * does not cover authorization; list it as well."
         named = sorted(name.decode() for name in lacking if name in _KNOWN_REQUEST_HEADERS)
         if unnamed := len(lacking) - len(named):
-            named.append(f"{unnamed} more, which the browser's network panel shows")
+            more = " more" if named else ""
+            named.append(f"{unnamed}{more}, which the browser's network panel shows")
         return f"{setting}.allow_headers does not list these headers: {_listed(named)}."
 
 

@@ -115,7 +115,11 @@ class Gateway:
         self._warned_of_cors = False
 
     def rewrite(self, scope: Scope) -> Request:
-        """The archive's request for a client's. Raises `Answer` for 508, 404, 405, 403, 413."""
+        """The archive's request for a client's.
+
+        Raises `Answer` for 508, 404, 405, 403, 413, the 400 to a body that means nothing, and the
+        204 to `Max-Forwards: 0`.
+        """
         inbound: Inbound = scope["inbound"]
         record: Record = scope["record"]
         method: str = scope["method"]

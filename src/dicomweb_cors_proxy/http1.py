@@ -372,8 +372,6 @@ class Protocol(asyncio.Protocol):
     answered; the last is still being read in `Stage.BODY`.
     """
 
-    alpn_protocols = ("http/1.1",)  # uvicorn offers them in TLS
-
     transport: asyncio.Transport
 
     def __init__(

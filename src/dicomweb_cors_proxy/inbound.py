@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.headers import Header
 
 # RFC 9110 §7.2: uri-host [ ":" port ], of which names in use have no more than these characters.
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 # More bytes than 18 digits can tell there are nowhere.
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -212,7 +212,7 @@ class Screen:
             raise Problem(400, "The request has no Host header.")
         if len(head.hosts) > 1:
             raise Problem(400, "The request has more than one Host header.")
-        if not _HOST.fullmatch(head.host):
+        if not HOST.fullmatch(head.host):
             raise Problem(400, "The Host header is malformed.")
         if any(coding.lower() != b"chunked" for coding in head.transfer_codings):
             # The server takes off the chunks alone: the archive would store a compressed body.

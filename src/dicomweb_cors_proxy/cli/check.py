@@ -50,10 +50,18 @@ def check(config_file: Path | None, *, offline: bool) -> None:
             failed = True
             click.echo(f"{sign.url}: {sign.problem}", err=True)
         else:
-            # OPTIONS on a root is 404 at many archives, and at any wrong path.
-            doubt = "; that is no proof of the path" if sign.status == NOT_FOUND else ""
+            doubt = "; that is no proof of the URL" if _is_doubtful(sign.status) else ""
             click.echo(f"{sign.url}: answers ({sign.status}{doubt})")
     sys.exit(1 if failed else 0)
+
+
+def _is_doubtful(status: int | None) -> bool:
+    """Whether the status of a root may be that of another place.
+
+    It is 404 at many archives, and at any wrong path; a redirect may lead to a login or to https,
+    and 400 is what servers with TLS say to http.
+    """
+    return status is not None and (300 <= status <= 400 or status == NOT_FOUND)
 
 
 async def _signs(settings: Settings) -> list[Sign]:
