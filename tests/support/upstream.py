@@ -101,6 +101,11 @@ class Timer:
     def cancel(self) -> None:
         self.clock.timers.discard(self)
 
+    def run(self) -> None:
+        if self in self.clock.timers:
+            self.cancel()
+            self.callback(*self.args)
+
 
 @dataclass
 class Clock:
@@ -128,9 +133,8 @@ class Clock:
     async def advance(self, seconds: float) -> None:
         self.now += seconds
         for timer in sorted(self.timers, key=lambda timer: timer.when):
-            if timer.when <= self.now and timer in self.timers:
-                timer.cancel()
-                timer.callback(*timer.args)
+            if timer.when <= self.now:
+                timer.run()
         await turns(5)
 
     def __enter__(self) -> Self:
@@ -142,3 +146,6 @@ class Clock:
     def __exit__(self, *_: object) -> None:
         for name in ("time", "call_at", "call_later"):
             delattr(self._loop, name)
+        # Others run in this loop, and wait on.
+        for timer in list(self.timers):
+            self._loop.call_later(max(0.0, timer.when - self.now), timer.run)
