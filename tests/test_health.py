@@ -31,6 +31,13 @@ async def test_liveness_does_not_ask_the_archive() -> None:
         assert not a.connections
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_the_absolute_form_is_the_same(path: str) -> None:
+    async with archive(hello) as a, proxy(settings(a.url)) as p:
+        head, _ = await p.ask(request("GET", f"http://proxy.example{path}"))
+    assert head.status == 200
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_monitoring_gets_no_cors_headers_and_any_host_may_ask(path: str) -> None:
     server = {"allowed_hosts": ["pacs.example"], "max_concurrent_requests": 1}

@@ -96,6 +96,9 @@ _LARGEST_HEAD = 4096
 # Request lines of which no more has to be known, if the lines below are known already.
 _PLAIN = re.compile(rb"(GET|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
 
+# Before the path of a target in absolute form (RFC 9112 §3.2.2).
+_AUTHORITY = re.compile(rb"\Ahttps?://[^/]*", re.IGNORECASE)
+
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
 
 _ORIGIN_LINE = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -746,11 +749,13 @@ class Protocol(asyncio.Protocol):
         # A refused target may be cut, and must lead to no resource that doesn't look for refusals.
         target = self._target if refusal is None else b"/"
         path, _, query = target.partition(b"?")
+        # The target is kept in the form in which it came; who asks for the path gets the path.
+        local = path if path[:1] == b"/" else _AUTHORITY.sub(b"", path)
         scope = {
             **self._connection_scope,
             "http_version": version,
             "method": method,
-            "path": unquote(path.decode("ascii")) if b"%" in path else path.decode("ascii"),
+            "path": unquote(local.decode("ascii")) if b"%" in local else local.decode("ascii"),
             "raw_path": path,
             "query_string": query,
             "headers": headers,

@@ -407,14 +407,12 @@ class _Checks:
         yield Finding(
             "links",
             Verdict.FAIL if mixed else Verdict.WARN,
-            f"URLs in the answers ({attributes}) lead to {_whither(found, target.root)}: {effect}",
+            f"URLs in the answers ({attributes}) lead to {_whither(found, target.root)}: {effect} "
+            "If it is dicomweb-cors-proxy that answers, behind another server, its public_url has "
+            "to be the root above.",
             rule="links-elsewhere",
             advice=Advice(
-                {
-                    "rewrite_urls": True,
-                    "upstream.aliases": _aliases(found, target.root),
-                    "public_url": target.root,
-                },
+                {"rewrite_urls": True, "upstream.aliases": _aliases(found, target.root)},
                 _NGINX_NAMES,
                 "have the archive name itself by the URL that pages use",
             ),
