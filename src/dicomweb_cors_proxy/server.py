@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 # Seconds between two looks whether the last answer is out.
 TICK = 0.05
 
-DAY = 86400.0
+DAY = 86400.0  # seconds
 
 # Seconds for cancelled answers to cut their connections.
 CUT = 1.0

@@ -551,7 +551,7 @@ class Pool:
         self._limit = limit
         self._context = context
         self._max_head_bytes = max_head_bytes
-        self.loop = self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._in_use = 0
         self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -616,13 +616,13 @@ class Pool:
             self.drop(connection)
 
     def _keep(self, connection: Connection) -> None:
-        connection.idle_since = self._loop.time()
+        connection.idle_since = self.loop.time()
         self.idle[connection] = None
         if self._sweeper is None:
-            self._sweeper = self._loop.call_later(IDLE_EXPIRY, self._sweep)
+            self._sweeper = self.loop.call_later(IDLE_EXPIRY, self._sweep)
 
     async def _wait_for_slot(self, timeouts: Timeouts) -> None:
-        waiter = self._loop.create_future()
+        waiter = self.loop.create_future()
         self._waiters[waiter] = None
         try:
             async with asyncio.timeout(timeouts.pool):
@@ -651,7 +651,7 @@ class Pool:
             self.drop(next(iter(self.idle)))
         dialling = self._dial(timeouts.connect)
         if self._context is not None:
-            dialling = _to_its_end(self._loop.create_task(dialling))
+            dialling = _to_its_end(self.loop.create_task(dialling))
         try:
             return await dialling
         except BaseException as exc:
@@ -665,7 +665,7 @@ class Pool:
     async def _dial(self, seconds: float | None) -> Connection:
         origin = self._origin
         async with asyncio.timeout(seconds):
-            _, connection = await self._loop.create_connection(
+            _, connection = await self.loop.create_connection(
                 lambda: Connection(self, self._max_head_bytes),
                 origin.host,
                 origin.port,
@@ -677,12 +677,12 @@ class Pool:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        now = self._loop.time()
+        now = self.loop.time()
         while self.idle:
             connection = next(iter(self.idle))
             expiry = connection.idle_since + IDLE_EXPIRY
             if expiry > now:
-                self._sweeper = self._loop.call_at(expiry, self._sweep)
+                self._sweeper = self.loop.call_at(expiry, self._sweep)
                 return
             self.drop(connection)
 
