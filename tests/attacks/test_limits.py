@@ -421,12 +421,14 @@ async def test_a_flood_of_refusals_starves_nobody(usual: Front, flood: Callable[
         tasks = [asyncio.create_task(act(wire)) for wire in wires for act in (read, send)]
         while not answered:  # noqa: ASYNC110  (no event tells)
             await asyncio.sleep(0.01)
-        most = 0
+        meanwhile = []
         for _ in range(5):
             before = answered
             assert (await usual.ask(request()))[0].status == 200
-            most = max(most, answered - before)
-        assert 0 < most < MOST
+            meanwhile.append(answered - before)
+        # Megabytes of older answers may come with any of them, but not with all.
+        assert min(meanwhile) < MOST
+        assert any(meanwhile)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
