@@ -111,7 +111,7 @@ def test_fails_with_what_is_no_proxy() -> None:
 
 
 def test_fails_for_a_process_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
-    with Child(["true"]) as child:
+    with Child([sys.executable, "-c", ""]) as child:
         child.wait()
     assert check(SETTINGS, child.pid) == 1
     assert "Traceback" not in capfd.readouterr().err
