@@ -136,6 +136,19 @@ def test_a_store_that_is_wanted_is_sent_once_and_empty() -> None:
     assert found(report, "store")["verdict"] == "pass"
 
 
+def read_only(answer: Answered) -> None:
+    if answer.method == "POST":
+        answer.status = 405
+
+
+def test_a_store_that_is_refused_names_the_setting() -> None:
+    with archive(read_only) as there:
+        report = probed(there.url, "--write")
+    assert not report["blocked"]
+    assert found(report, "store")["settings"] == {"access.mode": "read-write"}
+    assert report["first"].startswith("Nothing is blocked, but first, have the server accept store")
+
+
 def test_a_store_whose_preflight_is_refused_is_not_sent() -> None:
     with archive(FAULTS["no headers allowed"]) as there:
         report = probed(there.url, "--write")
@@ -472,6 +485,23 @@ def picky(answer: Answered) -> None:
     if answer.is_preflight and "x-site" in wanted:
         answer.status = 403
         answer.headers = []
+
+
+def picky_without_credentials(answer: Answered) -> None:
+    picky(answer)
+    answer.drop("Access-Control-Allow-Credentials")
+
+
+def test_lacking_credentials_hide_no_header() -> None:
+    with archive(picky_without_credentials) as there:
+        report = probed(there.url, "--header", "X-Site: a", "--credentials")
+    assert "does not allow the request's x-site header." in found(report, "frames")["text"]
+
+
+def test_an_origin_that_is_null_cannot_be_listed() -> None:
+    with archive(always(ALLOW_ORIGIN)) as there:
+        report = probed(there.url, origin="null")
+    assert report["first"].startswith("First, serve the viewer over http or https")
 
 
 def test_the_header_for_which_a_preflight_is_refused_is_found() -> None:
