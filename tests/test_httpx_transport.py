@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -134,8 +132,7 @@ async def test_the_end_of_tls_without_a_close_notify_is_a_cut(
             wire.writer.close()
             return
         await turns(5)
-        with socket.socket(fileno=os.dup(wire.writer.get_extra_info("socket").fileno())) as sock:
-            sock.shutdown(socket.SHUT_WR)
+        wire.end_without_close_notify()
         await wire.closed()
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

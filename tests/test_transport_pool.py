@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import random
 import socket
 import ssl
@@ -294,9 +293,7 @@ async def test_the_end_of_tls_without_a_close_notify_is_a_cut(
             wire.writer.close()
         else:
             await turns(5)
-            fileno = wire.writer.get_extra_info("socket").fileno()
-            with socket.socket(fileno=os.dup(fileno)) as sock:
-                sock.shutdown(socket.SHUT_WR)
+            wire.end_without_close_notify()
         await wire.closed()
 
     transport = trusting(authority)

@@ -280,8 +280,7 @@ class UpstreamSettings(_Group):
             )
             yield Problem("upstream.verify_tls", reason)
         if self.client_cert_file is not None and (fault := validity_fault(self.client_cert_file)):
-            reason = f"{shown(self.client_cert_file)} {fault}; renew it"
-            yield Problem("upstream.client_cert_file", reason)
+            yield Problem("upstream.client_cert_file", fault)
 
     def problems(self) -> Iterator[Problem]:
         """Tell what these settings lack together."""
@@ -646,9 +645,7 @@ class Settings(BaseSettings):
         upstream, server = self.upstream, self.server
         yield from upstream.warnings()
         if server.tls_cert_file is not None and (fault := validity_fault(server.tls_cert_file)):
-            yield Problem(
-                "server.tls_cert_file", f"{shown(server.tls_cert_file)} {fault}; renew it"
-            )
+            yield Problem("server.tls_cert_file", fault)
         if upstream.auth.type != "none":
             yield from self._open_doors("upstream.auth")
         elif upstream.uses_tls and upstream.client_cert_file is not None:

@@ -399,7 +399,7 @@ KeyFile = Annotated[Path, AfterValidator(_readable_file)]
 
 
 def validity_fault(certificate: Path) -> str | None:
-    """Say why the first certificate of a file is not valid today; None if it is, or isn't there."""
+    """Say of a file that its first certificate is not valid today; None: it is, or isn't there."""
     from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 (takes 50 ms)
 
     try:
@@ -407,9 +407,10 @@ def validity_fault(certificate: Path) -> str | None:
     except (OSError, ValueError):
         return None
     if datetime.now(UTC) > first.not_valid_after_utc:
-        return f"has expired on {first.not_valid_after_utc:%Y-%m-%d}"
+        return f"{shown(certificate)} has expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
     if datetime.now(UTC) < first.not_valid_before_utc:
-        return f"is valid only from {first.not_valid_before_utc:%Y-%m-%d} on"
+        begins = first.not_valid_before_utc
+        return f"{shown(certificate)} is valid only from {begins:%Y-%m-%d} on; renew it"
     return None
 
 

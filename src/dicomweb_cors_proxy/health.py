@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.gateway import Gateway
     from dicomweb_cors_proxy.proxy import Limits, Upstream
-    from dicomweb_cors_proxy.transport import Request
+    from dicomweb_cors_proxy.transport import Request, Timeouts
 
 # Seconds for which a result is kept, so that probes can't load the archive.
 KEPT = 2.0
@@ -51,23 +51,26 @@ class Archive:
     upstream: Upstream
     limits: Limits
 
+    @property
+    def timeouts(self) -> Timeouts:
+        """As for other requests, but for the patience with the answer."""
+        read = min(self.limits.read_timeout, PATIENCE)
+        return self.limits.upstream_timeouts._replace(read=read)
+
     async def signs(self) -> list[Sign]:
         """Ask every base URL at the same time."""
         requests = self.gateway.readiness_requests()
         return await asyncio.gather(*(self._ask(url, out) for url, out in requests.items()))
 
     async def _ask(self, url: str, request: Request) -> Sign:
-        limits = self.limits
-        timeouts = limits.upstream_timeouts._replace(read=min(limits.read_timeout, PATIENCE))
+        timeouts = self.timeouts
         try:
             response = await self.upstream.send(request, None, timeouts)
         except httpx.ReadTimeout:
-            problem = (
-                f"The archive took the request, and did not answer within {timeouts.read:g} s."
-            )
-            return Sign(url, None, f"{problem} Does it hang?")
+            late = f"did not answer within {timeouts.read:g} s. Does it hang?"
+            return Sign(url, None, f"The archive took the request, and {late}")
         except httpx.HTTPError as error:
-            return Sign(url, None, upstream_problem(error, limits).detail)
+            return Sign(url, None, upstream_problem(error, self.limits).detail)
         except UpstreamProblem as unanswered:
             return Sign(url, None, unanswered.detail)
         await response.aclose()

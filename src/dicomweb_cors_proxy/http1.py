@@ -30,7 +30,12 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
 from dicomweb_cors_proxy.deadline import Deadline
 from dicomweb_cors_proxy.extensions import ON_LEAVING, REFUSAL
-from dicomweb_cors_proxy.inbound import head_too_large, target_too_long, too_many_headers
+from dicomweb_cors_proxy.inbound import (
+    head_too_large,
+    origin_form,
+    target_too_long,
+    too_many_headers,
+)
 from dicomweb_cors_proxy.logs import place
 
 try:
@@ -95,9 +100,6 @@ _LARGEST_HEAD = 4096
 
 # Request lines of which no more has to be known, if the lines below are known already.
 _PLAIN = re.compile(rb"(GET|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
-
-# Before the path of a target in absolute form (RFC 9112 §3.2.2).
-_AUTHORITY = re.compile(rb"\Ahttps?://[^/]*", re.IGNORECASE)
 
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
 
@@ -750,7 +752,7 @@ class Protocol(asyncio.Protocol):
         target = self._target if refusal is None else b"/"
         path, _, query = target.partition(b"?")
         # The target is kept in the form in which it came; who asks for the path gets the path.
-        local = path if path[:1] == b"/" else _AUTHORITY.sub(b"", path)
+        local = path if path[:1] == b"/" else origin_form(path)[0]
         scope = {
             **self._connection_scope,
             "http_version": version,

@@ -15,7 +15,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from dicomweb_cors_proxy.transport import IDLE_EXPIRY, SAFE_METHODS
+from dicomweb_cors_proxy.transport import IDLE_EXPIRY, SAFE_METHODS, ended_without_close_notify
 
 __all__ = ["HTTPXTransport"]
 
@@ -128,8 +128,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         data = await self._stream.read(max_bytes, timeout)
-        if not data and not _ended_well(self._stream.get_extra_info("ssl_object")):
-            # Whoever is in between could have cut a body that ends where the connection does.
+        if not data and ended_without_close_notify(self._stream.get_extra_info("ssl_object")):
             raise httpcore.ReadError("the connection ended without the end of TLS")
         if data:
             self._has_answered = True
@@ -159,14 +158,6 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> object:
         return self._stream.get_extra_info(info)
-
-
-def _ended_well(tls: ssl.SSLObject | None) -> bool:
-    """Whether what ended, if it has TLS, was ended by the other end (RFC 8446 §6.1)."""
-    try:
-        return tls is None or tls.read(1) == b""
-    except ssl.SSLError:
-        return False
 
 
 def _has_surplus(pool: httpcore.AsyncConnectionPool, stream: _Stream) -> bool:

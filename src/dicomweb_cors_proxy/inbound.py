@@ -146,7 +146,7 @@ class Inbound:
             path = _below(root_path, path)
         authority = None
         if not path.startswith(b"/"):
-            path, authority = _origin_form(path)
+            path, authority = origin_form(path)
         query: bytes = scope["query_string"]
         target = path + b"?" + query if query else path
         return cls(path, target, authority, heads.read(scope["headers"]))
@@ -162,7 +162,7 @@ def _below(root_path: str, raw_path: bytes) -> bytes:
     return raw_path
 
 
-def _origin_form(target: bytes) -> tuple[bytes, bytes | None]:
+def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
     """The path of a target, and the authority if it came in absolute form (RFC 9112 §3.2.2)."""
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):

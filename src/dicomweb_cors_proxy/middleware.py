@@ -214,7 +214,7 @@ class CORSMiddleware:
                     return
                 await self.app(scope, receive, send_with_cors)
             except Answer as answer:
-                record.event = _event(answer) if record.event == REQUEST else record.event
+                _name(record, answer)
                 await answer.send(send_with_cors)
         except ResponseAborted:
             raise
@@ -259,8 +259,10 @@ class CORSMiddleware:
         return answer
 
 
-def _event(answer: Answer) -> str:
-    return answer.detail if isinstance(answer, Problem) else REQUEST
+def _name(record: Record, answer: Answer) -> None:
+    """Have the log say which problem it was, unless it says so already."""
+    if isinstance(answer, Problem) and record.event == REQUEST:
+        record.event = answer.detail
 
 
 def _unforeseen(exc: BaseException) -> Problem:

@@ -327,7 +327,7 @@ class Connection(asyncio.Protocol):
             self._pool.drop(self)
             return
         try:
-            self._answer.feed_eof(cut=self._ended_without_close_notify())
+            self._answer.feed_eof(cut=ended_without_close_notify(self._tls))
         except httpx.RemoteProtocolError as exc:
             self._fail(exc)
         self._stop_upload()
@@ -350,13 +350,6 @@ class Connection(asyncio.Protocol):
         self._writing_paused = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-
-    def _ended_without_close_notify(self) -> bool:
-        """Whether anyone on the way could have cut a TLS stream off here (RFC 9112 §9.8)."""
-        try:
-            return self._tls is not None and self._tls.read(1) != b""
-        except ssl.SSLError:
-            return True
 
     def _receive_the_rest(self) -> None:
         """Read an answer that came right before the reset which made our last write fail.
@@ -535,6 +528,14 @@ class Connection(asyncio.Protocol):
             # The archive would take another request for the rest of the body.
             self._answer.persistent = False
             self._upload.cancel()
+
+
+def ended_without_close_notify(tls: ssl.SSLObject | None) -> bool:
+    """Whether anyone on the way could have cut a TLS stream off here (RFC 9112 §9.8)."""
+    try:
+        return tls is not None and tls.read(1) != b""
+    except ssl.SSLError:
+        return True
 
 
 class Pool:

@@ -4,6 +4,7 @@ every byte. All of it runs in the test's own event loop."""
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from contextlib import asynccontextmanager, suppress
@@ -94,6 +95,12 @@ class Wire:
         sock: socket.socket = self.writer.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
+
+    def end_without_close_notify(self) -> None:
+        """Close this side of a connection with TLS as whoever is on the way could."""
+        fileno = self.writer.get_extra_info("socket").fileno()
+        with socket.socket(fileno=os.dup(fileno)) as sock:
+            sock.shutdown(socket.SHUT_WR)
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import click
 from dicomweb_cors_proxy.app import create_limits, create_upstream
 from dicomweb_cors_proxy.cli.configuration import config_option, settings_or_exit
 from dicomweb_cors_proxy.gateway import Gateway
-from dicomweb_cors_proxy.health import PATIENCE, Archive
+from dicomweb_cors_proxy.health import Archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,11 +70,10 @@ async def _signs(settings: Settings) -> list[Sign]:
     try:
         asking = asyncio.create_task(archive.signs())
         if not (await asyncio.wait([asking], timeout=SOON))[0]:
-            connect = settings.upstream.connect_timeout
-            answer = min(settings.upstream.read_timeout, PATIENCE)
+            timeouts = archive.timeouts
             click.echo(
-                f"The archive has not answered yet; it has {connect:g} s for the connection and "
-                f"{answer:g} s for the answer.",
+                f"The archive has not answered yet; it has {timeouts.connect:g} s for the "
+                f"connection and {timeouts.read:g} s for the answer.",
                 err=True,
             )
         return await asking
