@@ -278,6 +278,16 @@ def test_a_list_may_be_written_as_text(text: str, value: tuple[str, ...]) -> Non
         ("server.base_path", "//", "'//' has an empty segment; write '/'"),
         (
             "server.base_path",
+            "/" + "x" * 512,
+            f"'/{'x' * 99}…' is longer than 512 bytes; use a shorter path",
+        ),
+        (
+            "public_url",
+            "https://p/" + "x" * 1015,
+            f"'https://p/{'x' * 90}…' is longer than 1024 bytes; use a shorter URL",
+        ),
+        (
+            "server.base_path",
             "/a?b",
             "'/a?…' has a character that a URL's path can't hold; percent-encode it",
         ),
@@ -365,6 +375,8 @@ def test_a_problem_in_a_list_names_the_place(key: str, value: object, sentence: 
         ("server.host", "proxy_1.local"),
         ("server.port", 0),
         ("server.base_path", "/"),
+        ("server.base_path", "/" + "x" * 511),
+        ("public_url", "https://p/" + "x" * 1014),
         ("server.base_path", "/a/b%C3%A4"),
         ("server.max_body_bytes", 0),
         ("server.allowed_hosts", ("pacs.example", "pacs.example:8443", "[::1]:8080")),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dicomweb_cors_proxy.answers import Problem
 from dicomweb_cors_proxy.extensions import REFUSAL
+from dicomweb_cors_proxy.headers import TrustedProxies
 from dicomweb_cors_proxy.inbound import Heads, Inbound, Screen
 from tests.support import asgi
 
-LIMITS = {"max_target_bytes": 60, "max_header_bytes": 200, "max_headers": 4}
+if TYPE_CHECKING:
+    from starlette.types import Scope
+
+LIMITS = {"max_target_bytes": 60, "max_header_bytes": 2000, "max_headers": 4}
 
 
 def status(
@@ -24,9 +28,17 @@ def status(
     """What a head is refused with; 0 if it isn't."""
     lines = [*((b"host", host) for host in hosts), *headers]
     scope = {**asgi.scope(path=path, **others), "headers": lines}
-    screen = Screen(**LIMITS, allowed_hosts=allowed_hosts)
+    trusted = TrustedProxies(["10.0.0.0/8"])
+    screen = Screen(**LIMITS, allowed_hosts=allowed_hosts, trusted_proxies=trusted)
+    heads = Heads()
+    found = {refusal(screen, scope, heads) for _ in range(2)}
+    assert len(found) == 1, "a head that is known is judged as it was before"
+    return found.pop()
+
+
+def refusal(screen: Screen, scope: Scope, heads: Heads) -> int:
     try:
-        screen.check(scope, Inbound.read(scope, Heads()))
+        screen.check(scope, Inbound.read(scope, heads))
     except Problem as problem:
         return problem.status
     return 0
@@ -50,6 +62,9 @@ def status(
         (b"proxy example", 400),
         (b"[2001:db8::1", 400),
         (b"caf\xe9.example", 400),
+        (254 * b"x" + b":65535", 0),
+        (256 * b"x" + b":65535", 400),
+        (b"[%b]" % (260 * b":"), 400),
     ],
 )
 def test_hosts(host: bytes, expected: int) -> None:
@@ -73,6 +88,55 @@ def test_one_host_is_needed(hosts: tuple[bytes, ...]) -> None:
 )
 def test_allowed_hosts(host: bytes, expected: int) -> None:
     assert status(hosts=(host,), allowed_hosts=("pacs.example", "192.0.2.1:8080")) == expected
+
+
+BEHIND = ("10.1.2.3", 50000)  # a trusted peer
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ([(b"x-forwarded-host", 261 * b"x")], 0),
+        ([(b"x-forwarded-host", 262 * b"x")], 400),
+        ([(b"x-forwarded-host", b"a, " + 261 * b"x"), (b"x-forwarded-host", b"b")], 0),
+        ([(b"x-forwarded-host", b"a, " + 262 * b"x")], 400),
+        ([(b"x-forwarded-host", 512 * b"x,")], 0),
+        ([(b"x-forwarded-host", 512 * b"x,"), (b"x-forwarded-host", b"x")], 400),
+        *(
+            ([(name, size * b"x")], expected)
+            for name in (b"x-forwarded-prefix", b"x-forwarded-port", b"x-forwarded-proto")
+            for size, expected in ((1024, 0), (1025, 400))
+        ),
+        ([(b"x-forwarded-for", 1025 * b"x")], 0),
+    ],
+)
+def test_what_a_trusted_peer_says_is_bounded(
+    lines: list[tuple[bytes, bytes]], expected: int
+) -> None:
+    assert status(*lines, client=BEHIND) == expected
+    assert status(*lines, client=("192.0.2.1", 50000)) == 0  # what others say is dropped
+    assert status(*lines, client=None) == 0
+
+
+@pytest.mark.parametrize(
+    ("host", "told", "expected"),
+    [
+        (b"pacs.example", b"PACS.example", 0),
+        (b"pacs.example", b"", 0),
+        (b"pacs.example", b"evil.example", 421),
+        (b"evil.example", b"pacs.example", 421),
+        (b"pacs.example", b"pacs.example, evil.example", 421),
+        (b"pacs.example", b"evil.example, pacs.example", 421),
+        (b"pacs.example", b"pacs.example,pacs.example", 0),
+    ],
+)
+def test_the_host_that_a_trusted_peer_names_has_to_be_allowed(
+    host: bytes, told: bytes, expected: int
+) -> None:
+    told_lines = [(b"x-forwarded-host", told)]
+    allowed_hosts = ("pacs.example",)
+    found = status(*told_lines, hosts=(host,), allowed_hosts=allowed_hosts, client=BEHIND)
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -109,7 +173,7 @@ def test_targets(path: bytes, expected: int) -> None:
         ([(b"transfer-encoding", b"gzip"), (b"transfer-encoding", b"chunked")], 400),
         (3 * [(b"x", b"y")], 0),
         (4 * [(b"x", b"y")], 431),
-        ([(b"x", 200 * b"y")], 431),
+        ([(b"x", 2000 * b"y")], 431),
     ],
 )
 def test_headers(headers: list[tuple[bytes, bytes]], expected: int) -> None:

@@ -34,6 +34,10 @@ REWRITER = ArchiveURLs(
     aliases=["http://localhost/dicom-web/rs"],
 ).to(PUBLIC.encode())
 
+# As long as a request can make it: "https://", a Host of 261 bytes, a prefix of 1 KiB, and a
+# server.base_path of 512 bytes.
+LONG_PUBLIC = b"https://" + b"x" * 261 + b"/" + b"p" * 1023 + b"/" + b"d" * 511
+
 DICOM_JSON = "application/dicom+json"
 DICOM_XML = "application/dicom+xml"
 MULTIPART = f'multipart/related; type="{DICOM_XML}"; boundary=edge'
@@ -224,6 +228,16 @@ def test_what_is_no_base_url_is_refused(url: str) -> None:
 )
 def test_urls_in_headers(line: str, expected: str | None) -> None:
     assert REWRITER.headers(lines(line)) == lines(expected or line)
+
+
+def test_urls_of_a_head_are_rewritten_up_to_a_bound() -> None:
+    """A path of the archive can be one byte long: without the bound 64 KiB would become 20 MB."""
+    rewriter = ArchiveURLs(["http://a"]).to(LONG_PUBLIC)
+    head = lines("location: /x", "link: " + "</>," * 16_000, "warning: 299 / x", "content-type: /")
+    found = rewriter.headers(head)
+    assert found[0] == (b"location", LONG_PUBLIC + b"/x")
+    assert found[1][1] == b"<%b/>," % LONG_PUBLIC * 99 + b"</>," * (16_000 - 99)
+    assert found[2:] == head[2:]
 
 
 def test_headers_of_a_changed_body() -> None:
@@ -488,6 +502,42 @@ def test_what_names_no_url_of_the_archive_passes_byte_for_byte(data: bytes) -> N
 def test_rewriting_twice_is_rewriting_once(tree: JSON, random: Random) -> None:
     once = rewritten(DICOM_JSON, written(tree, random))
     assert rewritten(DICOM_JSON, once) == once
+
+
+BASES = st.sampled_from(["http://a", "http://a/b", ARCHIVE])
+PUBLICS = st.sampled_from([b"http://p", PUBLIC.encode(), LONG_PUBLIC[:269], LONG_PUBLIC])
+
+
+def full_of(base: str, times: int, random: Random) -> Iterator[tuple[str, str]]:
+    """Return bodies that say little else than `base`, with their media types."""
+    values = f'"{base}",' * times
+    yield DICOM_JSON, f'{{"00081190":{{"Value":[{values}""]}}}}' + f'{{"BulkDataURI":"{base}"}}' * 9
+    yield (
+        DICOM_JSON,
+        written([{"00081190": {"Value": [base] * times}, "BulkDataURI": base}], random),
+    )
+    document = f"<Value>{base}</Value>" * times + f'<BulkData uri="{base}">'
+    yield DICOM_XML, f'<DicomAttribute tag="00081190">{document}'
+
+
+@settings(deadline=None)
+@given(BASES, PUBLICS, st.integers(0, 300), randoms)
+def test_a_body_grows_by_a_bounded_factor(
+    base: str, public: bytes, times: int, random: Random
+) -> None:
+    """No body grows by more than the length of the public URL over that of a base URL.
+
+    Each replacement takes the place of one base URL, and no two overlap. The host of the public URL
+    comes from the client: 261 bytes make 10 times the body of an archive that calls itself
+    http://archive:8042/dicom-web, and 35 times that of one called http://a. The longest prefix that
+    a trusted proxy may add and the shortest name make 226 times.
+    """
+    rewriter = ArchiveURLs([base]).to(public)
+    factor = max(1, -(-len(public) // len(base)))
+    for media_type, text in full_of(base, times, random):
+        data = damaged(random, text.encode())
+        found = passed(media_type, *chunks(random, data), rewriter=rewriter)
+        assert len(found) <= factor * len(data)
 
 
 @pytest.mark.parametrize(

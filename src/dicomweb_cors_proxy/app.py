@@ -69,6 +69,7 @@ class Site:
                 max_header_bytes=server.max_header_bytes,
                 max_headers=server.max_headers,
                 allowed_hosts=server.allowed_hosts,
+                trusted_proxies=self.gateway.trusted_proxies,
             ),
         )
 

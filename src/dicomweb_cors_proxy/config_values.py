@@ -201,7 +201,16 @@ def _archive_url(url: str) -> str:
     )
 
 
+# Each URL in a response is rewritten to one that begins with these: longer ones would multiply it.
+_MAX_PUBLIC_URL_BYTES: Final = 1024
+_MAX_BASE_PATH_BYTES: Final = 512
+
+
 def _public_url(url: str) -> str:
+    if len(url) > _MAX_PUBLIC_URL_BYTES:
+        raise ValueError(
+            f"{shown(url)} is longer than {_MAX_PUBLIC_URL_BYTES} bytes; use a shorter URL"
+        )
     return _http_url(
         url, credentials="leave it out", example="https://pacs.example/dicom-web"
     ).rstrip("/")
@@ -262,6 +271,8 @@ def _base_path(path: str) -> str:
         fault = f"has an empty segment; write {re.sub('/+', '/', path).rstrip('/') or '/'!r}"
     elif path.split("/")[1] in _OWN_PATHS:
         fault = "hides a path that the proxy answers itself; choose another"
+    elif len(path) > _MAX_BASE_PATH_BYTES:
+        fault = f"is longer than {_MAX_BASE_PATH_BYTES} bytes; use a shorter path"
     else:
         fault = _path_fault(path)
     if fault:

@@ -19,10 +19,25 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.answers import Answer
     from dicomweb_cors_proxy.cors import Decision
     from dicomweb_cors_proxy.dicomweb import Route
-    from dicomweb_cors_proxy.headers import Header
+    from dicomweb_cors_proxy.headers import Header, TrustedProxies
 
 # RFC 9110 §7.2: uri-host [ ":" port ], of which names in use have no more than these characters.
 HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+# RFC 1035 §2.3.4: 255 bytes for a name, and 6 for a colon and a port. Each URL in a response is
+# rewritten to one that begins with the host: a longer host would multiply the response.
+MAX_HOST_BYTES = 261
+
+# All lines of one X-Forwarded-* header together, for the same reason.
+MAX_FORWARDED_BYTES = 1024
+
+_FORWARDED_HOST = b"x-forwarded-host"
+_FORWARDED_NAMES = {
+    _FORWARDED_HOST: "X-Forwarded-Host",
+    b"x-forwarded-port": "X-Forwarded-Port",
+    b"x-forwarded-prefix": "X-Forwarded-Prefix",
+    b"x-forwarded-proto": "X-Forwarded-Proto",
+}
 
 # More bytes than 18 digits can tell there are nowhere.
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -47,6 +62,7 @@ class Head:
         asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
             fetch.
         is_sound: whether `Screen` has found nothing wrong.
+        is_sound_forwarded: whether it has found nothing wrong in X-Forwarded-* either.
         is_forwardable: whether the gateway has found neither a loop nor another method in it.
         preflight: what it was answered as a preflight.
         sent: what the gateway has made of it for the archive, by what else that depends on.
@@ -63,6 +79,7 @@ class Head:
     origin: bytes | None = None
     asks_preflight: bool = False
     is_sound: bool = False
+    is_sound_forwarded: bool = False
     is_forwardable: bool = False
     preflight: Answer | None = None
     sent: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
@@ -181,11 +198,13 @@ class Screen:
         max_header_bytes: int,
         max_headers: int,
         allowed_hosts: Collection[str],
+        trusted_proxies: TrustedProxies,
     ) -> None:
         self._max_target_bytes = max_target_bytes
         self._max_header_bytes = max_header_bytes
         self._max_headers = max_headers
         self._allowed_hosts = frozenset(host.encode("ascii") for host in allowed_hosts)
+        self._trusted_proxies = trusted_proxies
 
     def check(self, scope: Scope, inbound: Inbound) -> None:
         """Raise `Problem` for 400, 414, 431 or 421."""
@@ -205,6 +224,11 @@ class Screen:
         if not head.is_sound:
             self._check_limits(head, len(scope["headers"]))
             head.is_sound = True
+        if not head.is_sound_forwarded:
+            client = scope.get("client")
+            if client and client[0] in self._trusted_proxies:
+                self._check_forwarded(scope["headers"])
+                head.is_sound_forwarded = True
 
     @staticmethod
     def _check_meaning(head: Head) -> None:
@@ -212,6 +236,8 @@ class Screen:
             raise Problem(400, "The request has no Host header.")
         if len(head.hosts) > 1:
             raise Problem(400, "The request has more than one Host header.")
+        if len(head.host) > MAX_HOST_BYTES:
+            raise Problem(400, f"The Host header is longer than {MAX_HOST_BYTES} bytes.")
         if not HOST.fullmatch(head.host):
             raise Problem(400, "The Host header is malformed.")
         if any(coding.lower() != b"chunked" for coding in head.transfer_codings):
@@ -227,10 +253,35 @@ class Screen:
             raise too_many_headers(self._max_headers)
         if head.size > self._max_header_bytes:
             raise head_too_large(self._max_header_bytes)
-        if self._allowed_hosts and head.host.lower() not in self._allowed_hosts:
+        self._check_allowed(head.host, "Host")
+
+    def _check_forwarded(self, headers: Iterable[Header]) -> None:
+        """Check the headers by which a trusted peer says how the browser reached it."""
+        values: dict[bytes, bytes] = {}
+        for name, value in headers:
+            if name in _FORWARDED_NAMES:
+                values[name] = b"%b,%b" % (values[name], value) if name in values else value
+        for name, value in values.items():
+            if len(value) > MAX_FORWARDED_BYTES:
+                raise Problem(
+                    400,
+                    f"The {_FORWARDED_NAMES[name]} header is longer than "
+                    f"{MAX_FORWARDED_BYTES} bytes.",
+                )
+        hosts = [host.strip(b" \t") for host in values.get(_FORWARDED_HOST, b"").split(b",")]
+        for host in filter(None, hosts):
+            if len(host) > MAX_HOST_BYTES:
+                raise Problem(
+                    400,
+                    f"The X-Forwarded-Host header has a host longer than {MAX_HOST_BYTES} bytes.",
+                )
+            self._check_allowed(host, "X-Forwarded-Host")
+
+    def _check_allowed(self, host: bytes, header: str) -> None:
+        if self._allowed_hosts and host.lower() not in self._allowed_hosts:
             raise Problem(
                 421,
-                "This proxy does not serve the host that the request names. "
+                f"This proxy does not serve the host that the {header} header names. "
                 "The operator can add it, with its port, to server.allowed_hosts.",
             )
 

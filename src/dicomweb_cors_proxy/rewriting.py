@@ -158,6 +158,10 @@ _URLS_IN: Final = {
 
 URL_HEADERS: Final = frozenset(_URLS_IN)
 
+# URLs and quoted strings of one head that are looked at; later ones pass as they are. A path of the
+# archive can be one byte long, so a head of nothing else would grow several hundred times.
+_MOST_URLS_IN_HEAD: Final = 100
+
 
 class URLRewriter:
     """Rewrites one answer; made by `ArchiveURLs.to`."""
@@ -211,13 +215,18 @@ class URLRewriter:
         return self._public + self._paths[path] + url[len(path) :]
 
     def headers(self, headers: Iterable[Header]) -> list[Header]:
-        """Return `headers` with the URLs in Location, Content-Location, Link and Warning."""
-        return [
-            (name, pattern.sub(lambda match: self.reference(match[0]), value))
-            if (pattern := _URLS_IN.get(name.lower())) is not None
-            else (name, value)
-            for name, value in headers
-        ]
+        """Return `headers` with the first URLs in Location, Content-Location, Link and Warning."""
+        rewritten: list[Header] = []
+        left = _MOST_URLS_IN_HEAD
+        for name, value in headers:
+            pattern = _URLS_IN.get(name.lower())
+            if pattern is None or not left:
+                rewritten.append((name, value))
+                continue
+            changed, found = pattern.subn(lambda match: self.reference(match[0]), value, count=left)
+            left -= found
+            rewritten.append((name, changed))
+        return rewritten
 
     def body(self, status: int, fields: Mapping[bytes, bytes]) -> BodyRewriter | None:
         """Return what rewrites the body that these headers announce; None: it is to pass as it is.

@@ -313,6 +313,17 @@ async def test_a_rebound_name_is_misdirected(guarded: Front, raw: bytes) -> None
 
 
 @MODULE
+async def test_a_rebound_name_is_misdirected_behind_a_trusted_proxy(guarded: Front) -> None:
+    raw = request("GET", STUDIES, "X-Forwarded-Host: evil.example", origin=None)
+    head, body = await guarded.ask(raw, source=BEHIND)
+    assert head.status == 421
+    assert "X-Forwarded-Host" in json.loads(body)["detail"]
+    assert (await guarded.ask(raw))[0].status == 200  # a stranger's is dropped
+    own = request("GET", STUDIES, "X-Forwarded-Host: PROXY.example", origin=None)
+    assert (await guarded.ask(own, source=BEHIND))[0].status == 200
+
+
+@MODULE
 async def test_without_allowed_hosts_a_rebound_name_reads_but_does_not_write(front: Front) -> None:
     assert (await front.ask(rebound()))[0].status == 200
     assert (await front.ask(rebound("POST", origin=b"http://" + REBOUND)))[0].status == 403
