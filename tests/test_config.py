@@ -888,6 +888,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "cors.dangerously_allow_insecure_origins": True,
         "cors.per_origin": [{"allow_origins": ["https://c.example"], "max_age": 5}],
         "access.mode": "read-write",
+        "access.dangerously_allow_writes_from_any_origin": True,
         "access.extra_paths": ["/reports/*", "/**/x"],
         "rewrite_urls": False,
         "compress": False,
@@ -1294,6 +1295,53 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
 def test_warnings(changes: dict[str, Any], warning: str) -> None:
     [found] = Settings(**nested(SUFFICIENT | changes)).warnings()
     assert found.startswith(warning)
+
+
+READ_WRITE = {"cors.allow_origins": ["https://a.example"], "access.mode": "read-write"}
+FROM_ANYWHERE = "access.dangerously_allow_writes_from_any_origin"
+WRITABLE = (
+    "'*' lets any web page that a user opens write to the archive with access.mode: read-write; "
+    f"list the origins of your viewers, or set {FROM_ANYWHERE}: true"
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"cors.allow_origins": ["*"]}, ["cors.allow_origins"]),
+        ({"cors.allow_origins": ["https://a.example", "*"]}, ["cors.allow_origins"]),
+        (
+            {"cors.per_origin": [{"allow_origins": [VIEWER]}, {"allow_origins": [VIEWER, "*"]}]},
+            ["cors.per_origin[1].allow_origins"],
+        ),
+        (
+            {"cors.allow_origins": ["*"], "cors.per_origin": [{"allow_origins": ["*"]}]},
+            ["cors.allow_origins", "cors.per_origin[0].allow_origins"],
+        ),
+        ({"cors.allow_origins": ["https://*.example.edu", "http://localhost:*"]}, []),
+    ],
+)
+def test_any_origin_may_not_write(changes: dict[str, Any], keys: list[str]) -> None:
+    values = SUFFICIENT | READ_WRITE | changes
+    if keys:
+        with pytest.raises(ConfigurationError) as found:
+            Settings(**nested(values))
+        assert list(found.value.problems) == [f"{key}: {WRITABLE}" for key in keys]
+    else:
+        Settings(**nested(values))
+    assert Settings(**nested(values | {"access.mode": "read-only"}))
+    warned = [
+        warning.startswith(f"{FROM_ANYWHERE}: is true, so any web page that a user opens can")
+        for warning in Settings(**nested(values | {FROM_ANYWHERE: True})).warnings()
+    ]
+    assert sum(warned) == bool(keys)
+
+
+def test_a_mode_that_is_none_hides_what_depends_on_it() -> None:
+    values = SUFFICIENT | {"cors.allow_origins": ["*"], "access.mode": "read-wirte"}
+    with pytest.raises(ConfigurationError) as found:
+        Settings(**nested(values))
+    assert len(found.value.problems) == 1
 
 
 TLS_HERE = {"tls_cert_file": "other.pem", "tls_key_file": "other.key"}

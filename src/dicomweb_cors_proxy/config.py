@@ -396,6 +396,14 @@ class CORSSettings(_Group):
         """Compile the policies in the order in which they are tried."""
         return [CORSPolicy.compile(**keys) for keys in (*self._entries(), self._base())]
 
+    def any_origin_keys(self) -> Iterator[str]:
+        """Yield the keys of the origin lists that hold `*`."""
+        if "*" in self.allow_origins:
+            yield "cors.allow_origins"
+        for index, policy in enumerate(self.per_origin):
+            if "*" in policy.allow_origins:
+                yield f"cors.per_origin[{index}].allow_origins"
+
     def problems(self) -> Iterator[Problem]:
         """Tell what no policy can be made of."""
         return self._findings(_policy_problems)
@@ -442,6 +450,10 @@ class AccessSettings(_Group):
 
     mode: Literal["read-only", "read-write"] = Field(
         "read-only", description="Whether the archive can be changed: read-only or read-write."
+    )
+    dangerously_allow_writes_from_any_origin: bool = Field(
+        default=False,
+        description="Allow read-write together with the origin *: any web page may then write.",
     )
     extra_paths: tuple[ExtraPath, ...] = Field(
         (),
@@ -603,7 +615,21 @@ class Settings(BaseSettings):
     def _broken_rules(self) -> Iterator[Problem]:
         yield from self.upstream.problems()
         yield from self.cors.problems()
+        yield from self._open_to_foreign_writes()
         yield from self.server.problems()
+
+    def _open_to_foreign_writes(self) -> Iterator[Problem]:
+        """Tell which policies let any web page that a user opens change the archive."""
+        access = self.access
+        if access.mode != "read-write" or access.dangerously_allow_writes_from_any_origin:
+            return
+        switch = "access.dangerously_allow_writes_from_any_origin"
+        for key in self.cors.any_origin_keys():
+            reason = (
+                "'*' lets any web page that a user opens write to the archive with access.mode: "
+                f"read-write; list the origins of your viewers, or set {switch}: true"
+            )
+            yield Problem(key, reason, because_of=("access.mode", switch))
 
     def _read(self, key: str) -> tuple[object, bool]:
         """Return the value of a dotted key, and whether it has been set."""
@@ -650,7 +676,14 @@ class Settings(BaseSettings):
             yield from self._open_doors("upstream.auth")
         elif upstream.uses_tls and upstream.client_cert_file is not None:
             yield from self._open_doors("upstream.client_cert_file")
-        if "/**" in self.access.extra_paths:
+        access = self.access
+        if access.mode == "read-write" and next(self.cors.any_origin_keys(), None) is not None:
+            reason = (
+                "is true, so any web page that a user opens can change the archive; list the "
+                "origins of your viewers"
+            )
+            yield Problem("access.dangerously_allow_writes_from_any_origin", reason)
+        if "/**" in access.extra_paths:
             reason = "'/**' opens every path of the archive, of its administration too; list those"
             yield Problem("access.extra_paths", f"{reason} that are meant")
         for network in server.trusted_proxies:
@@ -674,16 +707,12 @@ class Settings(BaseSettings):
                 "127.0.0.1 behind a server with TLS"
             )
             yield Problem("server.host", reason)
-        origins = {"cors.allow_origins": self.cors.allow_origins}
-        for index, policy in enumerate(self.cors.per_origin):
-            origins[f"cors.per_origin[{index}].allow_origins"] = policy.allow_origins
-        for key, allowed in origins.items():
-            if "*" in allowed:
-                reason = (
-                    f"'*' lets any page that a user opens read all that {credentials} opens; list "
-                    "the origins of your viewers"
-                )
-                yield Problem(key, reason)
+        for key in self.cors.any_origin_keys():
+            reason = (
+                f"'*' lets any page that a user opens read all that {credentials} opens; list "
+                "the origins of your viewers"
+            )
+            yield Problem(key, reason)
         if token_url is not None and not is_private_way(token_url):
             reason = (
                 "is plain http: whoever is between proxy and server reads the client's secret; "

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 STUDIES = "/dicom-web/studies"
 PREFLIGHT = "Access-Control-Request-Method: GET"
 READ_WRITE = {"mode": "read-write"}
+ANYBODY_WRITES = READ_WRITE | {"dangerously_allow_writes_from_any_origin": True}
 BEHIND = "127.0.0.2"  # the one peer that is trusted
 MODULE = pytest.mark.asyncio(loop_scope="module")
 
@@ -289,7 +290,7 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fro
     server = {"allowed_hosts": ["proxy.example"], "trusted_proxies": [BEHIND]}
     any_origin = {"allow_origins": ["*"]}
     async with standing(
-        tmp_path_factory.mktemp("serve"), access=READ_WRITE, server=server, cors=any_origin
+        tmp_path_factory.mktemp("serve"), access=ANYBODY_WRITES, server=server, cors=any_origin
     ) as front:
         yield front
 
