@@ -11,6 +11,7 @@ from dicomweb_cors_proxy.headers import (
     TrustedProxies,
     client_address,
     end_to_end,
+    end_to_end_response,
     forwarded,
     max_forwards,
     merge_vary,
@@ -48,6 +49,28 @@ def lines(*text: str) -> list[Header]:
 @pytest.mark.parametrize("change", [bytes.lower, bytes.title, bytes.upper])
 def test_hop_by_hop_fields_are_dropped(name: bytes, change: Callable[[bytes], bytes]) -> None:
     assert end_to_end([(b"a", b"1"), (change(name), b"x"), (b"b", b"2")]) == lines("a: 1", "b: 2")
+
+
+OF_WHOLE_ORIGIN = [
+    b"Accept-CH",
+    b"Alt-Svc",
+    b"Clear-Site-Data",
+    b"NEL",
+    b"Origin-Trial",
+    b"Report-To",
+    b"Reporting-Endpoints",
+    b"Service-Worker-Allowed",
+    b"Strict-Transport-Security",
+]
+
+
+@pytest.mark.parametrize("name", HOP_BY_HOP + OF_WHOLE_ORIGIN)
+@pytest.mark.parametrize("change", [bytes.lower, bytes.title, bytes.upper])
+def test_a_response_does_not_speak_of_its_whole_origin(
+    name: bytes, change: Callable[[bytes], bytes]
+) -> None:
+    received = [(b"a", b"1"), (change(name), b"x"), *lines("accept-chx: 2", "x-nel: 3")]
+    assert end_to_end_response(received) == lines("a: 1", "accept-chx: 2", "x-nel: 3")
 
 
 @pytest.mark.parametrize(
@@ -190,11 +213,26 @@ SAID_BY_THE_PEER = [
     "x-forwarded-port: 8443",
     "x-real-ip: 198.51.100.1",
     "forwarded: for=198.51.100.1;host=viewer.example",
+    "Remote-User: ward-3",
+    "remote-groups: admins",
+    "X-Remote-User: ward-3",
+    "X-Remote-Group: admins",
+    "X-Forwarded-User: ward-3",
+    "X-Forwarded-Email: ward-3@hospital.example",
+    "X-Client-IP: 198.51.100.1",
+    "True-Client-IP: 198.51.100.1",
+    "CF-Connecting-IP: 198.51.100.1",
     "x-forward: end-to-end",
+    "x-client-ip-country: end-to-end",
+    "remote: end-to-end",
 ]
 
 
 DISGUISED = [
+    "Remote_User: admin",
+    "X_REMOTE_USER: admin",
+    "x_forwarded_user: admin",
+    "True-Client_IP: 10.9.9.9",
     "X_Forwarded_For: 10.9.9.9",
     "x_forwarded-host: evil.example",
     "X-Forwarded_Proto: gopher",
@@ -208,6 +246,8 @@ def test_a_strangers_word_is_dropped() -> None:
     assert with_peer(sent, "2001:db8::1") == lines(
         "accept: */*",
         "x-forward: end-to-end",
+        "x-client-ip-country: end-to-end",
+        "remote: end-to-end",
         "x-forwarded-host: p:1",
         "x-forwarded-proto: http",
         "x-forwarded-for: 2001:db8::1",
@@ -225,7 +265,7 @@ def test_a_trusted_peers_word_stands() -> None:
         "x-forwarded-port: 8443",
         "x-real-ip: 198.51.100.1",
         "forwarded: for=198.51.100.1;host=viewer.example",
-        "x-forward: end-to-end",
+        *SAID_BY_THE_PEER[SAID_BY_THE_PEER.index("Remote-User: ward-3") :],
         "x-forwarded-for: 198.51.100.1, 198.51.100.2, 198.51.100.3, 10.0.0.1",
     )
 

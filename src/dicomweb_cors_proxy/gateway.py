@@ -296,7 +296,7 @@ class Gateway:
     ) -> tuple[list[Header], BodyFilter | None]:
         """What the client gets of the archive's answer; names in lower case, as ASGI has them."""
         self.refuse_our_credentials(status)
-        received = [(name.lower(), value) for name, value in fields.end_to_end(headers)]
+        received = [(name.lower(), value) for name, value in fields.end_to_end_response(headers)]
         answered = fields.without_cors(received)
         if len(answered) != len(received):
             self._warn_of_cors()

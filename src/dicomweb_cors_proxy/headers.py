@@ -9,7 +9,7 @@ names in any case. A request on its way to the archive:
     headers = forwarded(headers, scheme=scheme, host=host, trusted=peer in trusted)
     headers = with_peer(headers, peer)
 
-An answer on its way back: `without_cors(end_to_end(received))`, then our own lines, then
+An answer on its way back: `without_cors(end_to_end_response(received))`, then our own lines, then
 `merge_vary`.
 """
 
@@ -28,6 +28,7 @@ __all__ = [
     "TrustedProxies",
     "client_address",
     "end_to_end",
+    "end_to_end_response",
     "forwarded",
     "max_forwards",
     "merge_vary",
@@ -55,10 +56,32 @@ _HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# What a server says of its own origin, which ours is not: where else it is reached (RFC 7838), and
-# that it and its subdomains are to be asked by https alone (RFC 6797).
-_OF_ONE_ORIGIN: Final = frozenset({b"alt-svc", b"strict-transport-security"})
-_NOT_PASSED: Final = _HOP_BY_HOP | _OF_ONE_ORIGIN
+# What a response says of the whole origin that it comes from, which for browsers is the proxy's:
+# where else to find it (RFC 7838), to use https alone (RFC 6797), to clear its data, where to
+# report errors, which client hints to send, which trial features to turn on, and how many of its
+# paths a service worker may control.
+_OF_WHOLE_ORIGIN: Final = frozenset(
+    {
+        b"accept-ch",
+        b"alt-svc",
+        b"clear-site-data",
+        b"nel",
+        b"origin-trial",
+        b"report-to",
+        b"reporting-endpoints",
+        b"service-worker-allowed",
+        b"strict-transport-security",
+    }
+)
+_NOT_IN_RESPONSES: Final = _HOP_BY_HOP | _OF_WHOLE_ORIGIN
+
+# By these, reverse proxies tell the server behind them who the client is: X-Forwarded-* (among them
+# -User, -Email and -Groups), Remote-User and its companions -Groups, -Name and -Email, and the
+# client's address by other names.
+_IDENTITY_NAMES: Final = frozenset(
+    {b"cf-connecting-ip", b"forwarded", b"true-client-ip", b"x-client-ip", b"x-real-ip"}
+)
+_IDENTITY_PREFIXES: Final = (b"x-forwarded-", b"remote-", b"x-remote-")
 
 _MOST_FORWARDS: Final = 9999
 _MOST_PROXIES: Final = 32
@@ -66,19 +89,25 @@ _MOST_PROXIES: Final = 32
 _ADDRESS_AND_PORT: Final = re.compile(r"(?:\[([^\]]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5})")
 
 
-def end_to_end(headers: Iterable[Header]) -> list[Header]:
+def end_to_end(
+    headers: Iterable[Header], *, dropped: frozenset[bytes] = _HOP_BY_HOP
+) -> list[Header]:
     """Return the lines meant for the far end: none hop-by-hop, none that Connection lists.
 
-    Nor what holds for the sender's own origin only, Alt-Svc and Strict-Transport-Security.
     Source: RFC 9110 §7.6.1.
     """
     headers = list(headers)
-    kept = [header for header in headers if header[0].lower() not in _NOT_PASSED]
+    kept = [header for header in headers if header[0].lower() not in dropped]
     if len(kept) < len(headers) and (options := _members(headers, b"connection")):
         # Without its length, a body would be framed wrongly on the next connection.
         options.discard(b"content-length")
         kept = [header for header in kept if header[0].lower() not in options]
     return kept
+
+
+def end_to_end_response(headers: Iterable[Header]) -> list[Header]:
+    """Return the end-to-end lines of a response but for those that speak of its whole origin."""
+    return end_to_end(headers, dropped=_NOT_IN_RESPONSES)
 
 
 def without_cors(headers: Iterable[Header]) -> list[Header]:
@@ -157,16 +186,17 @@ def forwarded(
     """Return a request's lines with X-Forwarded-Host and -Proto for the archive; see `with_peer`.
 
     `scheme` and `host` are those of the request as it came to us. What a trusted peer says of the
-    client stands: its X-Forwarded-*, X-Real-IP and Forwarded (RFC 7239) are kept. What anyone else
-    says is dropped, and so is what only an archive that reads an underscore as a hyphen, as CGI
-    made both the same, would take for one of these: a trusted peer passes it on unread.
+    client stands: its X-Forwarded-*, X-Real-IP, Forwarded (RFC 7239), Remote-User and the like are
+    kept. What anyone else says is dropped. So is what only an archive that reads an underscore as a
+    hyphen, as CGI made both the same, would take for one of these: a trusted peer passes it on
+    unread.
     """
     kept: list[Header] = []
     chain: list[bytes] = []
     names = set()
     for header in headers:
         name = header[0].lower().replace(b"_", b"-")
-        if name in (b"forwarded", b"x-real-ip") or name.startswith(b"x-forwarded-"):
+        if name in _IDENTITY_NAMES or name.startswith(_IDENTITY_PREFIXES):
             if not trusted or b"_" in header[0]:
                 continue
             if name == b"x-forwarded-for":

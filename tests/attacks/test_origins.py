@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,6 +195,12 @@ WORDS = {
     "X-Forwarded-Ssl": "on",
     "X-Real-IP": "198.51.100.6",
     "Forwarded": "for=198.51.100.6;host=public.example;proto=https",
+    "Remote-User": "admin",
+    "X-Remote-User": "admin",
+    "X-Forwarded-User": "admin",
+    "X-Client-IP": "198.51.100.6",
+    "True-Client-IP": "198.51.100.6",
+    "CF-Connecting-IP": "198.51.100.6",
 }
 SPELLINGS = ("X-Forwarded-For", "X_FORWARDED_FOR", "x-forwarded_for")
 
@@ -216,7 +223,7 @@ async def forwarded(front: Front, source: str, *lines: str) -> tuple[dict[bytes,
     told = {
         name.lower(): value
         for name, value in asked.headers
-        if b"forwarded" in name.lower() or b"real" in name.lower()
+        if re.search(b"forwarded|real|user|ip", name.lower())
     }
     return told, url_in(body)
 
