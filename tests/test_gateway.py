@@ -297,6 +297,12 @@ async def test_the_archive_gets_the_end_to_end_headers_as_they_came() -> None:
                 "X-Forwarded-Host: evil.example",
                 "X-Forwarded-Prefix: /evil",
                 "X-Real-IP: 198.51.100.6",
+                "Remote-User: admin",
+                "X_Remote_User: admin",
+                "X-Forwarded-User: admin",
+                "X-Client-IP: 198.51.100.6",
+                "True-Client-IP: 198.51.100.6",
+                "CF-Connecting-IP: 198.51.100.6",
                 "X_Forwarded_Host: evil.example",
                 "X-Original-URL: /pacs/servers",
                 "X-Rewrite-URL: /pacs/servers",
@@ -531,6 +537,8 @@ async def test_the_client_gets_the_end_to_end_headers_as_they_came() -> None:
                 b"X-Hop: 1",
                 b"Keep-Alive: timeout=5",
                 b'Alt-Svc: h3=":443"; ma=2592000',
+                b'Clear-Site-Data: "*"',
+                b"Service-Worker-Allowed: /",
                 b"Strict-Transport-Security: max-age=31536000; includeSubDomains",
                 b"Access-Control-Allow-Origin: *",
                 b"access-control-expose-headers: x-b",
@@ -559,6 +567,7 @@ async def test_the_client_gets_the_end_to_end_headers_as_they_came() -> None:
         (b"content-encoding", b"x-unknown"),
         (b"content-length", b"5"),
         (b"cross-origin-resource-policy", b"cross-origin"),
+        (b"x-content-type-options", b"nosniff"),
         (b"access-control-allow-origin", ORIGIN),
         (b"access-control-expose-headers", b"x-b"),
         (b"x-request-id", head.get(b"x-request-id")),
@@ -579,6 +588,23 @@ async def test_who_may_embed_an_answer(policy: str | None, expected: bytes) -> N
     ):
         head, _ = await p.ask(request())
     assert head.get(b"cross-origin-resource-policy") == expected
+
+
+@pytest.mark.parametrize("own", [b"", b"Content-Security-Policy: default-src 'self'"])
+async def test_a_stored_page_runs_no_script_on_our_origin(own: bytes) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        lines = filter(None, [b"Content-Type: text/html; charset=utf-8", own])
+        await wire.send(answer(b"<script>", *lines))
+
+    frame = f"{STUDIES}/1/series/2/instances/3/frames/1/rendered"
+    async with archive(handle) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request("GET", frame))
+        refusal, _ = await p.ask(request("GET", "/nowhere"))
+    assert body == b"<script>"
+    assert head.get(b"x-content-type-options") == b"nosniff"
+    sent = own.partition(b": ")[2] or b"sandbox"
+    assert head.all(b"content-security-policy") == [sent]
+    assert refusal.get(b"content-security-policy") is None
 
 
 @pytest.mark.parametrize(
@@ -745,5 +771,6 @@ def test_end_to_end_answer_headers_arrive_unchanged(headers: list[tuple[bytes, b
     assert received.pop()[0] == b"x-request-id"
     assert received == [
         *(line for line in end_to_end(headers) if not line[0].startswith(b"access-control-")),
+        (b"x-content-type-options", b"nosniff"),
         (b"vary", b"Origin"),
     ]

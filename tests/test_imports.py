@@ -15,7 +15,16 @@ ROOT = Path(dicomweb_cors_proxy.__file__).parent
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
 }
-PURE = ("compression", "cors", "dicomweb", "headers", "probe.fetch", "rewriting", "targets")
+PURE = (
+    "compression",
+    "cors",
+    "dicomweb",
+    "headers",
+    "probe.fetch",
+    "rewriting",
+    "sandboxing",
+    "targets",
+)
 DOES_IO = {"asyncio", "httpx", "logging", "os", "select", "socket", "ssl", "starlette", "uvicorn"}
 
 

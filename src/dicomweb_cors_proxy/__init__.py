@@ -11,7 +11,8 @@ A request's way, from the top; its answer goes back through the same, from the b
 | `cors`              | decides by origin, method and header names                            |
 | `gateway`           | finds resource (`dicomweb`), archive, and header lines (`headers`)    |
 | `proxy`             | moves bytes both ways; tells which failure is which status            |
-| `contents`          | on the way back: URLs (`rewriting`), and gzip (`compression`)         |
+| `contents`          | on the way back: URLs (`rewriting`), gzip (`compression`), and what   |
+|                     | keeps stored scripts from running on our origin (`sandboxing`)        |
 | `oauth`             | adds an access token of the proxy's own                               |
 | `transport`         | asks the archive; or httpx does: `httpx_upstream`, `httpx_transport`  |
 

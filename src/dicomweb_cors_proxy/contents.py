@@ -24,6 +24,7 @@ from dicomweb_cors_proxy.rewriting import (
     archive_tags,
     changed_body_headers,
 )
+from dicomweb_cors_proxy.sandboxing import sandboxed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,6 +98,7 @@ class Contents:
         fields = dict(headers)
         if len(fields) < len(headers):  # RFC 9110 §5.3
             fields = {name: _value(headers, name) for name in fields}
+        headers = sandboxed(headers, fields)
         names_urls = not URL_HEADERS.isdisjoint(fields)
         # Other resources are text in some archives, or by what the client accepts.
         may_name_urls = holds_urls or (
