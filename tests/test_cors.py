@@ -131,7 +131,7 @@ def test_no_origin(value: str) -> None:
     assert Origin.parse(value.encode()) is None
 
 
-labels = st.from_regex(r"[a-z0-9_-]{1,12}", fullmatch=True)
+labels = st.from_regex(r"(?!xn--)[a-z0-9_-]{1,12}", fullmatch=True) | st.just("xn--mnchen-3ya")
 dns_names = (
     st.lists(labels, min_size=1, max_size=4)
     .map(".".join)
@@ -198,6 +198,8 @@ def test_an_origin_has_one_serialisation(value: bytes) -> None:
         ),
         ("http://[::1]:*", ["http://[::1]", "http://[::1]:3000"], ["http://[::2]:3000"]),
         ("app://viewer", ["app://viewer"], ["https://viewer", "app://a.viewer"]),
+        ("app://xn--f", ["app://xn--f"], ["https://xn--f"]),  # names of apps are not converted
+        ("https://xn--i-7iq.ws", ["https://xn--i-7iq.ws"], []),  # of an emoji
     ],
 )
 def test_pattern(pattern: str, matched: list[str], others: list[str]) -> None:
@@ -278,6 +280,18 @@ def test_a_pattern_that_never_matches_is_corrected(text: str, fault: str, writte
         ("https://\udcff.example", "has a Unicode host; write it in Punycode"),
         ("https://☃.example", "has a Unicode host; write it in Punycode"),
         ("", "has no scheme and has no valid host"),
+        *(
+            (f"{written}{label}", "begins with xn-- and is no valid Punycode")
+            for written in ("http://", "https://*.", "https://a.", "")
+            for label in (
+                "xn--f",  # ends in the middle of a number
+                "xn--",  # of nothing
+                "xn--abc-",  # of ASCII
+                "xn--a-ecp",  # of a digit with a full stop, U+2488
+                "xn--mnchen-psa",  # of a capital letter, which browsers make a small one
+                "xn--rt99p",  # of a number beyond Unicode
+            )
+        ),
         ("https://", "has no valid host"),
         ("https://viewer example", "has no valid host"),
         ("https://viewer..example", "has no valid host"),

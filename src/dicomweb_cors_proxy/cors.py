@@ -280,6 +280,11 @@ class OriginPattern:
             raise _UnreadableError(
                 "has a wildcard, which only http and https may have; list each origin"
             )
+        if scheme in _DEFAULT_PORTS and not all(map(_is_valid_label, host.split("."))):
+            raise _UnreadableError(
+                "has a label that begins with xn-- and is no valid Punycode; write the name in "
+                "Unicode to be told its Punycode"
+            )
         number = None if any_port else _read_port(port, scheme, faults)
         return cls(scheme, host, number, any_subdomain, any_port)
 
@@ -383,6 +388,28 @@ def _read_host(host: str, faults: list[str], *, below: str) -> str:
     if canonical != host:
         faults.append("an IPv6 address that isn't in its shortest form")
     return canonical
+
+
+def _is_valid_label(label: str) -> bool:
+    """Whether a label that begins with xn-- is the Punycode of a name that URLs may have.
+
+    Source: URL standard, §3.3 "domain to ASCII", by UTS #46 §4. Its rules for the direction of
+    writing and for joiners are left out, because browsers differ over them.
+    """
+    if not label.startswith("xn--"):
+        return True
+    from idna import uts46_remap  # noqa: PLC0415 (its tables are large)
+
+    encoded = label.removeprefix("xn--").encode("ascii")
+    try:
+        name = encoded.decode("punycode")
+        return (
+            not name.isascii()
+            and name.encode("punycode") == encoded
+            and uts46_remap(name, std3_rules=False) == name
+        )
+    except UnicodeError:  # IDNAError is one
+        return False
 
 
 def _read_port(port: str, scheme: str, faults: list[str]) -> int | None:
