@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -55,7 +56,8 @@ PACSBIN: dict[str, str | None] = {"url": None, "qido_url": "/q", "wado_url": "/w
     [
         (ONE, ROOT, "GET", "/dicom-web/studies", "/pacs/studies"),
         (ONE, ROOT, "OPTIONS", "/dicom-web", "/pacs"),
-        (ONE, ROOT, "GET", "/dicom-web/studies?", "/pacs/studies"),
+        (ONE, ROOT, "GET", "/dicom-web/studies?", "/pacs/studies?"),
+        (ONE, ROOT, "GET", "http://proxy.example/dicom-web/studies?", "/pacs/studies?"),
         (ONE, ROOT, "GET", R"/dicom-web/studies?a=%5e^\|&b?/../", R"/pacs/studies?a=%5e^\|&b?/../"),
         (ONE, ROOT, "GET", "http://proxy.example/dicom-web/studies?a=b", "/pacs/studies?a=b"),
         (ONE, ROOT, "GET", "/dicom-web/reports/a%20b", "/pacs/reports/a%20b"),
@@ -81,6 +83,7 @@ PACSBIN: dict[str, str | None] = {"url": None, "qido_url": "/q", "wado_url": "/w
         (SEPARATE, ROOT, "GET", "/dicom-web/reports/1", "/root/reports/1"),
         (SEPARATE, ROOT, "GET", "/dicom-web/wado?a=b", "/wado-uri.cgi?a=b"),
         (SEPARATE, "/", "GET", "/wado?a=b", "/wado-uri.cgi?a=b"),
+        (SEPARATE, "/", "GET", "/wado?", "/wado-uri.cgi?"),
         (PACSBIN, ROOT, "OPTIONS", "/dicom-web", "/q"),
         (PACSBIN, ROOT, "GET", "/dicom-web/studies/1", "/w/studies/1"),
         (PACSBIN, ROOT, "GET", "/dicom-web/reports/1", "/q/reports/1"),
@@ -123,6 +126,16 @@ NO_RESOURCES = (
     "/dicom-web/wado?requestType=WADO",
     "/healthz/",
 )
+
+
+@pytest.mark.parametrize("method", ["GET", "PROPFIND"])
+@pytest.mark.parametrize("target", ["/dicom-web/caf\xe9", "/dicom-web/studies?a=b c", "/a\tb"])
+async def test_a_target_that_no_parser_reads_is_named(method: str, target: str) -> None:
+    async with archive(hello) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request(method, target))
+    assert head.status == 400
+    assert json.loads(body)["detail"].endswith("a byte beyond ASCII: percent-encode it.")
+    assert head.get(b"access-control-allow-origin") == ORIGIN
 
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 404), ("POST", 404), ("TRACE", 405)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dicomweb_cors_proxy.answers import Problem
-from dicomweb_cors_proxy.extensions import REFUSAL
+from dicomweb_cors_proxy.extensions import EMPTY_QUERY, REFUSAL
 from dicomweb_cors_proxy.headers import TrustedProxies
 from dicomweb_cors_proxy.inbound import Heads, Inbound, Screen
 from tests.support import asgi
@@ -206,6 +206,23 @@ def test_what_the_server_found_comes_first() -> None:
 )
 def test_the_root_path_is_taken_off(root_path: str, raw_path: bytes, path: bytes) -> None:
     assert Inbound.read(asgi.scope(path=raw_path, root_path=root_path), Heads()).path == path
+
+
+@pytest.mark.parametrize(
+    ("query", "extensions", "target"),
+    [
+        (b"", {}, b"/dicom-web"),
+        (b"", {EMPTY_QUERY: {}}, b"/dicom-web?"),
+        (b"a", {}, b"/dicom-web?a"),
+        (b"?", {}, b"/dicom-web??"),
+    ],
+)
+@pytest.mark.parametrize("path", [b"/dicom-web", b"http://proxy.example/dicom-web"])
+def test_an_empty_query_is_one(
+    path: bytes, query: bytes, extensions: dict[str, object], target: bytes
+) -> None:
+    scope = asgi.scope(path=path, query_string=query, extensions=extensions)
+    assert Inbound.read(scope, Heads()).target == target
 
 
 def test_a_server_may_have_no_raw_path() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.targets import target_problem
+from dicomweb_cors_proxy.targets import target_problem, unreadable_target
 
 UID = b"1.2.826.0.1.3680043"
 
@@ -113,3 +113,32 @@ fragments = st.sampled_from(
 def test_agrees_with_the_rules_written_out(rest: bytes) -> None:
     for target in (rest, b"/" + rest):
         assert (target_problem(target) is None) == well_formed(target)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_named"),
+    [
+        (b"GET /a b HTTP/1.1\r\nHost: p\r\n\r\n", True),
+        (b"\r\n\r\nPROPFIND /a?b c HTTP/1.1\r\n", True),
+        (b"GET /a  HTTP/1.1\n", True),
+        (b"GET /a\tb HTTP/1.1\r\n", True),
+        (b"GET /caf\xc3\xa9 HTTP/1.1\r\n", True),
+        (b"GET /caf\xc3", True),
+        (b"GET http://p/caf\xe9 HTTP/1.1\r\n", True),
+        (b"GET /a b", False),  # " b" may be the beginning of anything
+        (b"GET /a HTTP/1.1\r\nX Y: \xe9 HTTP/1.1\r\n", False),
+        (b"GET /a HTTQ/1.1\r\n", False),
+        (b"GET /a", False),
+        (b"GET", False),
+        (b"\x16\x03\x01 / HTTP/1.1", False),
+        (b"", False),
+    ],
+)
+def test_an_unreadable_target_is_named(head: bytes, *, is_named: bool) -> None:
+    expected = target_problem(b"/ ") if is_named else None
+    assert unreadable_target(head) == expected
+
+
+@given(st.binary(max_size=40))
+def test_an_unreadable_target_is_never_echoed(head: bytes) -> None:
+    assert unreadable_target(b"GET /" + head) in (None, target_problem(b"/ "))

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ON_LEAVING", "REFUSAL"]
+__all__ = ["EMPTY_QUERY", "ON_LEAVING", "REFUSAL"]
+
+# Present if the target ends with a question mark: `query_string` is empty then as without one, but
+# `/x?` and `/x` are two resources (RFC 3986 §6.2.3).
+EMPTY_QUERY: Final = "dicomweb_cors_proxy.empty_query"
 
 # A `Problem` that the server found while it was reading a head. The application answers with it,
 # so that it carries CORS headers like any other answer.

@@ -29,7 +29,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
 from dicomweb_cors_proxy.deadline import Deadline
-from dicomweb_cors_proxy.extensions import ON_LEAVING, REFUSAL
+from dicomweb_cors_proxy.extensions import EMPTY_QUERY, ON_LEAVING, REFUSAL
 from dicomweb_cors_proxy.inbound import (
     head_too_large,
     origin_form,
@@ -37,6 +37,7 @@ from dicomweb_cors_proxy.inbound import (
     too_many_headers,
 )
 from dicomweb_cors_proxy.logs import place
+from dicomweb_cors_proxy.targets import unreadable_target
 
 try:
     import fcntl
@@ -633,7 +634,8 @@ class Protocol(asyncio.Protocol):
 
     def _malformed(self) -> None:
         if self._stage is not Stage.BODY:
-            self._refuse(Problem(400, "The request is not well-formed HTTP/1.1."))
+            fault = unreadable_target(self._beginning)
+            self._refuse(Problem(400, fault or "The request is not well-formed HTTP/1.1."))
             return
         self._ignoring = True
         exchange = self._exchanges[-1]
@@ -750,7 +752,10 @@ class Protocol(asyncio.Protocol):
         refusal = self._refusal
         # A refused target may be cut, and must lead to no resource that doesn't look for refusals.
         target = self._target if refusal is None else b"/"
-        path, _, query = target.partition(b"?")
+        path, mark, query = target.partition(b"?")
+        extensions: dict[str, object] = {} if refusal is None else {REFUSAL: refusal}
+        if mark and not query:
+            extensions[EMPTY_QUERY] = {}
         # The target is kept in the form in which it came; who asks for the path gets the path.
         local = path if path[:1] == b"/" else origin_form(path)[0]
         scope = {
@@ -762,7 +767,7 @@ class Protocol(asyncio.Protocol):
             "query_string": query,
             "headers": headers,
             "state": self._app_state.copy(),
-            "extensions": {} if refusal is None else {REFUSAL: refusal},
+            "extensions": extensions,
         }
         exchange = Exchange(
             self,

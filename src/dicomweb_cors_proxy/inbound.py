@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dicomweb_cors_proxy.answers import Problem
-from dicomweb_cors_proxy.extensions import REFUSAL
+from dicomweb_cors_proxy.extensions import EMPTY_QUERY, REFUSAL
 from dicomweb_cors_proxy.targets import target_problem
 
 if TYPE_CHECKING:
@@ -165,7 +165,8 @@ class Inbound:
         if not path.startswith(b"/"):
             path, authority = origin_form(path)
         query: bytes = scope["query_string"]
-        target = path + b"?" + query if query else path
+        has_query = query or EMPTY_QUERY in scope.get("extensions", ())
+        target = path + b"?" + query if has_query else path
         return cls(path, target, authority, heads.read(scope["headers"]))
 
 

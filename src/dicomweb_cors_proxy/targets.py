@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["target_problem"]
+__all__ = ["target_problem", "unreadable_target"]
 
 # The characters of a path and of a query; what their escapes stand for is looked at apart.
 _CHARACTERS: Final = re.compile(rb'/[!"$->@-\[\]-~]*+(?:\?[!"$-~]*+)?\Z')
@@ -15,6 +15,11 @@ _STRAY_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 # Some archives decode a path before they resolve it, so its segments are those of the path decoded
 # once: %2F and %5C part them like a slash, and %2E is a dot.
 _DOT_SEGMENT: Final = re.compile(rb"(?:/|%2[Ff]|%5[Cc])(?:\.|%2[Ee]){1,2}(?:/|%2[Ff]|%5[Cc]|\Z)")
+
+# RFC 9112 §3, but with whatever stands in the place of a target. The line may not be whole yet.
+_REQUEST_LINE: Final = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} ([^\r\n]*)")
+
+_UNPRINTABLE: Final = re.compile(rb"[^!-~]")
 
 _FAULTS: Final = tuple(
     (re.compile(pattern), f"The request target {reason}.")
@@ -49,3 +54,19 @@ def target_problem(target: bytes) -> str | None:
     ):
         return None
     return next(fault for pattern, fault in _FAULTS if pattern.search(target))
+
+
+def unreadable_target(head: bytes) -> str | None:
+    """Return what is wrong with the target of a head that no parser reads, as a sentence for a 400.
+
+    `head` is its beginning, as far as it has come. None: the fault is another one than a byte that
+    can't stand in a target.
+    """
+    line = _REQUEST_LINE.match(head)
+    if line is None:
+        return None
+    target, version, _ = line[1].rpartition(b" HTTP/")
+    if not version:  # it is still to come, or whatever stands behind the first space is no target
+        target = line[1].partition(b" ")[0]
+    unprintable = _UNPRINTABLE.search(target)
+    return None if unprintable is None else target_problem(b"/" + unprintable[0])
