@@ -102,6 +102,8 @@ def buggy_answer(self, scope, status, headers):
     return headers, Broken() if bug == b"body" else body
 
 class Broken:
+    piece = 1 << 16
+
     def feed(self, chunk):
         raise ValueError(repr(chunk))
 

@@ -230,6 +230,20 @@ def test_urls_in_headers(line: str, expected: str | None) -> None:
     assert REWRITER.headers(lines(line)) == lines(expected or line)
 
 
+@pytest.mark.parametrize("base", ["http://a", ARCHIVE])
+@pytest.mark.parametrize("public", [b"http://p", PUBLIC.encode(), LONG_PUBLIC[:269], LONG_PUBLIC])
+@pytest.mark.parametrize("media_type", [DICOM_JSON, DICOM_XML, MULTIPART])
+def test_a_piece_of_a_body_becomes_a_bounded_size(
+    base: str, public: bytes, media_type: str
+) -> None:
+    text = body(media_type, ArchiveURLs([base]).to(public))
+    data = b"\r\n--edge\r\nContent-Type: application/dicom+json\r\n\r\n"
+    data += f'{{"BulkDataURI":"{base}"}}<BulkData uri="{base}"/>'.encode() * 9000
+    sizes = [len(text.feed(data[at : at + text.piece])) for at in range(0, len(data), text.piece)]
+    assert max(*sizes, len(text.flush())) < 3 * 64 * 1024
+    assert text.piece == 64 * 1024 or len(public) > 2 * len(base)
+
+
 def test_urls_of_a_head_are_rewritten_up_to_a_bound() -> None:
     """A path of the archive can be one byte long: without the bound 64 KiB would become 20 MB."""
     rewriter = ArchiveURLs(["http://a"]).to(LONG_PUBLIC)

@@ -77,6 +77,8 @@ def compressed_headers(headers: Iterable[Header]) -> list[Header]:
 class Gzip:
     """Compresses a body on its way. What one `feed` takes, it returns in full: nothing waits."""
 
+    piece: Final = 64 * 1024  # bytes for one `feed`
+
     def __init__(self) -> None:
         self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)
 

@@ -167,6 +167,7 @@ class _Chain:
     """One filter behind another."""
 
     def __init__(self, first: BodyFilter, second: BodyFilter) -> None:
+        self.piece = first.piece
         self._first = first
         self._second = second
 

@@ -70,7 +70,15 @@ class UpstreamResponse(Protocol):
 
 
 class BodyFilter(Protocol):
-    """Changes a body on its way: what `feed` and, at its end, `flush` return is sent instead."""
+    """Changes a body on its way: what `feed` and, at its end, `flush` return is sent instead.
+
+    Attributes:
+        piece: maximum number of bytes for one `feed`, so that a body that grows does so little by
+            little, and is never held for a client that takes none of it.
+    """
+
+    @property
+    def piece(self) -> int: ...
 
     def feed(self, chunk: bytes) -> bytes: ...
 
@@ -170,16 +178,15 @@ class ReverseProxy:
         try:
             headers, body = self._modify_response(scope, response.status, response.headers)
             _refuse_unsendable(response.status, headers)
-            content = None
-            if body is not None and response.arrived:
-                content = body.feed(await response.read()) + body.flush()
+            content, data = (None, b"") if body is None else await _arrived(response, body)
+            if content is not None:
                 headers.append((b"content-length", b"%d" % len(content)))
             started = True
             await send(
                 {"type": "http.response.start", "status": response.status, "headers": headers}
             )
             if content is None:
-                content = await _pump(response, body, send)
+                content = await _pump(response, body, send, data)
             client.may_leave()
             await send({"type": "http.response.body", "body": content})
         except OSError:  # ASGI 2.4: `send` raises it once the client has left
@@ -207,17 +214,41 @@ class ReverseProxy:
         return problem
 
 
-async def _pump(response: UpstreamResponse, body: BodyFilter | None, send: Send) -> bytes:
-    """Send the body on but for the last bytes, which go out with the word that they are it."""
-    while data := await response.read():
+async def _arrived(response: UpstreamResponse, body: BodyFilter) -> tuple[bytes | None, bytes]:
+    """Return what becomes of a short body that is here; else None, and what was read of it."""
+    if not response.arrived:
+        return None, b""
+    data = await response.read()
+    if len(data) > body.piece:
+        return None, data
+    return body.feed(data) + body.flush(), b""
+
+
+async def _pump(
+    response: UpstreamResponse, body: BodyFilter | None, send: Send, data: bytes
+) -> bytes:
+    """Send the body on but for the last bytes, which go out with the word that they are it.
+
+    `data` is what was read of it already.
+    """
+    while data := data or await response.read():
         is_last = response.complete
         if body is not None:
+            *pieces, data = _cut(data, body.piece)
+            for piece in pieces:
+                if filtered := body.feed(piece):
+                    await send({"type": "http.response.body", "body": filtered, "more_body": True})
             data = body.feed(data)
         if is_last:
             return data if body is None else data + body.flush()
         if data:
             await send({"type": "http.response.body", "body": data, "more_body": True})
+        data = b""
     return b"" if body is None else body.flush()
+
+
+def _cut(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 class Client:

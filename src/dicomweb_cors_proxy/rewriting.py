@@ -136,7 +136,12 @@ def _needles(paths: set[bytes]) -> _Needles:
 
 
 class BodyRewriter(Protocol):
-    """A body on its way: what `feed` and, at its end, `flush` return is what the client gets."""
+    """A body on its way: what `feed` and, at its end, `flush` return is what the client gets.
+
+    Fed `piece` bytes at a time, what it returns stays of bounded size.
+    """
+
+    piece: int
 
     def feed(self, chunk: bytes) -> bytes: ...
 
@@ -163,6 +168,12 @@ URL_HEADERS: Final = frozenset(_URLS_IN)
 _MOST_URLS_IN_HEAD: Final = 100
 
 
+# Bytes of a body that are rewritten at a time, and how many times as long they usually become at
+# the most. Where they could become more, fewer are taken at a time.
+_PIECE_BYTES: Final = 64 * 1024
+_USUAL_GROWTH: Final = 2.0
+
+
 class URLRewriter:
     """Rewrites one answer; made by `ArchiveURLs.to`."""
 
@@ -181,8 +192,15 @@ class URLRewriter:
         self._paths = {**paths, self._own_path: b""}
         # What was learned from earlier bodies, by syntax (its escape) and needle.
         self.usual: dict[tuple[bytes, bytes], _Usual] = {}
-        longest = max(len(origin + path) for origin in bases for path in bases[origin])
-        self.longest = longest + len(b":443/")
+        lengths = [len(origin + path) for origin in bases for path in bases[origin]]
+        self.longest = max(lengths) + len(b":443/")
+        # A replacement is at most so many times as long as what it takes the place of.
+        written = max(len(syntax.quoted(public)) for syntax in _SYNTAXES.values())
+        suffix = max(map(len, self._paths.values()))
+        self.growth = max(1.0, (written + suffix) / min(lengths))
+        self.piece = (
+            _PIECE_BYTES if self.growth <= _USUAL_GROWTH else int(_PIECE_BYTES / self.growth)
+        )
 
     def base(self, url: bytes, *, complete: bool = True) -> tuple[int, bytes] | None:
         """Return the length of the archive's base URL that `url` begins with, and what replaces it.
@@ -245,7 +263,9 @@ class URLRewriter:
             return self._single(media_type)
         root, _ = _media_type(parameters.get(b"type", b"application/dicom+xml"))
         boundary = parameters.get(b"boundary")
-        return _Multipart(boundary, self._part) if boundary and root in _SYNTAXES else None
+        if not boundary or root not in _SYNTAXES:
+            return None
+        return _Multipart(boundary, self._part, self.piece)
 
     def _part(self, headers: Mapping[bytes, bytes]) -> BodyRewriter | None:
         if headers.keys() & {b"content-encoding", b"content-transfer-encoding"}:
@@ -516,6 +536,7 @@ class _Text:
 
     def __init__(self, urls: URLRewriter, syntax: _Syntax, needles: _Needles) -> None:
         self._urls = urls
+        self.piece = urls.piece
         self._syntax = syntax
         self._needle, self._run = needles
         self._begins = b"hH" + syntax.escape
@@ -664,6 +685,7 @@ class _Document:
 
     def __init__(self, text: _Text, *, verbatim: bool) -> None:
         self._text = text
+        self.piece = text.piece
         self._verbatim = verbatim
         self._held = b""
         self._closer = b""  # of the section that we are in
@@ -719,13 +741,18 @@ class _Multipart:
         boundary: from the Content-Type of the body.
         rewriter: `(headers) ->` what rewrites the part with these headers, names in lower case;
             None for a part that is to pass as it is.
+        piece: see `BodyRewriter`.
 
     Source: RFC 2046 §5.1.1, by which a line is a boundary if it begins like one.
     """
 
     def __init__(
-        self, boundary: bytes, rewriter: Callable[[Mapping[bytes, bytes]], BodyRewriter | None]
+        self,
+        boundary: bytes,
+        rewriter: Callable[[Mapping[bytes, bytes]], BodyRewriter | None],
+        piece: int,
     ) -> None:
+        self.piece = piece
         self._boundary = b"\n--" + boundary
         self._rewriter = rewriter
         self._part: BodyRewriter | None = None
