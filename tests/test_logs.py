@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dicomweb_cors_proxy.logs import ACCESS_LOGS, Record, configure, request_id
+from dicomweb_cors_proxy.logs import ACCESS_LOGS, Record, configure, flush, request_id
 from tests.support.processes import Child
 
 if TYPE_CHECKING:
@@ -26,7 +26,12 @@ def output(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     hooks = sys.excepthook, sys.unraisablehook
     loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
     before = [(each, {**vars(each), "handlers": each.handlers[:]}) for each in loggers]
-    yield lambda: capsys.readouterr().err
+
+    def written() -> str:
+        assert flush()
+        return capsys.readouterr().err
+
+    yield written
     for logger, attributes in before:
         vars(logger).update(attributes)
         logger.setLevel(logger.level)  # forgets what was cached by level

@@ -19,7 +19,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from dicomweb_cors_proxy.logs import Record
-from dicomweb_cors_proxy.metrics import Metrics, SharedMetrics, worker_ended
+from dicomweb_cors_proxy.metrics import Metrics, SharedMetrics, files_of, share, worker_ended
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK, Reply, stub
 from tests.support.sockets import ORIGIN, Head, Wire, answer, archive, request
@@ -37,6 +37,7 @@ CONTRACT = {
     "dicomweb_proxy_requests_in_progress": set(),
     "dicomweb_proxy_upstream_connections": {"state"},
     "dicomweb_proxy_upstream_errors": {"reason"},
+    "dicomweb_proxy_log_lines_dropped": set(),
 }
 
 
@@ -95,6 +96,27 @@ def test_processes_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     left = SharedMetrics().exposition().decode()
     assert 'requests_total{method="GET",resource="studies",status="200"} 5.0' in left
     assert "upstream_connections{" not in left
+
+
+def test_only_files_of_metrics_are_found_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """prometheus_client itself reads every file that ends in .db."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    share(str(tmp_path), 7)
+    SharedMetrics(upstream_errors=["connect"]).refresh()
+    own = {file.name for file in tmp_path.iterdir()}
+    assert own == {"counter_7.db", "gauge_livesum_7.db"}
+    others = [
+        "patients.db", "counter.db", "counter_7.db.bak", "my_counter_7.db", "gauge_7.db",
+        "counter_patients.db", "counter_\u0667.db",
+    ]  # fmt: skip
+    for name in others:
+        (tmp_path / name).write_text("Doe^Jane")
+    (tmp_path / "summary_7.db").mkdir()
+    assert {file.name for file in files_of(str(tmp_path))} == own
+    figures = SharedMetrics().exposition().decode()
+    assert 'upstream_errors_total{reason="connect"} 0.0' in figures
 
 
 # Of a `serve`

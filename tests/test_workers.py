@@ -75,13 +75,17 @@ def test_metrics_in_the_operators_folder(serve: Callable[..., Proxy], tmp_path: 
     folder = tmp_path / "metrics"
     env = {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     labels = 'method="GET",resource="studies",status="502"'
+    folder.mkdir()
+    foreign = folder / "patients.db"
+    foreign.write_text("of another program")
     for _ in range(2):  # what the first has counted is not taken over by the second
         proxy = serve(two(NOBODY), env=env)
         httpx.get(f"{proxy.url}/studies", trust_env=False)
         assert sample(metrics(proxy), f"requests_total{{{labels}}}") == 1
         proxy.child.terminate()
         assert proxy.child.wait() == 0
-        assert list(folder.iterdir())
+        assert len(list(folder.iterdir())) > 1
+    assert foreign.read_text() == "of another program"
 
 
 def test_no_folder_for_metrics(tmp_path: Path) -> None:

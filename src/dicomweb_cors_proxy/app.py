@@ -17,6 +17,7 @@ from dicomweb_cors_proxy.gateway import Gateway
 from dicomweb_cors_proxy.health import Archive, Health
 from dicomweb_cors_proxy.httpx_upstream import HTTPXUpstream
 from dicomweb_cors_proxy.inbound import Screen
+from dicomweb_cors_proxy.logs import flush
 from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics, metrics
 from dicomweb_cors_proxy.middleware import AccessLog, CORSMiddleware
 from dicomweb_cors_proxy.oauth import Client, LoggedIn, Tokens
@@ -160,6 +161,7 @@ class Application(Starlette):
             if refreshing is not None:
                 refreshing.cancel()
             await self._site.upstream.aclose()
+            await asyncio.to_thread(flush)  # some servers end their processes at once
 
     async def _live(self, request: requests.Request) -> Response:
         return await self._health.live(request)

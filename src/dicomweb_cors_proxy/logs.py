@@ -7,6 +7,7 @@ are shown, by the type of the exception and its place.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -16,7 +17,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
-from typing import Any, Final, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from dicomweb_cors_proxy.log_writer import FLUSH_SECONDS, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TextIO
 
 __all__ = [
     "ACCESS_LOGS",
@@ -26,7 +33,10 @@ __all__ = [
     "Format",
     "Record",
     "configure",
+    "dropped_lines",
+    "flush",
     "place",
+    "print_lines",
     "request_id",
 ]
 
@@ -277,16 +287,45 @@ def _size(count: float) -> str:
     return f"{count:5.1f} GB"
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Leaves the flushing to a stream that does it by itself behind each line."""
+_writer: Final = Writer()
+atexit.register(_writer.flush)
+
+
+class _Handler(logging.Handler):
+    """A handler that leaves the writing to a thread, because a write may block."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.stream.write(self.format(record) + "\n")
-            if not self.stream.line_buffering:
-                self.stream.flush()
-        except Exception:  # noqa: BLE001  (a log that can't be written is no reason to fail)
-            self.handleError(record)
+            line = self.format(record)
+        except Exception as exc:  # noqa: BLE001  (a bug in a message is no reason to fail)
+            # logging itself would print the message and its arguments.
+            failure = _message(logging.ERROR, "a log line of %s fails: %s", record.name, place(exc))
+            line = self.format(failure)
+        _writer.put(f"{line}\n")
+        if _is_life_cycle(record):
+            # uvicorn ends itself by a signal behind its last line.
+            _writer.flush()
+
+
+def _message(level: int, text: str, *values: object) -> logging.LogRecord:
+    return logging.LogRecord(PACKAGE, level, "", 0, text, values, None)
+
+
+def flush(seconds: float = FLUSH_SECONDS) -> bool:
+    """Wait until the lines so far are written. Return whether they were, in time."""
+    return _writer.flush(seconds)
+
+
+def dropped_lines() -> int:
+    """Return how many lines this process has dropped, because they could not be written."""
+    return _writer.dropped
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Write lines as they are to standard error, in order with those of the log."""
+    _writer.attach(sys.stderr)
+    for line in lines:
+        _writer.put(f"{line}\n")
 
 
 def configure(
@@ -310,12 +349,18 @@ def configure(
             or (life_cycle and _is_life_cycle(record))
         )
 
-    handler = _Handler(sys.stderr)
-    if log_format == "json":
-        handler.setFormatter(JSONFormatter())
-    else:
-        colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        handler.setFormatter(ConsoleFormatter(colour=colour))
+    def notice(text: str) -> str | None:
+        if not logging.getLogger(PACKAGE).isEnabledFor(logging.WARNING):
+            return None
+        return f"{formatter.format(_message(logging.WARNING, text))}\n"
+
+    formatter: logging.Formatter = JSONFormatter()
+    if log_format != "json":
+        colour = _is_terminal(sys.stderr) and not os.environ.get("NO_COLOR")
+        formatter = ConsoleFormatter(colour=colour)
+    _writer.attach(sys.stderr, notice)
+    handler = _Handler()
+    handler.setFormatter(formatter)
     handler.addFilter(shown)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -337,6 +382,11 @@ def configure(
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a stream is a terminal; None stands for a descriptor that was closed."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _log_uncaught(_: object, exc: BaseException, __: object) -> None:

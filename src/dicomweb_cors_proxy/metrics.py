@@ -7,6 +7,7 @@ there, and each of them answers for all (`SharedMetrics`); else every `Metrics` 
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from functools import partial
@@ -25,6 +26,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from dicomweb_cors_proxy.logs import dropped_lines
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -37,6 +40,7 @@ __all__ = [
     "REFRESH",
     "Metrics",
     "SharedMetrics",
+    "files_of",
     "metrics",
     "share",
     "worker_ended",
@@ -92,6 +96,11 @@ _CONNECTIONS: Final = (
     "dicomweb_proxy_upstream_connections",
     "Connections to the archive: active, idle; and requests waiting for one.",
     ("state",),
+)
+_DROPPED_LINES: Final = (
+    "dicomweb_proxy_log_lines_dropped",
+    "Lines of the log that could not be written.",
+    (),
 )
 
 _OUTCOMES: Final = ("allowed", "refused")
@@ -211,6 +220,7 @@ class Metrics(Collector):
         for state, count in self._count_connections().items():
             connections.add_metric((state,), count)
         yield connections
+        yield CounterMetricFamily(*_DROPPED_LINES[:2], value=dropped_lines())
 
 
 def _counter(
@@ -272,6 +282,8 @@ class SharedMetrics(Metrics):
         self._failures = {reason: failures.labels(reason) for reason in upstream_errors}
         self._in_progress = gauge(*_IN_PROGRESS)
         self._connections = gauge(*_CONNECTIONS)
+        self._dropped_lines = counter(*_DROPPED_LINES)
+        self._published_dropped_lines = 0
 
     def observe(self, record: Record) -> None:
         method, resource = record.method, record.resource
@@ -289,12 +301,40 @@ class SharedMetrics(Metrics):
         self._in_progress.set(self.in_progress)
         for state, count in self._count_connections().items():
             self._connections.labels(state).set(count)
+        dropped = dropped_lines()
+        self._dropped_lines.inc(dropped - self._published_dropped_lines)
+        self._published_dropped_lines = dropped
 
     def exposition(self) -> bytes:
         self.refresh()
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_Files(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
         return generate_latest(registry)
+
+
+class _Files(MultiProcessCollector):
+    """The sum of all processes' files. prometheus_client would read every file that ends in .db."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        files = list(map(str, files_of(self._directory)))
+        metrics: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return metrics
+
+
+# The names that prometheus_client gives to the files of a process.
+_FILE: Final = re.compile(
+    r"(?:counter|histogram|summary|gauge_(?:live)?(?:all|min|max|sum|mostrecent))_[0-9]+\.db"
+)
+
+
+def files_of(directory: str) -> Iterator[Path]:
+    """Find the files of metrics in a directory, which may hold others."""
+    for path in Path(directory).iterdir():
+        if _FILE.fullmatch(path.name) and path.is_file():
+            yield path
 
 
 def metrics(

@@ -25,8 +25,8 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
 from dicomweb_cors_proxy.certificates import POLL
-from dicomweb_cors_proxy.logs import configure, place
-from dicomweb_cors_proxy.metrics import share, worker_ended
+from dicomweb_cors_proxy.logs import configure, flush, place
+from dicomweb_cors_proxy.metrics import files_of, share, worker_ended
 from dicomweb_cors_proxy.server import handling_signals, longest_end
 from dicomweb_cors_proxy.systemd import READY, notify, reloading, stopping
 
@@ -212,9 +212,9 @@ class Supervisor:
         except BaseException as error:  # noqa: BLE001  (nothing of this may return to our caller)
             logger.error("the worker fails: %s", place(error))  # noqa: TRY400
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                with suppress(OSError, ValueError):
-                    stream.flush()
+            flush()
+            with suppress(AttributeError, OSError, ValueError):  # it may be closed
+                sys.stdout.flush()
             os._exit(status)
 
     def _hear(self, worker: Worker) -> None:
@@ -353,13 +353,14 @@ def tethered(
 def shared_metrics() -> Iterator[None]:
     """Let the workers' figures add up, in `$PROMETHEUS_MULTIPROC_DIR` or a folder made for it.
 
-    What earlier processes have left there is removed. Raises OSError.
+    The files of metrics that earlier processes have left there are removed, and no others.
+    Raises OSError.
     """
     given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     if given:
         folder = given
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in Path(folder).glob("*.db"):
+        for file in list(files_of(folder)):
             file.unlink()
     else:
         in_memory = os.access(SHARED_MEMORY, os.W_OK)

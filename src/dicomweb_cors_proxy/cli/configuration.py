@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from dicomweb_cors_proxy.config import ConfigurationError, load
+from dicomweb_cors_proxy.logs import flush, print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +48,8 @@ def by_key(flags: Mapping[str, Any]) -> dict[str, Any]:
 def refuse(error: ConfigurationError) -> NoReturn:
     """List all that is wrong and exit with status 2."""
     count = len(error.problems)
-    click.echo(f"{count} problem{'s' * (count > 1)} in the configuration:", err=True)
-    for problem in error.problems:
-        click.echo(f"  - {problem}", err=True)
+    heading = f"{count} problem{'s' * (count > 1)} in the configuration:"
+    # A full disk or a closed standard error must not change the exit status.
+    print_lines([heading, *(f"  - {problem}" for problem in error.problems)])
+    flush()
     sys.exit(CONFIGURATION)

@@ -22,7 +22,8 @@ from dicomweb_cors_proxy.cli.configuration import (
 )
 from dicomweb_cors_proxy.config import ConfigurationError, load
 from dicomweb_cors_proxy.config_sources import Problem
-from dicomweb_cors_proxy.logs import configure, place
+from dicomweb_cors_proxy.log_writer import occupy_standard_descriptors
+from dicomweb_cors_proxy.logs import configure, flush, place, print_lines
 from dicomweb_cors_proxy.memory import settle, tune_allocator
 from dicomweb_cors_proxy.reloading import Configuration
 from dicomweb_cors_proxy.server import (
@@ -36,7 +37,7 @@ from dicomweb_cors_proxy.systemd import READY, notify, reloading
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
     from multiprocessing.connection import Connection
     from pathlib import Path
 
@@ -81,6 +82,7 @@ def serve(config_file: Path | None, *, tls_self_signed: bool, **flags: Any) -> N
 
 
 def _serve(source: Source) -> None:
+    occupy_standard_descriptors()
     try:
         settings = source.load()
     except ConfigurationError as error:
@@ -100,8 +102,8 @@ def _serve(source: Source) -> None:
     if server.tls_cert_file is not None and server.tls_key_file is not None:
         certificates = Certificates(server.tls_cert_file, server.tls_key_file)
     lines = greeting(settings, sockets[0].getsockname()[1], source.fingerprint)
-    tell = _log if settings.logging.format == "json" else partial(click.echo, err=True)
-    on_ready = partial(tell, "\n".join(lines))
+    tell = _log if settings.logging.format == "json" else print_lines
+    on_ready = partial(tell, lines)
     configuration = Configuration(settings, source.load)
     if server.workers == 1:
         _serve_alone(configuration, sockets, certificates, on_ready)
@@ -110,7 +112,8 @@ def _serve(source: Source) -> None:
 
 
 def _fail(sentence: str) -> NoReturn:
-    click.echo(sentence, err=True)
+    print_lines([sentence])
+    flush()
     sys.exit(FAILED)
 
 
@@ -285,9 +288,9 @@ def _supervise(
         return supervisor.run()
 
 
-def _log(lines: str) -> None:
+def _log(lines: Iterable[str]) -> None:
     """Where machines read along, each line is a message."""
-    for line in lines.splitlines():
+    for line in lines:
         level = logging.WARNING if line.startswith("warning") else logging.INFO
         logger.log(level, " ".join(line.split()))
 
