@@ -160,11 +160,23 @@ async def test_who_still_waits_for_the_archive_reads_a_503(
     assert head.get(b"access-control-allow-origin") == ORIGIN
 
 
+# A program keeps an ignored signal ignored, and these tests may themselves run under nohup.
+WITH_HANGUP = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.Handlers[sys.argv[1]])
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 @contextmanager
-def in_a_terminal(workers: int) -> Iterator[tuple[Child, FileIO]]:
-    """A `serve` whose controlling terminal is ours, and our end of it."""
+def in_a_terminal(workers: int, *, hangup: str = "SIG_DFL") -> Iterator[tuple[Child, FileIO]]:
+    """A `serve` whose controlling terminal is ours, and our end of it.
+
+    `hangup` is what the program that starts it has set for SIGHUP; nohup sets `SIG_IGN`.
+    """
     setsid = shutil.which("setsid") or pytest.skip("needs util-linux")
-    command = [setsid, "--ctty", sys.executable, "-m", "dicomweb_cors_proxy", "serve"]
+    command = [sys.executable, "-c", WITH_HANGUP, hangup]
+    command += [setsid, "--ctty", sys.executable, "-m", "dicomweb_cors_proxy", "serve"]
     flags = ["--upstream", "http://127.0.0.1:9/a", "--allow-origin", VIEWER, "--port", "0"]
     ours, its = os.openpty()
     with (
@@ -190,6 +202,13 @@ def test_a_terminal_that_is_closed(workers: int) -> None:
     with in_a_terminal(workers) as (child, terminal):
         terminal.close()
     assert "read again" not in child.output
+
+
+def test_under_nohup_a_terminal_that_is_closed_stops_nothing(workers: int) -> None:
+    with in_a_terminal(workers, hangup="SIG_IGN") as (child, terminal):
+        terminal.close()
+        child.wait_for("read again")
+        os.kill(child.pid, signal.SIGTERM)
 
 
 def test_a_reload_in_a_terminal(workers: int) -> None:
