@@ -76,6 +76,11 @@ def test_unit_waits_for_running_answers() -> None:
     assert int(timeout[1]) >= ServerSettings().shutdown_timeout + 5
 
 
+def test_unit_restarts_what_hangs_without_a_core_dump() -> None:
+    lines = UNIT.read_text().splitlines()
+    assert {"WatchdogSec=30", "WatchdogSignal=SIGKILL", "Restart=on-failure"} <= set(lines)
+
+
 def test_unit_reloads_by_the_signal_that_serve_takes_for_it() -> None:
     assert re.findall(r"^ExecReload=(.*)$", UNIT.read_text(), re.MULTILINE) == [
         "/bin/kill -HUP $MAINPID"

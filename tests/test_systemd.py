@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,7 @@ import httpx
 import pytest
 
 from dicomweb_cors_proxy.server import Config, Server, bind
-from dicomweb_cors_proxy.systemd import READY, notify
+from dicomweb_cors_proxy.systemd import ALIVE, READY, notify, watchdog_interval
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.sockets import settings
@@ -55,6 +57,84 @@ def test_serve_tells_when_it_serves_and_when_it_stops(manager: Manager, workers:
         assert manager.next() == "STOPPING=1\nEXTEND_TIMEOUT_USEC=36000000"
         assert child.wait() == 0
     assert manager.pending() == []
+
+
+@contextmanager
+def watched(manager: Manager, workers: str, pid: str) -> Iterator[Child]:
+    """A `serve` that is to send a sign of life every 300 ms; `pid` is a word of the shell."""
+    command = [sys.executable, "-m", "dicomweb_cors_proxy", "serve", "--upstream", ARCHIVE]
+    flags = ["--allow-origin", "https://viewer.example", "--port", "0", "--workers", workers]
+    shell = ["sh", "-c", f'WATCHDOG_PID={pid} exec "$@"', "sh"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("DICOMWEB_PROXY_")}
+    environ = inherited | {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "300000"}
+    with Child([*shell, *command, *flags], env=environ) as child:
+        yield child
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_watchdog_is_fed(manager: Manager, workers: str) -> None:
+    with watched(manager, workers, "$$") as child:
+        assert manager.next() == "READY=1", child.output
+        assert [manager.next() for _ in range(10)] == ["WATCHDOG=1"] * 10
+        os.kill(child.pid, signal.SIGSTOP)
+        time.sleep(0.1)  # what has been sent by now is here
+        manager.pending()
+        time.sleep(1)
+        assert manager.pending() == []
+        os.kill(child.pid, signal.SIGCONT)
+        assert manager.next() == "WATCHDOG=1"
+        child.terminate()
+        assert child.wait() == 0
+        assert any(message.startswith("STOPPING=1\n") for message in manager.pending())
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_another_process_feeds_the_watchdog(manager: Manager, workers: str) -> None:
+    with watched(manager, workers, "1") as child:
+        assert manager.next() == "READY=1", child.output
+        child.wait_for(r"\bat  ")
+        time.sleep(1)
+        child.terminate()
+        assert child.wait() == 0
+    (stopping,) = manager.pending()
+    assert stopping.startswith("STOPPING=1\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "pid", "interval"),
+    [
+        ("30000000", None, 10.0),
+        ("30000000", "", 10.0),
+        ("30000000", "ours", 10.0),
+        ("30000000", "1", None),
+        (None, None, None),
+        ("", None, None),
+        ("0", None, None),
+        ("-1", None, None),
+        ("soon", None, None),
+        ("9" * 5000, None, None),
+    ],
+)
+def test_watchdog_interval(
+    limit: str | None, pid: str | None, interval: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = str(os.getpid()) if pid == "ours" else pid
+    for name, value in (("WATCHDOG_USEC", limit), ("WATCHDOG_PID", pid)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert watchdog_interval() == interval
+
+
+def test_a_manager_that_hangs_blocks_no_sign_of_life(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.address)
+    while not caplog.messages:  # its queue fills up
+        notify(ALIVE)
+    (message,) = caplog.messages
+    assert message.startswith("$NOTIFY_SOCKET can't be told WATCHDOG=1: ")
 
 
 def test_not_ready_with_the_port_taken(manager: Manager) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -240,15 +241,16 @@ from dicomweb_cors_proxy.logs import configure
 from dicomweb_cors_proxy.reloading import Configuration
 
 workers.FIRST_PAUSE = 0.001
+workers.HANG_SECONDS = 3600.0  # most of these workers have no event loop
 {setup}
 settings = Settings(
     upstream={{"url": "http://a"}},
     cors={{"allow_origins": ["https://viewer.example"]}},
-    server={{"workers": 2}},
+    server={{"workers": {count}}},
 )
 configure()
 
-def work(settings, connection):
+def work(settings, connection, beat):
     {work}
 
 with workers.shared_metrics():
@@ -265,9 +267,13 @@ with workers.shared_metrics():
 
 
 def supervisor(
-    work: str, *arguments: str, setup: str = "", env: dict[str, str] | None = None
+    work: str,
+    *arguments: str,
+    setup: str = "",
+    count: int = 2,
+    env: dict[str, str] | None = None,
 ) -> Child:
-    script = SCRIPT.format(setup=setup, work=work.replace("\n", "\n    "))
+    script = SCRIPT.format(setup=setup, count=count, work=work.replace("\n", "\n    "))
     return Child([sys.executable, "-c", script, *arguments], env=os.environ | (env or {}))
 
 
@@ -343,6 +349,77 @@ while True:
         assert child.wait() == 0
 
 
+async def test_a_worker_that_is_stopped_is_replaced(serve: Callable[..., Proxy]) -> None:
+    proxy = await asyncio.to_thread(serve, two(NOBODY))
+    before = workers_of(proxy.child)
+    victim = min(before)
+    os.kill(victim, signal.SIGSTOP)
+    await replaced(proxy, victim)
+    assert before - {victim} < workers_of(proxy.child)  # the other one goes on
+    told = f"worker {victim} hangs: its event loop has not run for 8 s; it is killed"
+    assert proxy.child.wait_for(told)
+    assert proxy.child.output.count(str(victim)) == 1
+
+
+def test_a_worker_whose_event_loop_is_blocked_is_replaced(tmp_path: Path) -> None:
+    """The first blocks after a while; the one in its place goes on."""
+    work = """
+connection.send("serving")
+is_first = not os.path.exists(sys.argv[1])
+open(sys.argv[1], "w").close()
+while not is_first or time.monotonic() < begun + 3:
+    beat()
+    time.sleep(0.1)
+signal.pause()
+"""
+    setup = "import time; begun = time.monotonic(); workers.HANG_SECONDS = 2.0"
+    with supervisor(work, str(tmp_path / "flag"), setup=setup, count=1) as child:
+        child.wait_for("ready")
+        (first,) = workers_of(child)
+        child.wait_for(f"worker {first} hangs: its event loop has not run for 2 s")
+        while workers_of(child) in (set(), {first}):
+            pass
+        time.sleep(4)  # longer than a worker that hangs would live
+        child.terminate()
+        assert child.wait() == 0
+    assert child.output.count("hangs") == 1
+
+
+def test_a_worker_that_hangs_before_it_serves_is_killed() -> None:
+    with supervisor("signal.pause()", setup="workers.START_SECONDS = 1.0") as child:
+        assert child.wait() == 1
+    assert "hangs: its event loop has not run for 1 s" in child.output
+    assert "a worker ended by SIGKILL before it served" in child.output
+
+
+def test_the_watchdog_is_fed_while_a_worker_is_responsive() -> None:
+    """The worker stops beating, and nothing can kill it."""
+    work = """
+connection.send("serving")
+for _ in range(20):
+    beat()
+    time.sleep(0.1)
+signal.pause()
+"""
+    setup = """
+import time
+workers.HANG_SECONDS = 1.0
+workers.Supervisor._kill = lambda *_: print("hangs", flush=True)
+"""
+    with listening() as manager:
+        env = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "300000"}
+        with supervisor(work, setup=setup, count=1, env=env) as child:
+            assert manager.next() == "READY=1"
+            assert {manager.next() for _ in range(10)} == {"WATCHDOG=1"}
+            child.wait_for("(hangs\n)+")
+            manager.pending()
+            child.wait_for("(hangs\n){5}")
+            assert manager.pending() == []
+            for pid in workers_of(child):
+                os.kill(pid, signal.SIGKILL)
+            assert manager.next() == "WATCHDOG=1"  # of the next one
+
+
 async def test_a_worker_that_hears_nothing_is_replaced(serve: Callable[..., Proxy]) -> None:
     proxy = await asyncio.to_thread(serve, two(NOBODY))
     victim = min(workers_of(proxy.child))
@@ -352,7 +429,7 @@ async def test_a_worker_that_hears_nothing_is_replaced(serve: Callable[..., Prox
             os.kill(proxy.child.pid, signal.SIGHUP)
             await asyncio.sleep(0.001)
     await replaced(proxy, victim)
-    assert f"worker {victim} hangs, and is killed" in proxy.child.output
+    assert f"worker {victim} hangs: it" in proxy.child.output
 
 
 def test_a_worker_that_hangs_is_killed() -> None:

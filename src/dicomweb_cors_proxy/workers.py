@@ -2,7 +2,8 @@
 
 The workers are forked, so they start at once and share the memory of what is loaded. The supervisor
 serves nothing. It alone hears signals, reads the configuration and looks for renewed certificates;
-the workers are told over a pipe, whose end tells either side that the other one is gone.
+the workers are told over a pipe, whose end tells either side that the other one is gone. A worker
+whose event loop does not run any more is killed and replaced.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from shutil import rmtree
@@ -25,10 +27,18 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
 from dicomweb_cors_proxy.certificates import POLL
+from dicomweb_cors_proxy.heartbeats import HEARTBEAT_SECONDS, Heartbeats
 from dicomweb_cors_proxy.logs import configure, flush, place
 from dicomweb_cors_proxy.metrics import files_of, share, worker_ended
 from dicomweb_cors_proxy.server import handling_signals, longest_end
-from dicomweb_cors_proxy.systemd import READY, notify, reloading, stopping
+from dicomweb_cors_proxy.systemd import (
+    ALIVE,
+    READY,
+    notify,
+    reloading,
+    stopping,
+    watchdog_interval,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -55,6 +65,10 @@ SOON: Final = 10.0
 # With no worker left, how often in a row one may end before it serves.
 ATTEMPTS: Final = 5
 
+# Silence after which a worker is taken to hang. Its last heartbeat is up to a second old, and the
+# supervisor looks once a second, so it is killed within 10 s.
+HANG_SECONDS: Final = 8.0
+START_SECONDS: Final = 60.0
 
 # There even where the rest of a container is read-only; what is counted need not go to a disk.
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108
@@ -64,7 +78,7 @@ SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108
 class Worker:
     """A process, in one of the slots for them.
 
-    `answers` is how often it has yet to say that it serves.
+    `answers` is how often it has yet to say that it serves; `is_killed` if it hung.
     """
 
     slot: int
@@ -73,6 +87,7 @@ class Worker:
     started: float = field(default_factory=time.monotonic)
     answers: int = 1
     has_served: bool = False
+    is_killed: bool = False
 
 
 class Supervisor:
@@ -82,7 +97,8 @@ class Supervisor:
         configuration: what is in force, and `workers` of them.
         sockets: where they listen.
         certificates: what they show; renewed in all of them.
-        work: serves in a worker until it is told to end; its settings, its end of the pipe.
+        work: serves in a worker until it is told to end; takes its settings, its end of the pipe,
+            and what it calls once per heartbeat.
         on_ready: called once all serve.
     """
 
@@ -92,7 +108,7 @@ class Supervisor:
         sockets: Sequence[socket.socket],
         *,
         certificates: Certificates | None,
-        work: Callable[[Settings, Connection[Any, Any]], None],
+        work: Callable[[Settings, Connection[Any, Any], Callable[[], None]], None],
         on_ready: Callable[[], None],
     ) -> None:
         self._configuration = configuration
@@ -101,6 +117,9 @@ class Supervisor:
         self._work = work
         self._on_ready = on_ready
         self._workers: dict[int, Worker] = {}
+        self._heartbeats = Heartbeats(configuration.settings.server.workers)
+        self._watchdog = watchdog_interval()
+        self._next_alive = 0.0
         self._status = 0
         self._is_ready = False
         self._reloading = False
@@ -154,24 +173,44 @@ class Supervisor:
             self._hangups = 0
             self._reload()
         now = time.monotonic()
+        self._feed_watchdog(now)
         if self._stopping:
             if now >= self._kill_at:
                 self._signal_all(signal.SIGKILL)
             return
+        self._kill_silent()
         if self._certificates is not None and self._certificates.poll():
             self._tell_all(RENEWED)
         while self._due and self._due[0][0] <= now:
             self._start(self._due.pop(0)[1])
 
-    def _timeout(self) -> float | None:
+    def _feed_watchdog(self, now: float) -> None:
+        """Tell the service manager that the supervisor runs, and that a worker serves.
+
+        One worker that hangs is no reason to restart all, because it is replaced.
+        """
+        if self._watchdog is None or not self._is_ready or now < self._next_alive:
+            return
+        if self._stopping or any(
+            worker.has_served and self._heartbeats.silence(worker.slot) < HANG_SECONDS
+            for worker in self._workers.values()
+        ):
+            self._next_alive = now + self._watchdog
+            notify(ALIVE)
+
+    def _timeout(self) -> float:
         """Seconds until something is to be done that nothing wakes us for."""
         now = time.monotonic()
+        waits = [HEARTBEAT_SECONDS]
+        if self._watchdog is not None:
+            waits.append(self._watchdog)
         if self._stopping:
-            return max(0.0, self._kill_at - now) or 1.0
-        waits = [max(0.0, due - now) for due, _ in self._due]
-        if self._certificates is not None:
-            waits.append(POLL)
-        return min(waits, default=None)
+            waits.append(max(0.0, self._kill_at - now) or 1.0)
+        else:
+            waits += [max(0.0, due - now) for due, _ in self._due]
+            if self._certificates is not None:
+                waits.append(POLL)
+        return min(waits)
 
     # Workers
 
@@ -187,6 +226,7 @@ class Supervisor:
         theirs.close()
         worker = Worker(slot, pid, ours)
         self._workers[pid] = worker
+        self._heartbeats.restart(slot)
         self._selector.register(ours, selectors.EVENT_READ, worker)
 
     def _be_worker(self, slot: int, connection: Connection[Any, Any], mask: set[Any]) -> None:
@@ -207,7 +247,8 @@ class Supervisor:
                 other.connection.close()
             os.environ.pop("NOTIFY_SOCKET", None)
             share(os.environ["PROMETHEUS_MULTIPROC_DIR"], slot)
-            self._work(self._configuration.settings, connection)
+            beat = partial(self._heartbeats.beat, slot)
+            self._work(self._configuration.settings, connection, beat)
             status = 0
         except BaseException as error:  # noqa: BLE001  (nothing of this may return to our caller)
             logger.error("the worker fails: %s", place(error))  # noqa: TRY400
@@ -224,7 +265,9 @@ class Supervisor:
             self._selector.unregister(worker.connection)  # and reaped, once it is gone
             return
         worker.answers -= 1
-        worker.has_served = True
+        if not worker.has_served:
+            worker.has_served = True
+            self._heartbeats.restart(worker.slot)
         if any(each.answers for each in self._workers.values()) or self._due or self._stopping:
             return
         if not self._is_ready:
@@ -262,8 +305,26 @@ class Supervisor:
             self._give_up()
             return
         pause = min(FIRST_PAUSE * 2**self._failures, LAST_PAUSE) if self._failures else 0.0
-        logger.warning("worker %d ended %s; another takes its place", worker.pid, how)
+        if not worker.is_killed:
+            logger.warning("worker %d ended %s; another takes its place", worker.pid, how)
         self._due = sorted([*self._due, (time.monotonic() + pause, worker.slot)])
+
+    def _kill_silent(self) -> None:
+        """Kill the workers whose event loops do not run."""
+        self._heartbeats.look()
+        for worker in self._workers.values():
+            silence = self._heartbeats.silence(worker.slot)
+            if silence >= (HANG_SECONDS if worker.has_served else START_SECONDS):
+                self._kill(worker, f"its event loop has not run for {silence:g} s")
+
+    def _kill(self, worker: Worker, reason: str) -> None:
+        if worker.is_killed:  # and not gone yet
+            return
+        worker.is_killed = True
+        logger.error(
+            "worker %d hangs: %s; it is killed, and another takes its place", worker.pid, reason
+        )
+        os.kill(worker.pid, signal.SIGKILL)
 
     def _give_up(self) -> None:
         self._status = 1
@@ -277,8 +338,7 @@ class Supervisor:
         for worker in self._workers.values():
             if not select.select([], [worker.connection], [], 0)[1]:
                 # Waiting for it, the supervisor would hang as well.
-                logger.error("worker %d hangs, and is killed", worker.pid)
-                os.kill(worker.pid, signal.SIGKILL)
+                self._kill(worker, "it reads nothing")
                 continue
             with suppress(OSError):
                 worker.connection.send(message)
@@ -313,7 +373,10 @@ class Supervisor:
 
 @contextmanager
 def tethered(
-    connection: Connection[Any, Any], server: Server, apply: Callable[[Any], Awaitable[None]]
+    connection: Connection[Any, Any],
+    server: Server,
+    apply: Callable[[Any], Awaitable[None]],
+    beat: Callable[[], None],
 ) -> Iterator[None]:
     """In a worker that serves: say so, and do as the supervisor tells until it is gone.
 
@@ -321,6 +384,7 @@ def tethered(
         connection: this end of the pipe.
         server: ends with the supervisor.
         apply: takes what the supervisor sends.
+        beat: shows the supervisor that the event loop runs.
     """
     loop = asyncio.get_running_loop()
     messages: asyncio.Queue[Any] = asyncio.Queue()
@@ -339,13 +403,19 @@ def tethered(
             with suppress(OSError):
                 connection.send(SERVING)
 
+    async def keep_beating() -> None:
+        while True:
+            beat()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
     loop.add_reader(connection.fileno(), receive)
-    obeying = loop.create_task(obey())
+    tasks = [loop.create_task(obey()), loop.create_task(keep_beating())]
     connection.send(SERVING)
     try:
         yield
     finally:
-        obeying.cancel()
+        for task in tasks:
+            task.cancel()
         loop.remove_reader(connection.fileno())
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,6 +152,25 @@ def test_reload(machine: Machine, workers: int) -> None:
     figures = httpx.get(f"http://{LOOPBACK}:{port}/metrics", trust_env=False).text
     labels = 'method="GET",resource="unmatched",status="404"'
     assert f"dicomweb_proxy_requests_total{{{labels}}} {asked}.0\n" in figures
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["alone", "two workers"])
+def test_a_process_that_hangs_is_restarted(machine: Machine, workers: int) -> None:
+    port = free_port()
+    override = "[Service]\nWatchdogSec=3\nRestartSec=0\n"  # so that the test need not wait long
+    (machine.clone / "override.conf").write_text(override)
+    folder = f"/etc/systemd/system/{UNIT.name}.d"
+    machine.run("install", "-D", "--mode=644", f"--target-directory={folder}", "override.conf")
+    machine.configure(UPSTREAM, port, workers=workers)
+    machine.install()
+    main = machine.show("MainPID")
+    time.sleep(6)  # two periods, in which it is fed
+    assert machine.show("MainPID") == main
+    machine.run("kill", "-STOP", main)
+    machine.wait_for("[Ww]atchdog timeout")
+    while machine.show("MainPID") in (main, "0") or machine.show("ActiveState") != "active":
+        pass
+    httpx.get(f"http://{LOOPBACK}:{port}/healthz", trust_env=False).raise_for_status()
 
 
 def test_a_bad_configuration_is_not_tried_again(machine: Machine) -> None:

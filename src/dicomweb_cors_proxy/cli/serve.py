@@ -33,7 +33,7 @@ from dicomweb_cors_proxy.server import (
     handling_signals,
     lift_descriptor_limit,
 )
-from dicomweb_cors_proxy.systemd import READY, notify, reloading
+from dicomweb_cors_proxy.systemd import ALIVE, READY, notify, reloading, watchdog_interval
 
 if TYPE_CHECKING:
     import socket
@@ -199,6 +199,14 @@ class Process:
             logger.error("not reloaded: %s", place(error))  # noqa: TRY400
 
 
+async def _feed_watchdog() -> None:
+    """Tell the service manager, if it wants to know, that the event loop runs."""
+    interval = watchdog_interval()
+    while interval is not None:
+        notify(ALIVE)
+        await asyncio.sleep(interval)
+
+
 def _serve_alone(
     configuration: Configuration,
     sockets: list[socket.socket],
@@ -228,7 +236,7 @@ def _serve_alone(
             await process.server.ready.wait()
             settle()
             on_ready()
-            chores = [group.create_task(reload())]
+            chores = [group.create_task(reload()), group.create_task(_feed_watchdog())]
             if certificates is not None:
                 chores.append(group.create_task(renew(certificates)))
             await serving
@@ -253,7 +261,9 @@ def _supervise(
         tethered,
     )
 
-    def work(settings: Settings, connection: Connection[Any, Any]) -> None:
+    def work(
+        settings: Settings, connection: Connection[Any, Any], beat: Callable[[], None]
+    ) -> None:
         process = Process(settings, certificates)
 
         async def apply(message: Settings | str) -> None:
@@ -268,7 +278,7 @@ def _supervise(
                 serving = group.create_task(process.server.serve(sockets))
                 await process.server.ready.wait()
                 settle()
-                with tethered(connection, process.server, apply):
+                with tethered(connection, process.server, apply, beat):
                     await serving
 
         process.run(main())
