@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import traceback
@@ -24,6 +25,7 @@ from pydantic import ValidationError
 
 from dicomweb_cors_proxy.config import SCHEMA, ConfigurationError, Settings, load
 from dicomweb_cors_proxy.dicomweb import Service
+from dicomweb_cors_proxy.reloading import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -1597,6 +1599,76 @@ def test_a_loaded_secret_is_not_shown(places: Places) -> None:
 @pytest.fixture(scope="module")
 def example() -> str:
     return (ROOT / "config.example.yaml").read_text(encoding="utf-8")
+
+
+# Files that others can read
+
+BEARER = SUFFICIENT | {"upstream.auth.type": "bearer", "server.allowed_hosts": ["a"]}
+WITH_TOKEN = BEARER | {"upstream.auth.token": "hunter2"}
+with_modes = pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+
+
+def exposures(configuration: Settings) -> list[str]:
+    return [warning for warning in configuration.warnings() if "chmod" in warning]
+
+
+@with_modes
+@pytest.mark.parametrize(
+    ("mode", "readers"),
+    [(0o600, None), (0o400, None), (0o622, None), (0o640, "its group"), (0o604, "all users"),
+     (0o644, "its group and all users")],
+)  # fmt: skip
+def test_a_file_with_a_secret_that_others_can_read(
+    mode: int, readers: str | None, places: Places
+) -> None:
+    places.write(nested(WITH_TOKEN))
+    places.file.chmod(mode)
+    warning = (
+        f"file {places.file}: holds upstream.auth.token, and {readers} can read it; run "
+        f"chmod 600 {places.file}, or move each secret into a secret file"
+    )
+    assert exposures(places.load()) == ([warning] if readers else [])
+
+
+@with_modes
+@pytest.mark.parametrize("values", [BEARER, BEARER | {"upstream.auth.token": None}])
+def test_a_file_without_a_secret_may_be_read(values: dict[str, Any], places: Places) -> None:
+    places.write(nested(values))
+    places.file.chmod(0o644)
+    (places.secrets / "upstream__auth__token").write_text("hunter2")
+    assert exposures(places.load()) == []
+
+
+@with_modes
+def test_a_secret_that_comes_from_elsewhere_is_none_of_the_file(places: Places) -> None:
+    places.write(nested(WITH_TOKEN))
+    places.file.chmod(0o644)
+    places.environ["DICOMWEB_PROXY_UPSTREAM__AUTH__TOKEN"] = "other"
+    assert exposures(places.load()) == []
+
+
+@with_modes
+def test_the_command_to_close_a_file_can_be_copied(tmp_path: Path) -> None:
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    places = Places(folder)
+    places.write(nested(WITH_TOKEN))
+    places.file.chmod(0o644)
+    (found,) = exposures(places.load())
+    assert f"chmod 600 '{places.file}', or" in found
+    assert "hunter2" not in found
+
+
+@with_modes
+def test_a_file_that_is_opened_is_warned_of_at_a_reload(
+    places: Places, caplog: pytest.LogCaptureFixture
+) -> None:
+    places.write(nested(WITH_TOKEN))
+    places.file.chmod(0o600)
+    configuration = Configuration(places.load(), places.load)
+    places.file.chmod(0o644)
+    assert configuration.reload() is not None
+    assert [m for m in caplog.messages if f"chmod 600 {places.file}" in m]
 
 
 def test_the_example_is_valid_and_has_every_default() -> None:

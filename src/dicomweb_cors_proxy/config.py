@@ -49,6 +49,7 @@ from dicomweb_cors_proxy.config_sources import (
     Schema,
     Setting,
     config_variable,
+    exposure,
     read_environment,
     read_file,
     read_flags,
@@ -580,6 +581,7 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _exposures: tuple[Problem, ...] = PrivateAttr(())
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401
         super().__init__(**values)
@@ -665,7 +667,7 @@ class Settings(BaseSettings):
 
     def warnings(self) -> tuple[str, ...]:
         """Tell, in sentences, what is allowed and likely not meant."""
-        return tuple(map(str, (*self.cors.warnings(), *self._warnings())))
+        return tuple(map(str, (*self.cors.warnings(), *self._warnings(), *self._exposures)))
 
     def _warnings(self) -> Iterator[Problem]:
         upstream, server = self.upstream, self.server
@@ -789,6 +791,16 @@ def load(
     if problems:
         raise ConfigurationError(problems)
     settings._sources = dict(sources)  # noqa: SLF001
+    if config_file:
+        in_file = places[-1]
+        secrets = [
+            key
+            for key, value in in_file.values.items()
+            if SCHEMA.settings[key].is_secret
+            and value is not None
+            and sources[key] == in_file.sources[key]
+        ]
+        settings._exposures = tuple(exposure(config_file, secrets))  # noqa: SLF001
     return settings
 
 

@@ -7,17 +7,20 @@ text until `Settings` knows what it is for. So `password: 007` stays 007, and `t
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from stat import S_IRGRP, S_IROTH
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import yaml
 from pydantic import SecretStr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "POLICIES_EXAMPLE",
@@ -26,6 +29,7 @@ __all__ = [
     "Schema",
     "Setting",
     "config_variable",
+    "exposure",
     "read_environment",
     "read_file",
     "read_flags",
@@ -328,6 +332,23 @@ def read_file(path: Path, schema: Schema) -> Place:
     place = Place()
     _flatten(document or {}, "", source, schema, place)
     return place
+
+
+def exposure(path: Path, secrets: Sequence[str]) -> Iterator[Problem]:
+    """Yield a warning if others may read a file that holds `secrets`, which are dotted keys."""
+    if not secrets or os.name == "nt":  # Windows shows its access lists in no mode
+        return
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    readers = [who for bit, who in ((S_IRGRP, "its group"), (S_IROTH, "all users")) if mode & bit]
+    if readers:
+        reason = (
+            f"holds {' and '.join(secrets)}, and {' and '.join(readers)} can read it; run "
+            f"chmod 600 {shlex.quote(str(path))}, or move each secret into a secret file"
+        )
+        yield Problem(f"file {path}", reason)
 
 
 def _syntax_problem(source: str, error: Exception) -> Problem:
