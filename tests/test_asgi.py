@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import sys
+from asyncio.subprocess import create_subprocess_exec
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -121,6 +122,31 @@ async def test_of_two_framings_the_archive_gets_one() -> None:
                 head = request("POST", "/dicom-web/studies", *framings)
                 await client.send(head, b"4\r\nbody\r\n0\r\n\r\n")
                 assert (await client.head()).status == 200
+
+
+async def test_a_stderr_that_nobody_reads_stops_nothing() -> None:
+    reader, end = os.pipe()
+    preflight = request("OPTIONS", SEARCH, "Access-Control-Request-Method: GET")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        variables = {"UPSTREAM__URL": "http://a/b", "CORS__ALLOW_ORIGINS": ORIGIN.decode()}
+        fd = listener.fileno()
+        command = [*UVICORN, "--fd", str(fd)]
+        env = environment(variables)
+        process = await create_subprocess_exec(*command, env=env, stderr=end, pass_fds=[fd])
+        try:
+            async with asyncio.timeout(30):
+                wire = Wire(*await asyncio.open_connection(*listener.getsockname()))
+                async with wire as client:
+                    for _ in range(2000):  # several times what a pipe holds
+                        await client.send(preflight)
+                        assert (await client.head()).status == 204
+                process.terminate()
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            os.close(reader)
+            os.close(end)
 
 
 def test_what_only_serve_can_keep_is_warned_of() -> None:

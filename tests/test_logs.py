@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dicomweb_cors_proxy.logs import ACCESS_LOGS, Record, configure, flush, request_id
+from dicomweb_cors_proxy.logs import (
+    ACCESS_LOGS,
+    Record,
+    configure,
+    dropped_lines,
+    flush,
+    request_id,
+)
 from tests.support.processes import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PATIENT = "Doe^Jane"
 OURS = "dicomweb_cors_proxy.gateway"
@@ -81,6 +90,55 @@ def test_an_exceptions_message_is_not_written(output: Callable[[], str]) -> None
     line = output()
     assert "bug: ValueError < fail" in line
     assert PATIENT not in line
+
+
+def test_a_recursion_without_end_makes_no_long_line(output: Callable[[], str]) -> None:
+    def recur(depth: int) -> int:
+        return recur(depth + 1) + 1
+
+    configure("info")
+    try:
+        recur(0)
+    except RecursionError:
+        logging.getLogger(OURS).exception("bug")
+    assert output().count(" < recur (") == 30
+
+
+def test_a_message_that_cannot_be_formatted(output: Callable[[], str]) -> None:
+    """logging itself would print its arguments, and a traceback."""
+    configure("info")
+    logging.getLogger(OURS).info("%d studies", PATIENT)
+    (line,) = output().splitlines()
+    assert f"a log line of {OURS} fails: TypeError < getMessage" in line
+    assert PATIENT not in line
+
+
+def full_disk(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.usefixtures("output")
+def test_dropped_lines_are_told_of_in_the_logs_format(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "log"
+    before = dropped_lines()
+    with file.open("w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        configure("info", "json")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full_disk)
+            logging.getLogger(OURS).error("lost")
+            assert flush()
+        assert dropped_lines() == before + 1
+        logging.getLogger(OURS).error("kept")
+        while len(file.read_text().splitlines()) < 2:
+            assert flush()
+        configure()  # leaves the file before it is closed
+    lines = {line["event"]: line for line in map(json.loads, file.read_text().splitlines())}
+    told = "1 log line was dropped because writing to the log failed: No space left on device"
+    assert set(lines) == {"kept", told}
+    assert lines[told]["level"] == "warning"
 
 
 def test_a_value_forges_no_line(output: Callable[[], str]) -> None:

@@ -54,6 +54,7 @@ class Writer:
     def _begin(self) -> None:
         self._queue: SimpleQueue[str | Event] = SimpleQueue()
         self._is_started = False
+        self._unwritten: Event | None = None
         # Never released: a process needs one thread. A signal or the garbage collector may log
         # while the thread is being started.
         self._start = Lock()
@@ -100,10 +101,16 @@ class Writer:
                 self._start.release()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until the lines queued so far are written. Return whether they were, in time."""
+        """Wait until the lines queued so far are written. Return whether they were, in time.
+
+        A process that ends flushes several times. So once time has run out, no other call waits
+        until the lines of that time are written.
+        """
         if not self._is_started:
             return self._queue.empty()
-        written = Event()
+        if self._unwritten is not None and not self._unwritten.is_set():
+            return False
+        self._unwritten = written = Event()
         self._queue.put(written)
         return written.wait(seconds)
 

@@ -53,6 +53,8 @@ ACCESS_LOGS: Final = (
 
 Format = Literal["console", "json"]
 
+PLACE_FRAMES: Final = 30
+
 REQUEST: Final = "request"  # the event of a request that ended as it should
 UNMATCHED: Final = "unmatched"  # the resource of a path that is none
 OTHER: Final = "OTHER"  # a method that nobody has heard of
@@ -141,7 +143,8 @@ def place(exc: BaseException) -> str:
     """Type and frames of an exception, innermost first, without its message and values."""
     if isinstance(exc, BaseExceptionGroup):
         return ", ".join(map(place, exc.exceptions))
-    frames = traceback.extract_tb(exc.__traceback__)
+    # A recursion without end has a thousand frames, of which the innermost tell enough.
+    frames = traceback.extract_tb(exc.__traceback__, limit=-PLACE_FRAMES)
     return " < ".join(
         [type(exc).__name__]
         + [f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in reversed(frames)]
