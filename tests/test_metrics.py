@@ -306,6 +306,7 @@ NAMES = ("requests_total", "upstream_errors_total", "preflights_total")
         ({f'preflights_total{{{JOB}, outcome="refused"}}': "0+5x40",
           f'preflights_total{{{JOB}, outcome="allowed"}}': "0+5x40"},
          "DICOMwebPreflightsRefused"),
+        ({f"log_lines_dropped_total{{{JOB}}}": "0+1x20"}, "DICOMwebLogLinesDropped"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
