@@ -902,6 +902,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "server.base_path": "/",
         "server.allowed_hosts": ["[::1]:8080", "pacs.example"],
         "server.workers": 2,
+        "server.max_connections": 10,
         "server.tls_cert_file": pem["other.pem"],
         "server.tls_key_file": pem["other.key"],
         "server.trusted_proxies": ["10.0.0.0/8", "fd00::1"],

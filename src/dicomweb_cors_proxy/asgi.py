@@ -22,6 +22,7 @@ ONLY_SERVE = (
     "server.host",
     "server.port",
     "server.workers",
+    "server.max_connections",
     "server.tls_cert_file",
     "server.tls_key_file",
     "server.header_timeout",

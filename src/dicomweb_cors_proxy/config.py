@@ -479,6 +479,11 @@ class ServerSettings(_Group):
     workers: Workers = Field(
         1, description="Processes that serve; limits such as max_connections hold for each."
     )
+    max_connections: Count = Field(
+        2000,
+        description="Maximum number of client connections; the longest idle is closed for a new "
+        "one, and if none is idle, new ones wait.",
+    )
     tls_cert_file: CertificateFile | None = Field(
         None,
         description="Certificate chain that the proxy shows to clients, PEM; unset: plain http.",

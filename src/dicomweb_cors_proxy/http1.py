@@ -89,6 +89,10 @@ LOOK = 0.25
 # Seconds for an application to end by itself when its client has left.
 GRACE = 0.25
 
+# Seconds after which a connection without any request is idle, and may be closed for another one.
+# Sooner, a rush of clients would lose connections whose first request is still on its way.
+FIRST_REQUEST_SECONDS = 1.0
+
 # Seconds that a client has at shutdown to answer the end of TLS, which it needn't, or to end an
 # upload that was answered before.
 FAREWELL = 0.25
@@ -392,6 +396,7 @@ class Protocol(asyncio.Protocol):
         self._at_once = getattr(self._app, "at_once", None)
         self._limits = limits = config.limits
         self._known_heads = config.known_heads
+        self._clients = config.clients
         self._max_header_bytes = limits.max_header_bytes
         self._max_headers = limits.max_headers
         self._server_state = server_state
@@ -434,7 +439,15 @@ class Protocol(asyncio.Protocol):
             "client": get_remote_addr(transport),
             "root_path": "",
         }
-        self._deadline.set(self._limits.header_timeout, self.close)
+        self._deadline.set(
+            min(FIRST_REQUEST_SECONDS, self._limits.header_timeout), self._first_request_is_late
+        )
+
+    def _first_request_is_late(self) -> None:
+        """Count the connection as idle from now on, and wait for its first request on."""
+        self._clients.idle(self)
+        rest = self._limits.header_timeout - FIRST_REQUEST_SECONDS
+        self._deadline.set(max(0, rest), self.close)
 
     def eof_received(self) -> None:
         self._client_left()
@@ -442,6 +455,7 @@ class Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._server_state.connections.discard(self)
+        self._clients.closed(self)
         self._deadline.close()
         for timer in (self._write_watch, self._pause_watch):
             if timer is not None:
@@ -794,6 +808,7 @@ class Protocol(asyncio.Protocol):
             return
         if not self._exchanges and self._stage is Stage.IDLE:
             self._deadline.set(self._limits.keepalive_timeout, self.close)
+            self._clients.idle(self)
         self._go_on()
 
     def _client_left(self) -> None:
@@ -860,6 +875,25 @@ class Protocol(asyncio.Protocol):
             self.transport.close()
             self._watch_writing()
 
+    def close_if_idle(self) -> bool:
+        """Close the connection if its last response is sent and no request has begun."""
+        if self.transport.get_write_buffer_size():
+            return False
+        if self._is_lingering:
+            self.transport.abort()
+            return True
+        has_begun = self._stage is not Stage.IDLE or self._exchanges or self._unfed
+        # A request may have arrived that the event loop has yet to read.
+        if has_begun or self._ignoring or _is_ready(self.transport, "POLLIN"):
+            return False
+        self._close_without_waiting()
+        return True
+
+    def _close_without_waiting(self) -> None:
+        """Close, and under TLS wait only until the end of TLS is sent, not for the client's."""
+        self.close()
+        self._deadline.set(FAREWELL, self._abort_when_sent)
+
     def _end(self) -> None:
         """Close behind a complete answer, but not in the face of a client that still sends."""
         if self._stage is Stage.IDLE and not self._exchanges and not self._ignoring:
@@ -869,6 +903,7 @@ class Protocol(asyncio.Protocol):
         self._exchanges.clear()
         self.regulate_reading()
         self._is_lingering = True
+        self._clients.idle(self)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._deadline.set(LINGER, self.transport.abort)
@@ -890,10 +925,10 @@ class Protocol(asyncio.Protocol):
         if self._exchanges:
             self._exchanges[-1].keep_alive = False
         elif self._stage is Stage.IDLE and not self._ignoring:
-            is_written = self.transport.get_write_buffer_size() == 0
-            self.close()
-            if is_written:
-                self._loop.call_later(FAREWELL, self._abort_when_sent)
+            if self.transport.get_write_buffer_size() == 0:
+                self._close_without_waiting()
+            else:
+                self.close()
         elif self._is_lingering and self.transport.get_write_buffer_size() == 0:
             self._deadline.set(FAREWELL, self._abort_when_sent)
 
@@ -907,14 +942,15 @@ class Protocol(asyncio.Protocol):
             self.transport.abort()
         else:
             look_again = partial(self._abort_when_sent, had_room=has_room)
-            self._loop.call_later(FAREWELL, look_again)
+            self._deadline.set(FAREWELL, look_again)
 
 
 def _is_ready(transport: asyncio.Transport, event: str) -> bool:
     """Whether the system would report the event of `select` for a connection, or its end."""
     if not hasattr(select, "poll"):
         return event == "POLLOUT"
-    descriptor = transport.get_extra_info("socket").fileno()
+    sock = transport.get_extra_info("socket")
+    descriptor = -1 if sock is None else sock.fileno()
     if descriptor < 0:
         return True
     poll = select.poll()

@@ -10,21 +10,23 @@ import signal
 import socket
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
 from dicomweb_cors_proxy.certificates import Certificates
 from dicomweb_cors_proxy.http1 import KnownHeads, Protocol
+from dicomweb_cors_proxy.listening import Acceptor, ClientConnections, descriptor_limit
 from dicomweb_cors_proxy.systemd import READY, notify, stopping
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
     from types import FrameType
 
     from starlette.types import ASGIApp
 
-    from dicomweb_cors_proxy.config import ServerSettings
+    from dicomweb_cors_proxy.config import ServerSettings, Settings
 
 try:
     import resource
@@ -69,6 +71,7 @@ class Config(uvicorn.Config):
     ) -> None:
         self.limits = settings
         self.known_heads = KnownHeads()
+        self.clients = ClientConnections(settings.max_connections)
         if certificates is None and settings.tls_cert_file and settings.tls_key_file:
             certificates = Certificates(settings.tls_cert_file, settings.tls_key_file)
         self._certificates = certificates
@@ -120,23 +123,36 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])
-        loop = asyncio.get_running_loop()
-        context = self.config.ssl
+        self._acceptor = Acceptor(
+            self.config.clients, self._connect, is_slow=self.config.ssl is not None
+        )
         for listener in sockets or ():
-            self.servers.append(
-                await loop.create_server(
-                    lambda: Protocol(self.config, self.server_state, self.lifespan.state),
-                    sock=listener,
-                    ssl=context,
-                    backlog=self.config.backlog,
-                    # A handshake is the beginning of the first head.
-                    ssl_handshake_timeout=self.config.limits.header_timeout if context else None,
-                    # Who still takes bytes is not cut; who takes none, `write_timeout` is for.
-                    ssl_shutdown_timeout=DAY if context else None,
-                )
-            )
+            self._acceptor.listen(listener)
         self.ready.set()
         notify(READY)
+
+    def _connect(self, sock: socket.socket) -> Coroutine[Any, Any, None]:
+        """Count an accepted socket, and return the coroutine that connects it to a protocol."""
+        protocol = Protocol(self.config, self.server_state, self.lifespan.state)
+        self.config.clients.opened(protocol)
+        return self._connect_to(protocol, sock)
+
+    async def _connect_to(self, protocol: Protocol, sock: socket.socket) -> None:
+        """Connect an accepted socket to a protocol. Raises OSError."""
+        try:
+            context = self.config.ssl
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol,
+                sock,
+                ssl=context,
+                # A handshake is the beginning of the first head.
+                ssl_handshake_timeout=self.config.limits.header_timeout if context else None,
+                # Who still takes bytes is not cut; who takes none, `write_timeout` is for.
+                ssl_shutdown_timeout=DAY if context else None,
+            )
+        finally:
+            if protocol not in self.server_state.connections:  # never open, or closed already
+                self.config.clients.closed(protocol)
 
     def stop(self, *, drain: bool = True) -> None:
         """Begin the end; called again, end the present part of it: the delay, or the answers.
@@ -172,8 +188,7 @@ class Server(uvicorn.Server):
         """
         notify(stopping(longest_end(self.config.limits)))
         await self._drain()
-        for server in self.servers:
-            server.close()
+        await self._acceptor.close()
         for listener in sockets or ():
             listener.close()
         state = self.server_state
@@ -246,6 +261,26 @@ def lift_descriptor_limit() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# Descriptors beside those of connections: listeners, the event loop, the log, files being read.
+OTHER_DESCRIPTORS = 50
+
+
+def descriptor_warning(settings: Settings) -> str | None:
+    """Return a warning if the configured connections need more descriptors than there may be."""
+    limit = descriptor_limit()
+    clients, upstream = settings.server.max_connections, settings.upstream.max_connections
+    archives = len({urlsplit(url)[:2] for url in settings.service_urls().values()})
+    needed = clients + upstream * archives + OTHER_DESCRIPTORS
+    if limit is None or limit >= needed:
+        return None
+    return (
+        f"server.max_connections: {clients} clients and {upstream} connections to each archive "
+        f"(upstream.max_connections) need {needed} descriptors, but this process may have {limit} "
+        "(ulimit -n); raise that (LimitNOFILE= in a systemd unit, --ulimit nofile= of a "
+        "container), or lower the two settings"
+    )
 
 
 def bind(host: str, port: int) -> list[socket.socket]:

@@ -30,6 +30,7 @@ from dicomweb_cors_proxy.server import (
     Config,
     Server,
     bind,
+    descriptor_warning,
     handling_signals,
     lift_descriptor_limit,
 )
@@ -102,6 +103,8 @@ def _serve(source: Source) -> None:
     if server.tls_cert_file is not None and server.tls_key_file is not None:
         certificates = Certificates(server.tls_cert_file, server.tls_key_file)
     lines = greeting(settings, sockets[0].getsockname()[1], source.fingerprint)
+    if warning := descriptor_warning(settings):
+        lines += _column("warning", [warning])
     tell = _log if settings.logging.format == "json" else print_lines
     on_ready = partial(tell, lines)
     configuration = Configuration(settings, source.load)
