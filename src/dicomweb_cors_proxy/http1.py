@@ -430,6 +430,9 @@ class Protocol(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(HIGH_WATER)
+        if hasattr(transport, "set_read_buffer_limits"):
+            # While reading is paused, TLS would read on until 256 KiB wait to be decrypted.
+            transport.set_read_buffer_limits(high=1)
         self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._connection_scope = {
             "type": "http",
@@ -903,6 +906,7 @@ class Protocol(asyncio.Protocol):
         self._exchanges.clear()
         self.regulate_reading()
         self._is_lingering = True
+        self._unfed = self._beginning = b""  # what was read in vain
         self._clients.idle(self)
         if self.transport.can_write_eof():
             self.transport.write_eof()

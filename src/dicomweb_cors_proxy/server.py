@@ -18,6 +18,7 @@ from dicomweb_cors_proxy.certificates import Certificates
 from dicomweb_cors_proxy.http1 import KnownHeads, Protocol
 from dicomweb_cors_proxy.listening import Acceptor, ClientConnections, descriptor_limit
 from dicomweb_cors_proxy.systemd import READY, notify, stopping
+from dicomweb_cors_proxy.tls import start_tls_on_accepted
 
 if TYPE_CHECKING:
     import ssl
@@ -140,16 +141,19 @@ class Server(uvicorn.Server):
     async def _connect_to(self, protocol: Protocol, sock: socket.socket) -> None:
         """Connect an accepted socket to a protocol. Raises OSError."""
         try:
-            context = self.config.ssl
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol,
-                sock,
-                ssl=context,
-                # A handshake is the beginning of the first head.
-                ssl_handshake_timeout=self.config.limits.header_timeout if context else None,
-                # Who still takes bytes is not cut; who takes none, `write_timeout` is for.
-                ssl_shutdown_timeout=DAY if context else None,
-            )
+            if self.config.ssl is None:
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(lambda: protocol, sock)
+            else:
+                await start_tls_on_accepted(
+                    sock,
+                    protocol,
+                    self.config.ssl,
+                    # A handshake is the beginning of the first head.
+                    handshake_timeout=self.config.limits.header_timeout,
+                    # Who still takes bytes is not cut; who takes none, `write_timeout` is for.
+                    shutdown_timeout=DAY,
+                )
         finally:
             if protocol not in self.server_state.connections:  # never open, or closed already
                 self.config.clients.closed(protocol)

@@ -1,27 +1,93 @@
-"""Clients that take connections and descriptors, against `serve`."""
+"""Clients that take connections, descriptors and the memory of connections, against `serve`."""
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support import proxy as process
 from tests.support.attacks import PATIENCE, read_answer
+from tests.support.memory import Memory, measured
 from tests.support.servers import LOOPBACK
 from tests.support.sockets import ORIGIN, Wire, request
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 HEALTH = request("GET", "/healthz")
 PREFLIGHT = request("OPTIONS", "/dicom-web/studies", "Access-Control-Request-Method: GET")
 SETTINGS = process.fronting("http://127.0.0.1:9/pacs", ORIGIN.decode())
 
+CLIENTS = 100
+CLIENT_BYTES = 128 * 1024  # that a client may cost
+
 
 def port(p: process.Proxy) -> int:
     return int(p.root.rpartition(":")[2])
+
+
+# Memory
+
+
+def unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def linger(wire: Wire) -> None:
+    """Send on after a refusal."""
+    await wire.send(request("POST", "/nowhere", "Content-Length: 1000000000") + bytes(400_000))
+    assert (await read_answer(wire))[0].status == 404
+    with suppress(ConnectionError):
+        for _ in range(4):
+            await wire.send(bytes(300_000))
+
+
+async def burst(wire: Wire) -> None:
+    """Send many requests at once, and be idle then."""
+    await wire.send(request("GET", "/healthz", "X: " + "y" * 10_000) * 40)
+    for _ in range(40):
+        assert (await read_answer(wire))[0].status == 200
+
+
+async def be_idle(wire: Wire) -> None:
+    await wire.send(HEALTH)
+    assert (await read_answer(wire))[0].status == 200
+
+
+@measured
+@pytest.mark.parametrize("act", [linger, burst, be_idle])
+async def test_a_tls_client_costs_little_memory(
+    act: Callable[[Wire], Awaitable[None]], tmp_path: Path
+) -> None:
+    settings = SETTINGS | {"server": {"keepalive_timeout": 1000}}
+    env = {"STATE_DIRECTORY": str(tmp_path)}
+    with process.serving(settings, tmp_path, "--tls-self-signed", env=env) as p:
+        context = unverified()
+        async with AsyncExitStack() as stack, asyncio.timeout(12 * PATIENCE):
+
+            async def attack() -> None:
+                connection = asyncio.open_connection(LOOPBACK, port(p), ssl=context)
+                wire = Wire(*await connection)
+                await stack.enter_async_context(wire)
+                stack.callback(wire.writer.transport.abort)  # before it waits for the server
+                await act(wire)
+
+            for _ in range(5):  # what the first of a process cost is shared by all
+                await attack()
+            memory = Memory(p.child.pid)
+            for _ in range(CLIENTS // 10):
+                await asyncio.gather(*(attack() for _ in range(10)))
+            assert memory.growth < CLIENTS * CLIENT_BYTES
 
 
 # Descriptors
