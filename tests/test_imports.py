@@ -16,6 +16,7 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py")
 }
 PURE = (
+    "chunked",
     "compression",
     "cors",
     "dicomweb",
