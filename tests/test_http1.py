@@ -347,7 +347,6 @@ MALFORMED_CHUNKS = {
     "no hexadecimal": b"xyz\r\nbody\r\n",
     "a signed size": b"-4\r\nbody\r\n",
     "a prefix": b"0x4\r\nbody\r\n",
-    "a space": b"4 \r\nbody\r\n",
     "a size past 2**64": b"fffffffffffffffff\r\nbody\r\n",
     "a bare LF": b"4\nbody\r\n",
     "a bare LF behind": b"4\r\nbody\n",
@@ -732,9 +731,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
         assert await wire.body(await wire.head()) == b"last"
 
 
-async def test_few_of_many_pipelined_requests_are_read_ahead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
 
     class Counted(http1.Exchange):
@@ -756,7 +753,7 @@ async def test_few_of_many_pipelined_requests_are_read_ahead(
             assert head.status == 405
             await told(wire, head)
         await sending
-    assert most <= http1.PIPELINED + http1.FEED // len(request("POST")) + 1
+    assert most == 1
 
 
 async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> None:
@@ -825,7 +822,7 @@ class Stuck(httpx.AsyncBaseTransport):
         raise AssertionError
 
 
-@pytest.mark.parametrize("size", [1, 2**17])
+@pytest.mark.parametrize("size", [1, http1.READ_BYTES])
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 async def test_a_client_that_leaves_an_upload_which_nobody_takes(size: int, *, reset: bool) -> None:
     stuck = Stuck()

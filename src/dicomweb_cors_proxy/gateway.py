@@ -12,7 +12,7 @@ from dicomweb_cors_proxy import headers as fields
 from dicomweb_cors_proxy.answers import Answer, Problem
 from dicomweb_cors_proxy.contents import Contents
 from dicomweb_cors_proxy.dicomweb import RESOURCES, ResourceTable, Route, Service, repair_accept
-from dicomweb_cors_proxy.proxy import UpstreamProblem, body_too_large
+from dicomweb_cors_proxy.proxy import UpstreamProblem, body_too_large, body_without_meaning
 from dicomweb_cors_proxy.transport import DEFAULT_PORTS, Origin, Request
 
 if TYPE_CHECKING:
@@ -139,10 +139,8 @@ class Gateway:
         if method not in _SAFE_METHODS:
             self._refuse_foreign_write(inbound)
         sent, length = self._sent(scope, head, route)
-        if length != 0 and method in _SAFE_METHODS:
-            # It means nothing, and for an archive that therefore doesn't read it, it is the next
-            # request, which nobody has checked (RFC 9110 §9.3.1, RFC 9112 §11.2).
-            raise Problem(400, f"A {method} request has no body: leave it out, with its length.")
+        if length and method in _SAFE_METHODS:  # a chunked one may be empty: `proxy` looks
+            raise body_without_meaning(method)
         headers = [upstream.host, *sent, (b"x-request-id", record.request_id.encode("ascii"))]
         if method == "OPTIONS":
             headers = self._count_forwards(headers, route)

@@ -28,6 +28,7 @@ import httptools
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
+from dicomweb_cors_proxy.chunked import ChunkedDecoder, ChunkedError
 from dicomweb_cors_proxy.deadline import Deadline
 from dicomweb_cors_proxy.extensions import EMPTY_QUERY, ON_LEAVING, REFUSAL
 from dicomweb_cors_proxy.inbound import (
@@ -58,21 +59,23 @@ logger = logging.getLogger(__name__)
 
 SERVER_LINE = b"server: dicomweb-cors-proxy\r\n"
 
-# Bytes that wait for the other end before more are taken: of an upload, and of an answer.
+# Bytes of an answer that wait for the client before the archive is made to wait.
 HIGH_WATER = 64 * 1024
+
+# Maximum size of one read from a client. A client that has to wait can hold this much memory.
+READ_BYTES = 96 * 1024
+
+# Bytes read ahead while the application is busy. Then reading is paused.
+READ_AHEAD_BYTES = 16 * 1024
 
 # Bytes of a body up to which it is copied behind its head, for one system call instead of two.
 COPIED = 16 * 1024
-
-# Requests read ahead of the one that is being answered.
-PIPELINED = 8
 
 # Requests of one connection answered in one turn of the event loop: refusals wait for nothing, and
 # uvloop hands over as much as 8 MiB of them in a turn.
 TURN = 16
 
-# Bytes given to the parser at a time: they may be hundreds of requests, each of which takes some
-# thirty times as much memory.
+# Bytes of a head given to the parser at a time, after which its size is checked.
 FEED = 16 * 1024
 
 # A head that is over a limit is still read for its Origin, so that the page can read the refusal;
@@ -107,6 +110,8 @@ _LARGEST_HEAD = 4096
 _PLAIN = re.compile(rb"(GET|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
 
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
+
+_PARTIAL_METHOD = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 
 _ORIGIN_LINE = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE)
 
@@ -175,11 +180,12 @@ class Exchange:
     """One request and its answer: `receive` and `send` of an ASGI application."""
 
     # What most requests never change stands here, and costs them nothing.
-    more_body = True
-    buffered = 0
+    more_body = True  # to be read from the connection
     is_running = False
     task: asyncio.Task[None] | None = None
-    _body_given = False
+    _body_given = False  # some of it
+    _body_ended = False  # all of it was given
+    _content = b""  # of the body, read but not given
     _failure: Problem | None = None
     _left = False
     _on_leaving: Callable[[], object] | None = None
@@ -198,7 +204,6 @@ class Exchange:
         self.keep_alive = keep_alive
         self._connection = connection
         self._expects_continue = expects_continue
-        self._chunks: list[bytes] = []
 
     def start(self, app: ASGIApp, at_once: Callable[[Scope], Answer | None] | None) -> None:
         """Answer at once, as `at_once` says, or have the application do it in a task."""
@@ -228,20 +233,10 @@ class Exchange:
 
     # The request
 
-    def body_received(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self.buffered += len(chunk)
-        self._wake()
-
-    def body_ended(self) -> None:
-        self.more_body = False
-        self._wake()
-
     def body_failed(self, problem: Problem) -> None:
-        if self._started:
-            self.client_left()
+        self.keep_alive = False
         self._failure = problem
-        self._wake()
+        self.wake()
 
     def _call_on_leaving(self, callback: Callable[[], object]) -> None:
         self._on_leaving = callback
@@ -252,29 +247,37 @@ class Exchange:
         """Tell the application, also when it next asks; end it if it doesn't end by itself."""
         if not self._left:
             self._left = True
-            self._wake()
+            self.wake()
             if self._on_leaving is not None:
                 self._on_leaving()
             if self.task is not None:
                 self.task.get_loop().call_later(GRACE, self.task.cancel)
 
     async def receive(self) -> Message:
+        """Return the next part of the body, which is decoded only now."""
+        connection = self._connection
         if self._expects_continue:  # RFC 9110 §10.1.1: only now is the body wanted
             self._expects_continue = False
-            if self.more_body and not self._chunks and not self._left:
-                self._connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if self.more_body and not (connection.has_unread or self._content or self._left):
+                connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif connection.has_unread and self._body_given:
+            # Tiny chunks are work: other connections get a turn between two parts.
+            await asyncio.sleep(0)
         while True:
             if self._left or self._complete:
                 return {"type": "http.disconnect"}
+            if self.more_body and not self._content:
+                self._content = connection.read_body()
             if self._failure is not None:
                 failure, self._failure = self._failure, None
+                if self._started:
+                    self.client_left()
+                    continue
                 raise failure
-            if self._chunks or not (self.more_body or self._body_given):
-                self._body_given = not self.more_body
-                body = b"".join(self._chunks)
-                self._chunks.clear()
-                self.buffered = 0
-                self._connection.regulate_reading()
+            if self._content or not (self.more_body or self._body_ended):
+                body, self._content = self._content, b""
+                self._body_given = True
+                self._body_ended = not self.more_body
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
             self._news = asyncio.get_running_loop().create_future()
             try:
@@ -282,7 +285,13 @@ class Exchange:
             finally:
                 self._news = None
 
-    def _wake(self) -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `receive` waits, or is about to go on."""
+        return self._news is not None
+
+    def wake(self) -> None:
+        """Have `receive` look again."""
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
@@ -328,6 +337,8 @@ class Exchange:
         else:
             self._chunked = True
             end = b"transfer-encoding: chunked\r\n\r\n"
+        if self.more_body and not self._content:
+            self._content = self._connection.read_body()  # the end may have arrived
         if self.more_body:
             self.keep_alive = False  # the rest of it is not going to be read
         if not self.keep_alive:
@@ -349,7 +360,7 @@ class Exchange:
             self._break_off()
             return
         self._complete = True
-        self._wake()
+        self.wake()
         self._connection.answered(self)
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
@@ -375,11 +386,11 @@ class Exchange:
         self._connection.cut(reset=False)
 
 
-class Protocol(asyncio.Protocol):
+class Protocol(asyncio.BufferedProtocol):
     """One client's connection.
 
-    `_exchanges` holds the requests that have come and are not answered. The first is being
-    answered; the last is still being read in `Stage.BODY`.
+    Requests are read one at a time: what a client sends behind the one that is being answered stays
+    as it came. So does a body until the application asks for it. `_exchanges` holds that request.
     """
 
     transport: asyncio.Transport
@@ -397,6 +408,7 @@ class Protocol(asyncio.Protocol):
         self._limits = limits = config.limits
         self._known_heads = config.known_heads
         self._clients = config.clients
+        self._read_buffer = config.read_buffer
         self._max_header_bytes = limits.max_header_bytes
         self._max_headers = limits.max_headers
         self._server_state = server_state
@@ -415,17 +427,18 @@ class Protocol(asyncio.Protocol):
 
         self._parser = httptools.HttpRequestParser(self)
         self._stage = Stage.IDLE
-        self._heads = 0  # how many have begun
-        self._heads_before = 0  # the bytes that are being parsed
-        self._beginning = b""  # of the head in these
-        self._overhead = 0  # bytes of a chunked body since the last that was content
-        self._unfed = b""  # read, but behind as many requests as may wait
+        self._beginning = b""  # of the head that is being parsed
+        self._tail = b""  # its last three bytes
+        self._body_left = 0  # bytes of a body that is not chunked
+        self._decoder: ChunkedDecoder | None = None  # of a body that is
+        self._unread = b""  # what has arrived: from here on
+        self._at = 0
         self._going_on = False
         self._is_others_turn = False
         self._unknown_method: bytes | None = None
         self._begin_head()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast("asyncio.Transport", transport)
@@ -467,11 +480,23 @@ class Protocol(asyncio.Protocol):
         self.writable.set()
         # Or it would be a cycle, and wait for the collector with its buffers.
         self._exchanges.clear()
+        self._unread = b""
         del self._parser
 
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        is_behind = self._unread or (self._stage is Stage.BODY and not self._is_awaited())
+        return self._read_buffer[:READ_AHEAD_BYTES] if is_behind else self._read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if not self._ignoring:
+            self.data_received(bytes(self._read_buffer[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
-        self._unfed = self._unfed + data if self._unfed else data
-        self._go_on()
+        """Take bytes that have arrived."""
+        if not self._ignoring:
+            self._unread = self._unread[self._at :] + data if self._unread else data
+            self._at = 0
+            self._go_on()
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -492,8 +517,8 @@ class Protocol(asyncio.Protocol):
         self._going_on = True
         try:
             for _ in range(TURN):
-                if self._unfed:
-                    self._feed()
+                if not self._exchanges and self._unread:
+                    self._read_head()
                 if not self._exchanges or self._exchanges[0].is_running:
                     break
                 self._start(self._exchanges[0])
@@ -502,6 +527,8 @@ class Protocol(asyncio.Protocol):
                 self._loop.call_soon(self._take_turn)
         finally:
             self._going_on = False
+        if self._stage is Stage.BODY and self._unread:
+            self._exchanges[0].wake()
         self.regulate_reading()
 
     def _take_turn(self) -> None:
@@ -509,118 +536,145 @@ class Protocol(asyncio.Protocol):
         if not self.transport.is_closing():
             self._go_on()
 
-    def _feed(self) -> None:
-        """Parse what was read, little by little, until as many requests wait as may."""
-        data, self._unfed = self._unfed, b""
-        is_head = self._stage is Stage.IDLE and not self._ignoring and data.endswith(b"\r\n\r\n")
-        if is_head and self._take_known(data):
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes have arrived that nobody has read."""
+        return bool(self._unread)
+
+    def _use(self, end: int) -> None:
+        """Go on at `end` of what has arrived."""
+        if end >= len(self._unread):
+            self._unread = b""
+            self._at = 0
+        else:
+            self._at = end
+
+    def _read_head(self) -> None:
+        """Read on until a request's head is complete, or all that has arrived is read."""
+        if self._stage is Stage.IDLE and not self._at and self._take_known(self._unread):
             return
-        heads = self._heads
-        at = 0
-        while at < len(data) and not self._ignoring and len(self._exchanges) <= PIPELINED:
-            if self._body_left:
-                piece = data[at : at + self._body_left]
-                self._take_body(piece)
-            else:
-                piece = data[at : at + FEED]
-                self._feed_parser(piece)
-            at += len(piece)
-        if is_head and self._heads == heads + 1:
-            self._remember(data)
-        if not self._ignoring:
-            self._unfed = data[at:]
-            if self._stage is Stage.HEAD and not self._deadline.is_set:
-                self._deadline.set(self._limits.header_timeout, self._head_is_late)
+        while self._unread and not (self._exchanges or self._ignoring):
+            if not self._beginning and _PARTIAL_METHOD.fullmatch(self._unread, self._at):
+                self._await_method()
+                break
+            self._feed_parser(self._next_piece())
+        if self._ignoring:
+            self._unread = b""
+        elif self._stage is Stage.HEAD and not self._deadline.is_set:
+            self._deadline.set(self._limits.header_timeout, self._head_is_late)
+
+    def _await_method(self) -> None:
+        """Begin a head whose method is incomplete: the parser could not tell that it is unknown."""
+        if self._stage is Stage.IDLE:
+            self._deadline.clear()
+            self._stage = Stage.HEAD
+            self._begin_head()
+
+    def _next_piece(self) -> bytes:
+        """Take bytes for the parser: of one head, and none behind it."""
+        data, at = self._unread, self._at
+        end = at + FEED
+        seam = self._tail + data[at : at + 3]
+        found = seam.find(b"\r\n\r\n")
+        if found >= 0:
+            end = at + found + 4 - len(self._tail)
+        elif (found := data.find(b"\r\n\r\n", at, end)) >= 0:
+            end = found + 4
+        self._use(end)
+        return data[at:end]
 
     def _take_known(self, data: bytes) -> bool:
         """Dispatch a request whose header lines were read before, and came again byte for byte."""
         end = data.find(b"\r\n")
-        if len(data) - end > _LARGEST_HEAD:
+        if len(data) - end > _LARGEST_HEAD or not data.endswith(b"\r\n\r\n"):
             return False
         lines = self._known_heads.get(data[end:])
         line = _PLAIN.fullmatch(data, 0, end) if lines else None
         if lines is None or line is None or end > self._limits.max_target_bytes:
             return False
+        self._use(len(data))
         self._deadline.clear()
         self._target = line[2]
         self._dispatch(line[1].decode("ascii"), "1.1", lines.headers, keep_alive=lines.keep_alive)
         self.on_message_complete()
         return True
 
-    def _remember(self, data: bytes) -> None:
-        """Keep the header lines of a request that was all of `data`."""
+    def _remember(self, head: bytes) -> None:
+        """Keep the header lines of a request without a body."""
         if (
-            self._stage is Stage.IDLE
-            and self._refusal is None
+            self._refusal is None
             and not self._expects_continue
-            and data.find(b"\r\n\r\n") == len(data) - 4
-            and _PLAIN.fullmatch(data, 0, data.find(b"\r\n"))
+            and _PLAIN.fullmatch(head, 0, head.find(b"\r\n"))
         ):
             # The parser has forgotten by now whether the connection stays.
             lines = HeaderLines(tuple(self._headers), self._exchanges[-1].keep_alive)
-            self._known_heads.remember(data, lines)
-
-    def _take_body(self, piece: bytes) -> None:
-        """Hand on bytes of a body whose length is known: there is nothing in them to parse."""
-        self._body_left -= len(piece)
-        self._exchanges[-1].body_received(piece)
-        if not self._body_left:
-            self._restart_parser()
-            self._exchanges[-1].body_ended()
+            self._known_heads.remember(head, lines)
 
     def _feed_parser(self, piece: bytes) -> None:
-        was_in_head = self._stage is Stage.HEAD
-        self._keep_beginning(piece)
-        pending: list[bytes | memoryview] = [piece]
-        while pending and not self._ignoring:
-            pending[:1] = self._parse(pending[0])
+        is_first = not self._beginning
+        self._beginning += piece[: max(0, LOOKED_AT - len(self._beginning))]
+        self._parse(piece)
         if self._ignoring:
             return
-        if self._stage is Stage.BODY and self._length:
-            self._body_left = self._length - self._body_parsed
-        elif was_in_head and self._stage is Stage.HEAD:
-            # Where a head begins in these bytes, how many of them are its own is not known.
-            self._unparsed_bytes += len(piece)
-            self._check_patience()
-        if self._stage is not Stage.HEAD:
-            self._beginning = b""
-
-    def _keep_beginning(self, piece: bytes) -> None:
-        """Keep the beginning of the head that may begin or go on here; see `_find_origin`."""
         if self._stage is Stage.HEAD:
-            self._beginning += piece[: max(0, LOOKED_AT - len(self._beginning))]
-            self._heads_before = self._heads - 1
-        else:
-            self._beginning = piece if self._stage is Stage.IDLE else b""
-            self._heads_before = self._heads
-
-    def _parse(self, data: bytes | memoryview) -> list[bytes | memoryview]:
-        """Feed the parser; return what it has to be fed next."""
-        was_idle = self._stage is Stage.IDLE
-        heads = self._heads
+            self._tail = (self._tail + piece)[-3:]
+            self._unparsed_bytes += len(piece)
+            self._line_bytes += len(piece)
+            self._check_patience()
+            return
+        self._beginning = self._tail = b""
         if self._stage is Stage.BODY:
-            self._overhead += len(data)
+            self._decoder = ChunkedDecoder() if self._is_chunked else None
+            self._body_left = self._length
+            self._restart_parser()
+            self._stage = Stage.BODY
+        elif self._exchanges and is_first:
+            self._remember(piece)
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
+        except httptools.HttpParserUpgrade:
             if self._stage is Stage.HEAD:
-                return [self._head_without_upgrade(), memoryview(data)[upgrade.args[0] :]]
-            self._ignoring = True  # CONNECT, or a head that is refused
+                self._parse(self._head_without_upgrade())
+            else:
+                self._ignoring = True  # CONNECT, or a head that is refused
         except httptools.HttpParserInvalidMethodError:
             # The parser knows a list of methods, HTTP any token (RFC 9110 §9.1): the request is
             # read as a GET, and refused under its own name.
-            begins_here = was_idle and self._heads == heads + 1
-            if begins_here and (method := _METHOD.match(data)):
-                self._unknown_method = method[1]
-                self._restart_parser()
-                return [b"GET", memoryview(data)[method.end(1) :]]
-            self._malformed()
+            method = _METHOD.match(data)
+            if method is None or self._unknown_method is not None:
+                self._malformed()
+                return
+            self._unknown_method = method[1]
+            self._restart_parser()
+            self._parse(b"GET" + data[method.end(1) :])
         except httptools.HttpParserError:
             self._malformed()
+
+    def read_body(self) -> bytes:
+        """Read of the body what has arrived, in bounded work; b"" if no content has."""
+        data = self._unread
+        if not data or self._ignoring:
+            return b""
+        if self._decoder is None:
+            content = data[self._at : self._at + self._body_left]
+            self._body_left -= len(content)
+            self._use(self._at + len(content))
+            is_complete = not self._body_left
         else:
-            if self._stage is Stage.BODY and self._overhead > self._limits.max_header_bytes:
-                self._malformed()  # endless trailers, or chunks of nothing but extensions
-        return []
+            try:
+                content, at = self._decoder.decode(data, self._at)
+            except ChunkedError:
+                self._malformed()
+                return b""
+            self._use(at)
+            is_complete = self._decoder.complete
+        if is_complete:
+            self._stage = Stage.IDLE
+            self._exchanges[0].more_body = False
+        self.regulate_reading()
+        return content
 
     def _restart_parser(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -631,7 +685,7 @@ class Protocol(asyncio.Protocol):
 
         Upgrade may be ignored (RFC 9110 §7.8), but the parser skips the body of who asks for it.
         """
-        method = self._unknown_method or self._parser.get_method()
+        method = self._parser.get_method()
         version = self._parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b" % (method, self._target, version)]
         lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]
@@ -645,9 +699,9 @@ class Protocol(asyncio.Protocol):
         self._refusal: Problem | None = None
         self._header_bytes = 0
         self._unparsed_bytes = 0
+        self._line_bytes = 0  # at least, of the line that is being parsed
         self._length = 0  # of a body that is not chunked
-        self._body_parsed = 0
-        self._body_left = 0  # of it, for nobody to parse
+        self._is_chunked = False
 
     def _malformed(self) -> None:
         if self._stage is not Stage.BODY:
@@ -655,15 +709,16 @@ class Protocol(asyncio.Protocol):
             self._refuse(Problem(400, fault or "The request is not well-formed HTTP/1.1."))
             return
         self._ignoring = True
-        exchange = self._exchanges[-1]
-        exchange.keep_alive = False
-        exchange.body_failed(
+        self._unread = b""
+        self._exchanges[0].body_failed(
             Problem(400, "The request's body is not well-formed: chunked framing.")
         )
 
     def _check_patience(self) -> None:
         limits = self._limits
-        if self._unparsed_bytes > PATIENCE * (limits.max_header_bytes + limits.max_target_bytes):
+        most = PATIENCE * (limits.max_header_bytes + limits.max_target_bytes)
+        # The parser keeps a line that is too long, until it ends.
+        if self._unparsed_bytes > most or self._line_bytes > limits.max_header_bytes + FEED:
             self._refuse(self._refusal or head_too_large(limits.max_header_bytes))
 
     def _refuse(self, problem: Problem) -> None:
@@ -680,8 +735,7 @@ class Protocol(asyncio.Protocol):
 
         The parser hands over a line when the next one comes, and none behind what is malformed.
         """
-        is_only_head = self._heads - self._heads_before == (self._stage is Stage.HEAD)
-        if is_only_head and not any(name == b"origin" for name, _ in self._headers):
+        if not any(name == b"origin" for name, _ in self._headers):
             head, end, _ = self._beginning.lstrip(b"\r\n").partition(b"\r\n\r\n")
             origins = _ORIGIN_LINE.findall(head + end[:2])
             if len(origins) == 1:
@@ -692,8 +746,6 @@ class Protocol(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._deadline.clear()
         self._stage = Stage.HEAD
-        self._heads += 1
-        self._overhead = 0
         self._begin_head()
 
     def on_url(self, url: bytes) -> None:
@@ -703,8 +755,7 @@ class Protocol(asyncio.Protocol):
             self._refusal = target_too_long(self._limits.max_target_bytes)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._stage is Stage.BODY:
-            return  # a trailer field: RFC 9110 §6.5.1 lets a recipient drop it
+        self._line_bytes = 0
         name = name.lower()
         value = value.rstrip(b" \t")
         self._header_bytes += len(name) + len(value) + 4
@@ -726,6 +777,8 @@ class Protocol(asyncio.Protocol):
             self._length = int(value)  # the parser has seen to digits
         elif self._parser.get_http_version() == "1.0":  # RFC 9112 §6.1
             self._refusal = Problem(400, "HTTP/1.0 has no Transfer-Encoding.")
+        else:  # the parser refuses one that does not end in `chunked`
+            self._is_chunked = True
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -746,15 +799,11 @@ class Protocol(asyncio.Protocol):
             method.decode("ascii"), version, self._headers, keep_alive=parser.should_keep_alive()
         )
 
-    def on_body(self, body: bytes) -> None:
-        self._overhead = 0
-        self._body_parsed += len(body)
-        self._exchanges[-1].body_received(body)
-
     def on_message_complete(self) -> None:
-        if self._stage is Stage.BODY:
+        """End a request without a body; the parser is given none."""
+        if self._stage is Stage.BODY:  # and not a head that is read again without its Upgrade
             self._stage = Stage.IDLE
-            self._exchanges[-1].body_ended()
+            self._exchanges[0].more_body = False
 
     # Exchanges
 
@@ -830,12 +879,12 @@ class Protocol(asyncio.Protocol):
         self._go_on()
 
     def regulate_reading(self) -> None:
-        """Read on, unless as much is waiting as may."""
-        waiting = self._exchanges
+        """Read on, unless as much is unused as may be."""
+        unread = len(self._unread) - self._at
         pause = not self._ignoring and (
             self._is_others_turn
-            or len(waiting) > PIPELINED
-            or (bool(waiting) and waiting[-1].buffered > HIGH_WATER)
+            or unread > READ_BYTES
+            or (unread >= READ_AHEAD_BYTES and not self._is_awaited())
         )
         if pause is self._reading_paused or self.transport.is_closing():
             return
@@ -847,6 +896,10 @@ class Protocol(asyncio.Protocol):
             self.transport.resume_reading()
             if self._pause_watch is not None:
                 self._pause_watch.cancel()
+
+    def _is_awaited(self) -> bool:
+        """Tell whether the application waits for the body, and will take what was read."""
+        return bool(self._exchanges) and self._exchanges[0].is_waiting
 
     def _look_for_client(self) -> None:
         """Nothing is read, so the event loop wouldn't see the client leave."""
@@ -885,7 +938,7 @@ class Protocol(asyncio.Protocol):
         if self._is_lingering:
             self.transport.abort()
             return True
-        has_begun = self._stage is not Stage.IDLE or self._exchanges or self._unfed
+        has_begun = self._stage is not Stage.IDLE or self._exchanges or self._unread
         # A request may have arrived that the event loop has yet to read.
         if has_begun or self._ignoring or _is_ready(self.transport, "POLLIN"):
             return False
@@ -899,14 +952,13 @@ class Protocol(asyncio.Protocol):
 
     def _end(self) -> None:
         """Close behind a complete answer, but not in the face of a client that still sends."""
-        if self._stage is Stage.IDLE and not self._exchanges and not self._ignoring:
+        if self._stage is Stage.IDLE and not (self._unread or self._ignoring):
             self.close()
             return
         self._ignoring = True
-        self._exchanges.clear()
+        self._unread = self._beginning = b""
         self.regulate_reading()
         self._is_lingering = True
-        self._unfed = self._beginning = b""  # what was read in vain
         self._clients.idle(self)
         if self.transport.can_write_eof():
             self.transport.write_eof()

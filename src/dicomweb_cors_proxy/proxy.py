@@ -10,6 +10,7 @@ import asyncio
 import re
 import socket
 import ssl
+from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol, Self
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.transport import Request
 
 Header = tuple[bytes, bytes]
+
+# Methods whose requests have no body.
+_WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 _FIELD_NAMES = re.compile(
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*)?"
@@ -155,6 +159,8 @@ class ReverseProxy:
         load.requests += 1
         try:
             with Client(scope, receive, self._limits, has_body=request.length != 0) as client:
+                if request.length is None and request.method in _WITHOUT_BODY:
+                    request = await _without_body(request, client)
                 await self._forward(request, client, scope, send)
         finally:
             load.requests -= 1
@@ -212,6 +218,20 @@ class ReverseProxy:
         record.upstream_error = problem.reason
         record.event = f"{request.origin}: {_reason(error)}: {problem.detail}"
         return problem
+
+
+async def _without_body(request: Request, client: Client) -> Request:
+    """Wait for the end of a chunked body without content; return the request without a body.
+
+    An archive that doesn't read the body of a GET would take it for the next request, which nobody
+    has checked (RFC 9110 §9.3.1, RFC 9112 §11.2).
+    """
+    async with aclosing(client.body()) as body:
+        async for _ in body:
+            raise body_without_meaning(request.method.decode("ascii"))
+    client.has_body = False
+    headers = [header for header in request.headers if header[0] != b"transfer-encoding"]
+    return request._replace(headers=headers, length=0)
 
 
 async def _arrived(response: UpstreamResponse, body: BodyFilter) -> tuple[bytes | None, bytes]:
@@ -342,6 +362,11 @@ class Client:
         if not (self._over or self._left):
             self._left = True
             self._task.cancel()
+
+
+def body_without_meaning(method: str) -> Problem:
+    """The 400 to a body of a method that has none."""
+    return Problem(400, f"A {method} request has no body: leave it out, with its length.")
 
 
 def body_too_large(limit: int) -> Problem:

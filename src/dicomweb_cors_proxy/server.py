@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from dicomweb_cors_proxy.certificates import Certificates
-from dicomweb_cors_proxy.http1 import KnownHeads, Protocol
+from dicomweb_cors_proxy.http1 import READ_BYTES, KnownHeads, Protocol
 from dicomweb_cors_proxy.listening import Acceptor, ClientConnections, descriptor_limit
 from dicomweb_cors_proxy.systemd import READY, notify, stopping
 from dicomweb_cors_proxy.tls import start_tls_on_accepted
@@ -73,12 +73,13 @@ class Config(uvicorn.Config):
         self.limits = settings
         self.known_heads = KnownHeads()
         self.clients = ClientConnections(settings.max_connections)
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
         if certificates is None and settings.tls_cert_file and settings.tls_key_file:
             certificates = Certificates(settings.tls_cert_file, settings.tls_key_file)
         self._certificates = certificates
         super().__init__(
             app,
-            http=Protocol,
+            http=Protocol,  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             interface="asgi3",

@@ -206,6 +206,7 @@ async def serve(
     config = SimpleNamespace(
         loaded_app=application,
         limits=LIMITS,
+        read_buffer=memoryview(bytearray(1)),
         known_heads=KnownHeads() if known_heads is None else known_heads,
     )
     client = Client()

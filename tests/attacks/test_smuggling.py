@@ -342,8 +342,13 @@ CHUNK_LINES = {
     "-": chunks(b"-" + CHUNKS, REFUSED, "http-garden: libevent, gunicorn"),
     "_": chunks(b"0_" + CHUNKS, REFUSED, "http-garden: aiohttp, gunicorn, Tornado"),
     "a space in front": chunks(b" " + CHUNKS, REFUSED, "http-garden"),
-    "a space behind": chunks(b"5 \r\nhello\r\n" + END, REFUSED, "http-garden: ATS"),
-    "a tab behind": chunks(b"5\t\r\nhello\r\n" + END, REFUSED, "http-garden"),
+    "a space behind": chunks(
+        b"5 \r\nhello\r\n" + END, "200 open", "nginx and HAProxy take it", HELLO
+    ),
+    "a tab behind": chunks(b"5\t\r\nhello\r\n" + END, "200 open", "as a space", HELLO),
+    "blanks around an extension": chunks(
+        b"5 ; a = b\r\nhello\r\n" + END, "200 open", "RFC 9112 §7.1.1", HELLO
+    ),
     "a letter behind": chunks(b"5z\r\nhello\r\n" + END, REFUSED, "http-garden: H2O, ATS"),
     "no number": chunks(b"INVALID\r\n" + HIDDEN, REFUSED, "http-garden: Cheroot, Akamai"),
     "2**32 and five": chunks(
