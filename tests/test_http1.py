@@ -822,7 +822,7 @@ class Stuck(httpx.AsyncBaseTransport):
         raise AssertionError
 
 
-@pytest.mark.parametrize("size", [1, http1.READ_BYTES])
+@pytest.mark.parametrize("size", [1, http1.UNASKED_READ_BYTES])
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 async def test_a_client_that_leaves_an_upload_which_nobody_takes(size: int, *, reset: bool) -> None:
     stuck = Stuck()

@@ -19,8 +19,8 @@ A request's way, from the top; its answer goes back through the same, from the b
 Beside it: `answers`, which the proxy makes itself; `logs`, written by `log_writer`, and `metrics`;
 `config` with its `config_values` and `config_sources`; `reloading`, `workers` and their
 `heartbeats`, `certificates`, `systemd` and `memory` for the process; `listening`, `tls`,
-`keepalive`, `deadline`, `extensions` and `chunked` for the server; `asgi` for other servers; `cli`,
-and the commands that are packages of their own, `probe` and `demo`.
+`keepalive`, `deadline`, `turns`, `extensions` and `chunked` for the server; `asgi` for other
+servers; `cli`, and the commands that are packages of their own, `probe` and `demo`.
 
 A new header of the archive's or the client's goes into `headers` or `gateway`, a resource into the
 table in `dicomweb`, a setting into `config`.

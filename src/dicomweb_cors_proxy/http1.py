@@ -62,8 +62,12 @@ SERVER_LINE = b"server: dicomweb-cors-proxy\r\n"
 # Bytes of an answer that wait for the client before the archive is made to wait.
 HIGH_WATER = 64 * 1024
 
-# Maximum size of one read from a client. A client that has to wait can hold this much memory.
+# Maximum size of one read from a client while the application waits for the body. Larger reads make
+# uploads faster, but a client can hold as much memory when the archive stops reading.
 READ_BYTES = 96 * 1024
+
+# Maximum size of one read at other times: of heads, and of bodies not yet asked for.
+UNASKED_READ_BYTES = 48 * 1024
 
 # Bytes read ahead while the application is busy. Then reading is paused.
 READ_AHEAD_BYTES = 16 * 1024
@@ -183,7 +187,6 @@ class Exchange:
     more_body = True  # to be read from the connection
     is_running = False
     task: asyncio.Task[None] | None = None
-    _body_given = False  # some of it
     _body_ended = False  # all of it was given
     _content = b""  # of the body, read but not given
     _failure: Problem | None = None
@@ -260,9 +263,8 @@ class Exchange:
             self._expects_continue = False
             if self.more_body and not (connection.has_unread or self._content or self._left):
                 connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif connection.has_unread and self._body_given:
-            # Tiny chunks are work: other connections get a turn between two parts.
-            await asyncio.sleep(0)
+        elif connection.is_laborious:
+            await connection.turns.wait()
         while True:
             if self._left or self._complete:
                 return {"type": "http.disconnect"}
@@ -276,7 +278,6 @@ class Exchange:
                 raise failure
             if self._content or not (self.more_body or self._body_ended):
                 body, self._content = self._content, b""
-                self._body_given = True
                 self._body_ended = not self.more_body
                 return {"type": "http.request", "body": body, "more_body": self.more_body}
             self._news = asyncio.get_running_loop().create_future()
@@ -409,6 +410,7 @@ class Protocol(asyncio.BufferedProtocol):
         self._known_heads = config.known_heads
         self._clients = config.clients
         self._read_buffer = config.read_buffer
+        self.turns = config.turns
         self._max_header_bytes = limits.max_header_bytes
         self._max_headers = limits.max_headers
         self._server_state = server_state
@@ -431,6 +433,7 @@ class Protocol(asyncio.BufferedProtocol):
         self._tail = b""  # its last three bytes
         self._body_left = 0  # bytes of a body that is not chunked
         self._decoder: ChunkedDecoder | None = None  # of a body that is
+        self.is_laborious = False  # so much that the last call of read_body did not decode it all
         self._unread = b""  # what has arrived: from here on
         self._at = 0
         self._going_on = False
@@ -484,8 +487,11 @@ class Protocol(asyncio.BufferedProtocol):
         del self._parser
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        is_behind = self._unread or (self._stage is Stage.BODY and not self._is_awaited())
-        return self._read_buffer[:READ_AHEAD_BYTES] if is_behind else self._read_buffer
+        if self._unread:
+            return self._read_buffer[:READ_AHEAD_BYTES]
+        if self._is_awaited():
+            return self._read_buffer
+        return self._read_buffer[:UNASKED_READ_BYTES]
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self._ignoring:
@@ -545,6 +551,9 @@ class Protocol(asyncio.BufferedProtocol):
         """Go on at `end` of what has arrived."""
         if end >= len(self._unread):
             self._unread = b""
+            self._at = 0
+        elif end > len(self._unread) // 2:  # free what is used, with little copying
+            self._unread = self._unread[end:]
             self._at = 0
         else:
             self._at = end
@@ -667,9 +676,11 @@ class Protocol(asyncio.BufferedProtocol):
                 content, at = self._decoder.decode(data, self._at)
             except ChunkedError:
                 self._malformed()
+                self.is_laborious = False
                 return b""
             self._use(at)
             is_complete = self._decoder.complete
+            self.is_laborious = bool(self._unread) and not is_complete
         if is_complete:
             self._stage = Stage.IDLE
             self._exchanges[0].more_body = False

@@ -19,6 +19,7 @@ from dicomweb_cors_proxy.http1 import READ_BYTES, KnownHeads, Protocol
 from dicomweb_cors_proxy.listening import Acceptor, ClientConnections, descriptor_limit
 from dicomweb_cors_proxy.systemd import READY, notify, stopping
 from dicomweb_cors_proxy.tls import start_tls_on_accepted
+from dicomweb_cors_proxy.turns import Turns
 
 if TYPE_CHECKING:
     import ssl
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 TICK = 0.05
 
 DAY = 86400.0  # seconds
+
+# Bodies in tiny chunks that are decoded further in one iteration of the event loop.
+DECODED_AT_ONCE = 8
 
 # Seconds for cancelled answers to cut their connections.
 CUT = 1.0
@@ -73,6 +77,7 @@ class Config(uvicorn.Config):
         self.limits = settings
         self.known_heads = KnownHeads()
         self.clients = ClientConnections(settings.max_connections)
+        self.turns = Turns(DECODED_AT_ONCE)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         if certificates is None and settings.tls_cert_file and settings.tls_key_file:
             certificates = Certificates(settings.tls_cert_file, settings.tls_key_file)
