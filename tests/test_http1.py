@@ -296,6 +296,28 @@ async def test_a_method_that_the_resource_does_not_know_is_a_405(front: Front, m
     assert len(front.archive.requests) == 1
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+async def test_an_unknown_method_is_a_405_however_it_arrives(front: Front, size: int) -> None:
+    asked = request("BREW", "/dicom-web/studies")
+    async with await front.proxy.connect() as wire:
+        for at in range(0, 3 * size, size):
+            await wire.send(asked[at : at + size])
+            await front.proxy.ask(request("GET", "/healthz"))  # it arrives alone
+        await wire.send(asked[3 * size :] + asked + request())
+        for _ in range(2):
+            head = await wire.head()
+            assert head.status == 405
+            await told(wire, head)
+        assert await wire.body(await wire.head()) == b"hello"
+
+
+@pytest.mark.parametrize("method", ["PATCH", "FOO"])
+async def test_a_malformed_head_of_any_method_has_cors(front: Front, method: str) -> None:
+    raw = request(method, "/dicom-web/studies")[:-2] + b"bad header\r\n\r\n"
+    head, _ = await front.proxy.ask(raw)
+    assert (head.status, head.get(b"access-control-allow-origin")) == (400, ORIGIN)
+
+
 async def test_connect_is_a_405(front: Front) -> None:
     async with await front.proxy.connect() as wire:
         await wire.send(request("CONNECT", "archive.example:443") + b"the tunnel")

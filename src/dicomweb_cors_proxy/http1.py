@@ -338,8 +338,8 @@ class Exchange:
         else:
             self._chunked = True
             end = b"transfer-encoding: chunked\r\n\r\n"
-        if self.more_body and not self._content:
-            self._content = self._connection.read_body()  # the end may have arrived
+        if self.more_body and not self._content and self._connection.may_have_whole_body():
+            self._content = self._connection.read_body()
         if self.more_body:
             self.keep_alive = False  # the rest of it is not going to be read
         if not self.keep_alive:
@@ -660,6 +660,12 @@ class Protocol(asyncio.BufferedProtocol):
             self._parse(b"GET" + data[method.end(1) :])
         except httptools.HttpParserError:
             self._malformed()
+
+    def may_have_whole_body(self) -> bool:
+        """Tell whether the end of the body may have arrived. Decode nothing."""
+        if self._decoder is None:
+            return len(self._unread) - self._at >= self._body_left
+        return self._unread.endswith(b"\r\n\r\n")
 
     def read_body(self) -> bytes:
         """Read of the body what has arrived, in bounded work; b"" if no content has."""
