@@ -115,7 +115,9 @@ _PLAIN = re.compile(rb"(GET|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
 
 _METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
 
-_PARTIAL_METHOD = re.compile(rb"[\r\n]*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
+_EMPTY_LINES = re.compile(rb"[\r\n]+")
+
+_PARTIAL_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 
 _ORIGIN_LINE = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE)
 
@@ -563,9 +565,14 @@ class Protocol(asyncio.BufferedProtocol):
         if self._stage is Stage.IDLE and not self._at and self._take_known(self._unread):
             return
         while self._unread and not (self._exchanges or self._ignoring):
-            if not self._beginning and _PARTIAL_METHOD.fullmatch(self._unread, self._at):
-                self._await_method()
-                break
+            if not self._beginning:
+                # RFC 9112 §2.2: empty lines before a request line are ignored.
+                if (lines := _EMPTY_LINES.match(self._unread, self._at)) is not None:
+                    self._use(lines.end())
+                    continue
+                if _PARTIAL_METHOD.fullmatch(self._unread, self._at):
+                    self._await_method()
+                    break
             self._feed_parser(self._next_piece())
         if self._ignoring:
             self._unread = b""

@@ -124,7 +124,7 @@ FLOODED = {
     "cookies": (request("GET", STUDIES, "Cookie: " + "a=b;" * 10_000), 431),
     "a target": (request("GET", STUDIES + "?" + "x" * 2**20), 414),
     "a method": (request("M" * 2**20), 400),
-    "empty lines": (b"\r\n" * 2**19 + b"X", 400),
+    "empty lines": (b"\r\n" * 2**19 + b"X\r\n", 400),
 }
 
 
