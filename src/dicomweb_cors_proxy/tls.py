@@ -20,36 +20,32 @@ __all__ = ["start_tls_on_accepted"]
 # One TLS record (RFC 8446 §5.1), at most, is read at a time.
 TLS_READ_BYTES = 16 * 1024
 
-# Receives what was decrypted, until it is copied in the same call.
-_decrypted = memoryview(bytearray(64 * 1024))
-
 # Methods of a protocol that have nothing to do with its buffer.
 _OTHER_METHODS = ("connection_made", "eof_received", "pause_writing", "resume_writing")
 
 
-class _Copies(asyncio.BufferedProtocol):
-    """A protocol that gets decrypted bytes as objects of their own size.
+class _Forwarder(asyncio.BufferedProtocol):
+    """A protocol that hands decrypted bytes on to another one, until the connection is lost.
 
-    TLS itself allocates 256 KiB for each read and shrinks that; the gaps would fragment the heap.
+    The TLS protocols keep bound methods of their application's protocol. Without this class they
+    would keep the connection itself, in a reference cycle, until a garbage collection.
     """
 
-    def __init__(self, protocol: asyncio.Protocol) -> None:
-        self._data_received = protocol.data_received
-        self._connection_lost = protocol.connection_lost
+    def __init__(self, protocol: asyncio.BufferedProtocol) -> None:
+        self._protocol = protocol
         for name in _OTHER_METHODS:
             setattr(self, name, getattr(protocol, name))
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        return _decrypted
+    def get_buffer(self, sizehint: int) -> Any:  # noqa: ANN401  (a writable buffer)
+        return self._protocol.get_buffer(sizehint)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._data_received(bytes(_decrypted[:nbytes]))
+        self._protocol.buffer_updated(nbytes)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        connection_lost = self._connection_lost
-        # Break a reference cycle, which would keep the connection until a garbage collection.
+        protocol = self._protocol
         vars(self).clear()
-        connection_lost(exc)
+        protocol.connection_lost(exc)
 
 
 class _SSLProtocol(sslproto.SSLProtocol):
@@ -76,7 +72,7 @@ class _SmallReads(asyncio.BufferedProtocol):
 
 async def start_tls_on_accepted(
     sock: socket.socket,
-    protocol: asyncio.Protocol,
+    protocol: asyncio.BufferedProtocol,
     context: ssl.SSLContext,
     *,
     handshake_timeout: float,
@@ -95,7 +91,7 @@ async def start_tls_on_accepted(
     make: Any = uvloop.SSLProtocol if uvloop is not None and is_uvloop else _SSLProtocol
     tls = make(
         loop,
-        _Copies(protocol),
+        _Forwarder(protocol),
         context,
         handshake,
         server_side=True,
