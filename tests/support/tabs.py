@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 # Names that lead here in both browsers, though neither takes them for this machine's own.
 VIEWER, PACS = "viewer.test", "pacs.test"
 
-FIREFOX = Path("/usr/bin/firefox-esr")
+FIREFOX = shutil.which("firefox-esr")
 _DRIVER = Path(__file__).parents[1] / "e2e" / "viewers" / "firefox.mjs"
 _LONGEST_LINE = 64 << 20
 
@@ -78,7 +79,7 @@ class Firefox:
         """Start it; `options` are puppeteer's for a launch."""
         options |= {
             "folder": str(FOLDER),
-            "executablePath": str(FIREFOX),
+            "executablePath": FIREFOX,
             "extraPrefsFirefox": {"network.dns.forceResolve": LOOPBACK},
         }
         process = await asyncio.create_subprocess_exec(

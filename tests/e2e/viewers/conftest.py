@@ -47,7 +47,7 @@ def from_npm() -> None:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def firefox(from_npm: None) -> AsyncIterator[Firefox]:  # noqa: ARG001
-    if not FIREFOX.exists():
+    if FIREFOX is None:
         pytest.skip("needs Debian's firefox-esr")
     async with Firefox.running(acceptInsecureCerts=True) as running:
         yield running
