@@ -57,6 +57,8 @@ MAX_REDIRECTS: Final = 20
 MAX_VALUE: Final = 128
 MAX_SAFELISTED: Final = 1024
 DEFAULT_MAX_AGE: Final = 5
+MAX_SECONDS: Final = 2**31  # RFC 9111 §1.2.2: the value of any that is larger
+_MAX_SECONDS_DIGITS: Final = 10
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})  # "redirect status"
@@ -508,7 +510,11 @@ def max_age(answer: Answer) -> int:
     lines = answer.lines("access-control-max-age")
     if len(lines) != 1 or not _SECONDS.fullmatch(lines[0]):
         return DEFAULT_MAX_AGE
-    return int(lines[0])
+    digits = lines[0].lstrip("0")
+    # Python refuses to convert more than 4300 digits.
+    if len(digits) > _MAX_SECONDS_DIGITS:
+        return MAX_SECONDS
+    return min(int(digits or "0"), MAX_SECONDS)
 
 
 def exposes(request: Request, answer: Answer, name: str) -> bool:
