@@ -306,6 +306,9 @@ FOUND: dict[str, tuple[Fault, tuple[str, ...], str, str, str | None, str]] = {
     "a long max-age": (
         on_preflights(MAX_AGE, "86401"), (), "max-age", "note", None, "Chrome stops at 7200",
     ),
+    "a max-age of 5000 digits": (
+        on_preflights(MAX_AGE, "9" * 5000), (), "max-age", "note", None, "for 2147483648 seconds",
+    ),
     "Content-Range not exposed": (
         FAULTS["nothing exposed"], (),
         "range", "fail", "content-range-not-exposed", "take a part of an image for the whole",
@@ -673,6 +676,23 @@ def test_uids_of_a_search(body: bytes, instance: Instance) -> None:
         ("100.64.0.1", Space.LOCAL),
         ("fd00::1", Space.LOCAL),
         ("fe80::1%eth0", Space.LOCAL),
+        ("0.0.0.0", Space.LOOPBACK),
+        ("::", Space.LOOPBACK),
+        ("172.31.255.255", Space.LOCAL),
+        ("172.32.0.0", Space.PUBLIC),
+        ("100.127.255.255", Space.LOCAL),
+        ("100.128.0.0", Space.PUBLIC),
+        ("fec0::1", Space.LOCAL),
+        # IPv6 addresses that stand for an IPv4 address.
+        ("::ffff:10.0.0.1", Space.LOCAL),
+        ("::ffff:0.0.0.0", Space.LOOPBACK),
+        ("::127.0.0.1", Space.LOOPBACK),
+        ("64:ff9b::127.0.0.1", Space.LOOPBACK),
+        ("64:ff9b::192.168.0.1", Space.LOCAL),
+        ("64:ff9b::8.8.8.8", Space.PUBLIC),
+        ("64:ff9b:1::1", Space.LOCAL),
+        ("2002:7f00:1::1", Space.LOOPBACK),
+        ("2002:a01:203::1", Space.LOCAL),
         ("8.8.8.8", Space.PUBLIC),
         ("2001:4860:4860::8888", Space.PUBLIC),
     ],

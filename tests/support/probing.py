@@ -123,7 +123,11 @@ class Archive:
 
 @contextmanager
 def archive(
-    fault: Fault = right, *, links: str | None = None, tls: SSLContext | None = None
+    fault: Fault = right,
+    *,
+    links: str | None = None,
+    tls: SSLContext | None = None,
+    address: str = LOOPBACK,
 ) -> Iterator[Archive]:
     """Run an archive with one fault; its URLs lead to `links`, else to itself."""
     requests: list[tuple[str, str, Message]] = []
@@ -156,8 +160,8 @@ def archive(
 
         def log_message(self, *_: object) -> None: ...
 
-    with serving(Handler, tls) as port:
-        host = f"https://localhost:{port}" if tls else f"http://{LOOPBACK}:{port}"
+    with serving(Handler, tls, host=address) as port:
+        host = f"https://localhost:{port}" if tls else f"http://{address}:{port}"
         yield Archive(f"{host}/dicom-web", requests)
 
 

@@ -25,10 +25,13 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    handler: Callable[..., BaseHTTPRequestHandler], tls: SSLContext | None = None
+    handler: Callable[..., BaseHTTPRequestHandler],
+    tls: SSLContext | None = None,
+    *,
+    host: str = LOOPBACK,
 ) -> Iterator[int]:
     """Serve with `handler` from threads; yields the port."""
-    with ThreadingHTTPServer((LOOPBACK, 0), handler) as server:
+    with ThreadingHTTPServer((host, 0), handler) as server:
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

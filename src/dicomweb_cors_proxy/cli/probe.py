@@ -14,7 +14,7 @@ import click
 
 from dicomweb_cors_proxy.cors import OriginPattern, PolicyError
 from dicomweb_cors_proxy.probe.checks import probe as run
-from dicomweb_cors_proxy.probe.client import Client
+from dicomweb_cors_proxy.probe.client import MAX_SECONDS, Client
 from dicomweb_cors_proxy.probe.fetch import is_forbidden, origin_of
 from dicomweb_cors_proxy.probe.findings import Target
 from dicomweb_cors_proxy.probe.report import Text, as_json
@@ -112,6 +112,21 @@ class _Header(click.ParamType[tuple[str, str]]):
     help="Authorities to trust beside the system's, PEM.",
 )
 @click.option("--insecure", is_flag=True, help="Don't check the server's certificate.")
+@click.option(
+    "--timeout",
+    "max_seconds",
+    metavar="SECONDS",
+    type=click.IntRange(1, 3600),
+    default=MAX_SECONDS,
+    show_default=True,
+    help="Stop after this time, and report what was found until then.",
+)
+@click.option(
+    "--follow-private-redirects",
+    "follow_private",
+    is_flag=True,
+    help="Follow redirects from a public server to a private network or this machine.",
+)
 def probe(  # noqa: PLR0913  (one a flag)
     root: str,
     origin: str,
@@ -122,13 +137,16 @@ def probe(  # noqa: PLR0913  (one a flag)
     for_scripts: bool,
     ca_file: Path | None,
     insecure: bool,
+    max_seconds: int,
+    follow_private: bool,
 ) -> None:
     """Say what a page on ORIGIN can do with the DICOMweb root URL, why not, and what helps.
 
     Asks as a browser does, and judges the answers by the Fetch standard. Nothing is stored
     without --write, and nothing that tells of a patient is printed.
 
-    Exit status: 0 if all passes, 1 if a browser would block something, 2 for wrong usage.
+    Exit status: 0 if all passes, 1 if a browser would block something or the time was up, 2 for
+    wrong usage.
     """
     cookie = _cookie(headers, credentials=credentials)
     target = Target(
@@ -141,7 +159,12 @@ def probe(  # noqa: PLR0913  (one a flag)
         verify=not insecure,
     )
     try:
-        client = Client(ca_file=ca_file, verify=not insecure)
+        client = Client(
+            ca_file=ca_file,
+            verify=not insecure,
+            max_seconds=max_seconds,
+            follow_private=follow_private,
+        )
     except OSError:
         raise click.BadParameter(
             f"{ca_file} holds no certificates in PEM.", param_hint="--ca-file"

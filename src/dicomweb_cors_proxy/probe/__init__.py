@@ -4,6 +4,7 @@
 |----------------|---------------------------------------------------------|
 | `fetch.py`     | the Fetch standard's steps, which judge                 |
 | `client.py`    | requests with raw heads                                 |
+| `network.py`   | connections: checked addresses, one deadline            |
 | `page.py`      | a page's `fetch`: preflight, request, redirects         |
 | `checks.py`    | what is asked, in which order, and what is made of it   |
 | `findings.py`  | what came out                                           |

@@ -69,10 +69,7 @@ class Advisor:
     def advice(self, exchange: Exchange) -> Advice:
         """Return what lets the request through."""
         if exchange.step is None:
-            first = "see why the server does not answer"
-            if self._root.startswith("http:"):
-                first += ", and whether it wants https there"
-            return Advice({}, (), first)
+            return self._on_no_answer(exchange)
         rule = exchange.step.rule
         if rule in _ON_REQUESTS and exchange.stage is Stage.REQUEST:
             return _ON_REQUESTS[rule]
@@ -98,6 +95,18 @@ class Advisor:
             return Advice(self._ours(*keys), self.preflights(exchange.answer), first)
         hidden = hide(_HIDDEN.get(rule, ()))
         return Advice(self._ours(*keys), (*hidden, *self.answers(exchange.answer)), first)
+
+    def _on_no_answer(self, exchange: Exchange) -> Advice:
+        if exchange.stage is Stage.REDIRECT:
+            first = (
+                "see why the server redirects to a private address, or follow it with "
+                "--follow-private-redirects"
+            )
+        else:
+            first = "see why the server does not answer"
+            if self._root.startswith("http:"):
+                first += ", and whether it wants https there"
+        return Advice({}, (), first)
 
     def on_answers(self, key: str, answer: Answer, first: str) -> Advice:
         """Return a setting by our key, with the lines for nginx that every answer needs."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
+from dicomweb_cors_proxy.probe.addresses import Space, space_of_origin
 from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor, hide
 from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
 from dicomweb_cors_proxy.probe.fetch import (
@@ -22,6 +22,7 @@ from dicomweb_cors_proxy.probe.fetch import (
 )
 from dicomweb_cors_proxy.probe.findings import Finding, Report, Target, Verdict
 from dicomweb_cors_proxy.probe.links import Instance, instance_of, is_dicom_json, links
+from dicomweb_cors_proxy.probe.network import OutOfTimeError
 from dicomweb_cors_proxy.probe.page import Page
 from dicomweb_cors_proxy.probe.reasons import varies, why
 
@@ -48,19 +49,36 @@ SHORT: Final = 60  # seconds; a preflight kept for less is asked again while its
 _SINGLE: Final = ("Access-Control-Allow-Credentials", "Access-Control-Max-Age")
 _DOUBLES: Final = ("credentials-not-allowed", "allow-origin-several")  # has been said, then
 # The server was not reached at all: nothing else is worth asking.
-_OUT_OF_REACH: Final = frozenset(Reason) - {Reason.CLOSED}
+_OUT_OF_REACH: Final = frozenset(Reason) - {Reason.CLOSED, Reason.PRIVATE}
 
 
 def probe(
     target: Target, client: Client, *, tell: Callable[[Finding], None] | None = None
 ) -> Report:
-    """Ask `target` all that a viewer asks; `tell` gets each finding as it is made."""
+    """Ask `target` all that a viewer asks; `tell` gets each finding as it is made.
+
+    The client's deadline ends it early, with a finding that says so.
+    """
     checks = _Checks(target, client)
-    for finding in checks.run():
+    for finding in _until_the_deadline(checks, client):
         checks.report.findings.append(finding)
         if tell:
             tell(finding)
     return checks.report
+
+
+def _until_the_deadline(checks: _Checks, client: Client) -> Iterator[Finding]:
+    try:
+        yield from checks.run()
+    except OutOfTimeError:
+        yield Finding(
+            "deadline",
+            Verdict.FAIL,
+            f"The probe stopped after {client.max_seconds:g} seconds, before it had asked "
+            "everything. The server is slow, or sends an answer without an end.",
+            rule="deadline",
+            advice=_first("see why the server is slow, or allow more time with --timeout"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +177,9 @@ class _Checks:
         if target.root.startswith("https:") and not target.verify:
             text = "The certificate was not checked (--insecure); browsers will check it."
             yield Finding("certificate", Verdict.NOTE, text)
-        if search.address is None or search.is_redirected:
+        if search.space is None or search.is_redirected:
             return
-        page, server = space_of_origin(target.origin), space_of_address(search.address)
+        page, server = space_of_origin(target.origin), search.space
         if server is Space.PUBLIC or (page is not None and page <= server):
             return
         where = "this machine's own" if server is Space.LOOPBACK else "a private one"
@@ -182,6 +200,12 @@ class _Checks:
     def _judged(self, wish: _Wish, exchange: Exchange, *, only_asked: bool = False) -> Finding:
         if exchange.is_blocked:
             return self._blocked(wish, exchange)
+        if exchange.is_away and exchange.answer is None:
+            text = (
+                f"A page may try to {wish.does}. The answer redirects to another origin, which the "
+                "page may ask; the probe does not repeat a POST there."
+            )
+            return Finding(wish.check, Verdict.PASS, text, str(wish))
         if only_asked or exchange.answer is None:
             text = (
                 "A page may try to store: the preflight is granted. Nothing was sent; whether the "
@@ -203,11 +227,15 @@ class _Checks:
             advice = _NO_ROOT.advice
         if exchange.is_redirected:
             text += " It was redirected; the final URL saves the viewer a request."
+            if exchange.is_away and self._target.headers:
+                text += " The values of --header were not sent to the other origin."
         return Finding(wish.check, Verdict.PASS, text, str(wish), status, advice=advice)
 
     def _blocked(self, wish: _Wish, exchange: Exchange) -> Finding:
         advice = self._advisor.advice(exchange)
         text = f"A page can't {wish.does}. {self._why(exchange)}"
+        if _rule(exchange) == Reason.PRIVATE:
+            text = f"It is not known if a page can {wish.does}. {self._why(exchange)}"
         if wish is _SEARCH and self._is_without_cors(exchange):
             advice = self._advisor.everything
             hint = _HINTS.get((wish.check, exchange.answer.status if exchange.answer else 0))
@@ -233,7 +261,7 @@ class _Checks:
             return False
         try:
             preflight = self._page.preflight(exchange.asked).answer
-        except NoAnswerError:
+        except (NoAnswerError, OutOfTimeError):
             return False
         heads = (*answer.headers, *preflight.headers)
         return not any(name.lower().startswith("access-control-") for name, _ in heads)

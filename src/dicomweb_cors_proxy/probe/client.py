@@ -1,5 +1,7 @@
 """The requests of a probe: raw heads, no cookies, nothing followed, no word of an answer kept back.
 
+All requests of a client share one deadline; see `network`.
+
 Nothing that an archive sends, nor a library's message about it, gets into an error's text.
 """
 
@@ -7,15 +9,24 @@ from __future__ import annotations
 
 import socket
 import ssl
-from contextlib import suppress
+import zlib
 from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
+import httpcore
 import httpx
 
-from dicomweb_cors_proxy.probe.fetch import Answer
+from dicomweb_cors_proxy.probe.addresses import Space
+from dicomweb_cors_proxy.probe.fetch import Answer, combined
+from dicomweb_cors_proxy.probe.links import shown_origin
+from dicomweb_cors_proxy.probe.network import (
+    Network,
+    OutOfTimeError,
+    PrivateAddressError,
+    space_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Client", "NoAnswerError", "Reason", "Received"]
 
+MAX_SECONDS: Final = 120  # for all requests of a probe
 CONNECT_TIMEOUT: Final = 10.0  # seconds
 READ_TIMEOUT: Final = 30.0  # seconds
+
+_ZLIB_CODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32  # has zlib look which of both it is
 
 # OpenSSL's codes (X509_V_ERR_…) and what they mean for a browser.
 _CERTIFICATE_FAULTS: Final = {
@@ -52,6 +67,7 @@ class Reason(StrEnum):
     CERTIFICATE = "certificate"
     TLS = "tls"
     CLOSED = "no-http-answer"
+    PRIVATE = "private-redirect"
     URL = "url"
 
 
@@ -84,22 +100,33 @@ _FAULTS: Final[tuple[tuple[tuple[type[BaseException], ...], Reason, str], ...]] 
         "The connection was refused: nothing listens at that port.",
     ),
     (
-        (httpx.ConnectTimeout,),
+        (httpcore.ConnectTimeout,),
         Reason.TIMEOUT,
         f"No connection within {CONNECT_TIMEOUT:.0f} seconds.",
     ),
     (
-        (httpx.ReadTimeout,),
+        (httpcore.ReadTimeout,),
         Reason.HANGS,
         f"The connection stands, but no answer came within {READ_TIMEOUT:.0f} seconds.",
     ),
     (
-        (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError),
+        (httpx.InvalidURL, httpcore.UnsupportedProtocol, UnicodeError),
         Reason.URL,
         "The URL is none that can be asked.",
     ),
     ((ConnectionResetError, BrokenPipeError), Reason.CLOSED, "The server closed the connection."),
     ((OSError,), Reason.UNREACHABLE, "The server can't be reached."),
+)
+
+
+_ERRORS: Final = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    httpcore.UnsupportedProtocol,
+    httpx.InvalidURL,
+    OSError,
+    ValueError,
 )
 
 
@@ -113,11 +140,11 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An answer, as much of its body as was asked for, and whose address it came from."""
+    """An answer, as much of its body as was asked for, and the space that it came from."""
 
     answer: Answer
     body: bytes
-    address: str | None
+    space: Space | None
 
 
 class Client:
@@ -126,11 +153,20 @@ class Client:
     Args:
         ca_file: authorities to trust beside the system's, PEM.
         verify: whether a certificate has to be one that a browser takes.
+        max_seconds: time from now to the deadline of all requests; also an attribute.
+        follow_private: whether `nearest` is disregarded.
 
     Raises OSError (ssl.SSLError is one) for a `ca_file` that can't be read.
     """
 
-    def __init__(self, *, ca_file: Path | None = None, verify: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        ca_file: Path | None = None,
+        verify: bool = True,
+        max_seconds: float = MAX_SECONDS,
+        follow_private: bool = False,
+    ) -> None:
         context = ssl.create_default_context()
         context.hostname_checks_common_name = False  # browsers don't look there
         if ca_file is not None:
@@ -138,19 +174,20 @@ class Client:
         if not verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        self._transport = httpx.HTTPTransport(
-            verify=context,
-            trust_env=False,
-            limits=httpx.Limits(max_keepalive_connections=0),
+        self.max_seconds = max_seconds
+        self._follow_private = follow_private
+        self._network = Network(max_seconds=max_seconds)
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=context, max_keepalive_connections=0, network_backend=self._network
         )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._transport.close()
+        self._pool.close()
 
-    def send(
+    def send(  # noqa: PLR0913  (the parts of a request, and two limits)
         self,
         method: str,
         url: str,
@@ -158,11 +195,15 @@ class Client:
         *,
         content: bytes | None = None,
         body: int = 0,
+        nearest: Space = Space.LOOPBACK,
     ) -> Received:
         """Send a request; read `body` bytes of the answer's at most.
 
-        Raises NoAnswerError.
+        Raises NoAnswerError, also if all addresses of the host are nearer than `nearest`, and
+        OutOfTimeError after the deadline.
         """
+        self._network.check_time()
+        self._network.nearest = Space.LOOPBACK if self._follow_private else nearest
         try:
             request = httpx.Request(
                 method,
@@ -178,39 +219,64 @@ class Client:
                     }
                 },
             )
-            response = self._transport.handle_request(request)
+            response = self._pool.handle_request(_of_httpcore(request))
             try:
-                address = _address(response)  # before the end of the body closes the connection
-                return Received(_answer(response), _beginning(response, body), address)
+                answer = _answer(response)
+                space = space_of(response.extensions)
+                return Received(answer, _beginning(response, answer, body), space)
             finally:
                 response.close()
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        except PrivateAddressError as error:
+            raise NoAnswerError(Reason.PRIVATE, _private(url, error.space)) from None
+        except _ERRORS as error:
+            self._network.check_time()
             raise _no_answer(error) from None
 
 
-def _answer(response: httpx.Response) -> Answer:
-    raw = response.headers.raw
-    return Answer(
-        response.status_code,
-        tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw),
+def _of_httpcore(request: httpx.Request) -> httpcore.Request:
+    url = request.url
+    return httpcore.Request(
+        request.method,
+        httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        headers=request.headers.raw,
+        content=request.stream,
+        extensions=request.extensions,
     )
 
 
-def _beginning(response: httpx.Response, limit: int) -> bytes:
+def _answer(response: httpcore.Response) -> Answer:
+    return Answer(
+        response.status,
+        tuple(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
+        ),
+    )
+
+
+def _beginning(response: httpcore.Response, answer: Answer, limit: int) -> bytes:
+    """Read `limit` bytes of a body at most, without its gzip or deflate coding."""
+    coding = (combined(answer, "content-encoding") or "").strip().lower()
+    inflate = zlib.decompressobj(_ZLIB_OR_GZIP) if coding in _ZLIB_CODINGS else None
     body = bytearray()
     end = monotonic() + READ_TIMEOUT
-    with suppress(httpx.HTTPError):  # a cut body still has a beginning
-        for chunk in response.iter_bytes() if limit else ():
-            body += chunk
+    try:
+        for chunk in response.iter_stream() if limit else ():
+            # The limit keeps a small chunk from becoming a large part of memory.
+            body += inflate.decompress(chunk, limit - len(body)) if inflate else chunk
             if len(body) >= limit or monotonic() > end:
                 break
+    except (*_ERRORS, zlib.error, OutOfTimeError):
+        pass  # a cut body still has a beginning
     return bytes(body[:limit])
 
 
-def _address(response: httpx.Response) -> str | None:
-    stream = response.extensions.get("network_stream")
-    address = stream.get_extra_info("server_addr") if stream else None
-    return address[0] if address else None
+def _private(url: str, space: Space) -> str:
+    there = shown_origin(url) or "another server"
+    where = "this machine" if space is Space.LOOPBACK else "a private network"
+    return (
+        f"The answer redirects to {there}, an address of {where}, from a server that is farther "
+        "away. The probe does not ask there without --follow-private-redirects."
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from dicomweb_cors_proxy.probe.client import NoAnswerError
+from dicomweb_cors_proxy.probe.addresses import Space
+from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
 from dicomweb_cors_proxy.probe.fetch import (
     Request,
     Rule,
@@ -16,7 +17,9 @@ from dicomweb_cors_proxy.probe.fetch import (
     judge_preflight,
     judge_request,
     lacking_names,
+    origin_of,
 )
+from dicomweb_cors_proxy.probe.network import OutOfTimeError
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.probe.client import Client, Received
@@ -50,7 +53,9 @@ class Exchange:
         granted: the preflight's answer, if that let the request pass.
         culprits: names of headers for which the preflight was refused, if it is them.
         body: the beginning of the answer's, whether the page can read it or not.
+        space: that of the address which sent the last answer.
         sent: whether the request itself went out.
+        is_away: whether a redirect led to another origin than the one that was asked.
     """
 
     asked: Request
@@ -62,13 +67,19 @@ class Exchange:
     granted: Answer | None = None
     culprits: tuple[str, ...] = ()
     body: bytes = b""
-    address: str | None = None
+    space: Space | None = None
     sent: bool = False
+    is_away: bool = False
 
     @property
     def is_blocked(self) -> bool:
         """Whether the page gets nothing."""
         return self.stage is not None
+
+    @property
+    def nearest(self) -> Space:
+        """The nearest space to which the exchange may go on."""
+        return Space.LOOPBACK if self.space is None else self.space
 
     @property
     def is_redirected(self) -> bool:
@@ -83,6 +94,10 @@ class Page:
         credentials: whether its requests have the credentials mode "include".
         headers: what all its requests carry, in place of those of the same name.
         cookie: what the browser adds on its own to requests with credentials.
+
+    After a redirect to another origin, a browser sends `headers` there if the preflight allows
+    them, and repeats a POST. The probe sends the preflight but neither of these, because its user
+    has named no other server.
     """
 
     def __init__(
@@ -130,7 +145,13 @@ class Page:
                     return replace(exchange, stage=Stage.REDIRECT, step=step)
                 case Request() as request:
                     content = content if request.method == exchange.request.method else None
-                    exchange = replace(exchange, request=request, answer=None, body=b"")
+                    is_away = exchange.is_away or (
+                        origin_of(request.url) != origin_of(exchange.request.url)
+                    )
+                    only_ask = is_away and request.method not in ("GET", "HEAD")
+                    exchange = replace(
+                        exchange, request=request, answer=None, body=b"", is_away=is_away
+                    )
 
     def _hop(
         self, exchange: Exchange, content: bytes | None, body: int, *, only_ask: bool
@@ -145,9 +166,9 @@ class Page:
         if exchange.is_blocked or only_ask:
             return exchange
         try:
-            received = self._send(request, content, body)
+            received = self._send(exchange, content, body)
         except NoAnswerError as error:
-            return replace(exchange, stage=Stage.ANSWER, no_answer=error, sent=True)
+            return _unanswered(exchange, Stage.ANSWER, error)
         step = judge(request, received.answer)
         return replace(
             exchange,
@@ -155,48 +176,63 @@ class Page:
             step=step,
             answer=received.answer,
             body=received.body,
-            address=received.address,
+            space=received.space,
             sent=True,
         )
 
     def _ask(self, exchange: Exchange) -> Exchange:
-        request = exchange.request
+        request, nearest = exchange.request, exchange.nearest
         try:
-            answer = self.preflight(request).answer
+            answer = self.preflight(request, nearest).answer
         except NoAnswerError as error:
-            return replace(exchange, stage=Stage.PREFLIGHT, no_answer=error)
+            return _unanswered(exchange, Stage.PREFLIGHT, error)
         if step := judge_preflight(request, answer):
             return replace(
                 exchange,
                 stage=Stage.PREFLIGHT,
                 step=step,
                 answer=answer,
-                culprits=self._culprits(request, answer, step),
+                culprits=self._culprits(request, answer, step, nearest),
             )
         return replace(exchange, granted=exchange.granted or answer)
 
-    def preflight(self, request: Request) -> Received:
+    def preflight(self, request: Request, nearest: Space = Space.LOOPBACK) -> Received:
         """Ask whether `request` may be sent; raises NoAnswerError."""
         headers = [("Access-Control-Request-Method", request.method)]
         if names := request.unsafe_names:
             headers.append(("Access-Control-Request-Headers", ",".join(names)))
         headers.append(("Accept", "*/*"))
-        return self._client.send("OPTIONS", request.url, (*headers, *self._of_browser(request)))
+        return self._client.send(
+            "OPTIONS", request.url, (*headers, *self._of_browser(request)), nearest=nearest
+        )
 
     def without_origin(self, request: Request) -> Received:
         """Send `request` as a browser does for a link or an image; raises NoAnswerError."""
         headers = (*request.headers, ("User-Agent", _AGENT))
         return self._client.send(request.method, request.url, _with_accept(headers))
 
-    def _send(self, request: Request, content: bytes | None, body: int) -> Received:
-        headers = [*request.headers, *self._of_browser(request)]
+    def _send(self, exchange: Exchange, content: bytes | None, body: int) -> Received:
+        request = exchange.request
+        headers = [*self._shared(exchange), *self._of_browser(request)]
         if request.method in ("GET", "HEAD") and not request.is_cross_origin:
             headers = [header for header in headers if header[0] != "Origin"]
         if self._cookie is not None and not request.redirects:
             headers.append(("Cookie", self._cookie))
         return self._client.send(
-            request.method, request.url, _with_accept(headers), content=content, body=body
+            request.method,
+            request.url,
+            _with_accept(headers),
+            content=content,
+            body=body,
+            nearest=exchange.nearest,
         )
+
+    def _shared(self, exchange: Exchange) -> Headers:
+        """Return the headers that the present server may see."""
+        if not exchange.is_away:
+            return exchange.request.headers
+        own = {name.lower() for name, _ in self._headers}
+        return tuple(line for line in exchange.request.headers if line[0].lower() not in own)
 
     def _of_browser(self, request: Request) -> Headers:
         return (
@@ -207,7 +243,9 @@ class Page:
             ("User-Agent", _AGENT),
         )
 
-    def _culprits(self, request: Request, answer: Answer, step: Step) -> tuple[str, ...]:
+    def _culprits(
+        self, request: Request, answer: Answer, step: Step, nearest: Space
+    ) -> tuple[str, ...]:
         """Find the headers without which a preflight would be granted, if it is they."""
         if step.rule in (Rule.AUTHORIZATION_NOT_NAMED, Rule.HEADER_NOT_ALLOWED):
             return lacking_names(request, answer)
@@ -215,17 +253,29 @@ class Page:
         if not names or len(names) > _MAX_NAMES:
             return ()
         headers = {name.lower(): value for name, value in request.headers}
-        if self._refuses(request, ()):
-            return ()
-        return tuple(name for name in names if self._refuses(request, ((name, headers[name]),)))
+        try:
+            if self._refuses(request, (), nearest):
+                return ()
+            return tuple(
+                name for name in names if self._refuses(request, ((name, headers[name]),), nearest)
+            )
+        except OutOfTimeError:
+            return ()  # the refusal itself is still worth a report
 
-    def _refuses(self, request: Request, headers: Headers) -> bool:
+    def _refuses(self, request: Request, headers: Headers, nearest: Space) -> bool:
         # Or lacking credentials would be a fault of every header.
         question = replace(request, method="GET", headers=headers, credentials=False)
         try:
-            return judge_preflight(question, self.preflight(question).answer) is not None
+            return judge_preflight(question, self.preflight(question, nearest).answer) is not None
         except NoAnswerError:
             return True
+
+
+def _unanswered(exchange: Exchange, stage: Stage, error: NoAnswerError) -> Exchange:
+    if error.reason is Reason.PRIVATE:
+        return replace(exchange, stage=Stage.REDIRECT, no_answer=error)
+    sent = exchange.sent or stage is Stage.ANSWER
+    return replace(exchange, stage=stage, no_answer=error, sent=sent)
 
 
 def _with_accept(headers: list[tuple[str, str]] | Headers) -> Headers:
