@@ -40,6 +40,7 @@ def authority() -> trustme.CA:
 @pytest.fixture
 async def transport(authority: trustme.CA) -> AsyncIterator[HTTPXTransport]:
     trust = ssl.create_default_context()
+    trust.options |= ssl.OP_IGNORE_UNEXPECTED_EOF  # the default of Python 3.11.2
     authority.configure_trust(trust)
     transport = HTTPXTransport(max_connections=3, ssl_context=trust)
     yield transport

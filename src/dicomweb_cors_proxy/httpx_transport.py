@@ -30,6 +30,9 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
 
     def __init__(self, *, max_connections: int, ssl_context: ssl.SSLContext | None = None) -> None:
         context = ssl_context or ssl.create_default_context()
+        # Set by default in Python 3.11.2 (Debian 12). OpenSSL then reports any end of the TCP
+        # stream as a close_notify, so a response that was cut would pass for a complete one.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         super().__init__(verify=context)
         # httpx has no argument for a network backend.
         self._open_pool = partial(
