@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import socket
@@ -14,6 +15,8 @@ import httpx
 import pytest
 import trustme
 
+from dicomweb_cors_proxy import proxy as reverse_proxy
+from dicomweb_cors_proxy.transport import ResolveTimedOut
 from tests.support.servers import free_port
 from tests.support.sockets import ORIGIN, Wire, answer, archive, proxy, request, settings
 
@@ -98,6 +101,19 @@ def writing_slowly(_: httpx.Request) -> httpx.Response:
     raise httpx.WriteTimeout("slow")
 
 
+def without_a_descriptor(_: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("failed") from OSError(errno.EMFILE, "Too many open files")
+
+
+def without_one_for_any_address(_: httpx.Request) -> httpx.Response:
+    each = [OSError(errno.EMFILE, "Too many open files") for _ in range(2)]
+    raise httpx.ConnectError("failed") from ExceptionGroup("several", each)
+
+
+def resolving_slowly(_: httpx.Request) -> httpx.Response:
+    raise ResolveTimedOut("slow")
+
+
 class Told(NamedTuple):
     """A problem, a word of its detail, and how it comes about."""
 
@@ -180,11 +196,20 @@ PROBLEMS = {
         settings={"upstream": {"max_connections": 1, "pool_timeout": 0.1}}, archive=silent,
         headers=((b"retry-after", b"1"),), is_busy=True,
     ),
+    "descriptors": Told(
+        503, "limit on open files", transport=without_a_descriptor,
+        headers=((b"retry-after", b"1"),),
+    ),
+    "descriptors for each address": Told(
+        503, "limit on open files", transport=without_one_for_any_address,
+        headers=((b"retry-after", b"1"),),
+    ),
     "concurrency": Told(
         503, "server.max_concurrent_requests",
         settings={"server": {"max_concurrent_requests": 1}}, archive=silent,
         headers=((b"retry-after", b"1"),), is_busy=True,
     ),
+    "not resolved": Told(504, "name server", transport=resolving_slowly),
     "not accepted": Told(
         504, "upstream.connect_timeout",
         settings={"upstream": {"url": "http://127.0.0.1:{full}", "connect_timeout": 0.1}},
@@ -296,6 +321,19 @@ async def test_an_archive_that_speaks_no_tls_at_its_port_is_told() -> None:
             head, body = await p.ask(ask())
     assert head.status == 502
     assert "Write http:// in upstream.url" in json.loads(body)["detail"]
+
+
+async def test_a_lack_of_descriptors_is_logged_once_a_while(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reverse_proxy, "DESCRIPTOR_WARNING_SECONDS", 3600)
+    transport = httpx.MockTransport(without_a_descriptor)
+    async with proxy(settings("http://archive.example"), transport=transport) as p:
+        for _ in range(3):
+            assert (await p.ask(ask()))[0].status == 503
+    warned = [record for record in caplog.records if record.name == reverse_proxy.__name__]
+    assert len(warned) == 1
+    assert "limit on open files" in warned[0].getMessage()
 
 
 def configured(told: Told, a: Archive, stack: AsyncExitStack) -> Settings:

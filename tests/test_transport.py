@@ -29,7 +29,17 @@ from dicomweb_cors_proxy.transport import (
     Transport,
 )
 from tests.support.sockets import answer, archive
-from tests.support.upstream import CHUNKED, Clock, Source, ask, body_of, request, turns, until
+from tests.support.upstream import (
+    CHUNKED,
+    Clock,
+    PluggedDialer,
+    Source,
+    ask,
+    body_of,
+    request,
+    turns,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -1056,7 +1066,7 @@ class Wired(asyncio.Transport):
         self.unsent = 0
         self.reading = True
         self.aborted = False
-        pool = Pool(Origin("http", "archive", 80), 1, None, MAX_HEAD)
+        pool = Pool(Origin("http", "archive", 80), 1, None, MAX_HEAD, PluggedDialer())
         self.connection = Connection(pool, MAX_HEAD)
         self.connection.connection_made(self)
 

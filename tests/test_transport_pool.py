@@ -25,10 +25,29 @@ from hypothesis.stateful import (
     rule,
 )
 
-from dicomweb_cors_proxy.transport import IDLE_EXPIRY, Connection, Origin, Pool, Timeouts, Transport
+from dicomweb_cors_proxy.dialer import Dialer
+from dicomweb_cors_proxy.transport import (
+    CONNECTION_MAX_AGE_SECONDS,
+    IDLE_EXPIRY,
+    Connection,
+    Origin,
+    Pool,
+    Timeouts,
+    Transport,
+)
 from tests.support.servers import free_port, serving, silence
 from tests.support.sockets import answer, archive
-from tests.support.upstream import CHUNKED, Clock, Source, ask, body_of, request, turns, until
+from tests.support.upstream import (
+    CHUNKED,
+    Clock,
+    PluggedDialer,
+    Source,
+    ask,
+    body_of,
+    request,
+    turns,
+    until,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -96,16 +115,60 @@ async def test_what_is_dialled(
 ) -> None:
     dialled: list[object] = []
 
-    async def create_connection(_: object, *args: object, **options: object) -> None:
-        dialled.extend([*args, options["server_hostname"], options["ssl"] is not None])
+    async def connect(dialer: Dialer, _: float | None) -> socket.socket:
+        dialled.extend([dialer.host, dialer.port])
+        return socket.socket()
+
+    async def create_connection(_: object, *, sock: socket.socket, **options: object) -> None:
+        sock.close()
+        dialled.extend([options["server_hostname"], options["ssl"] is not None])
         raise DialledError
 
+    monkeypatch.setattr(Dialer, "connect", connect)
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
     transport = Transport()
     with pytest.raises(httpx.ConnectError, match="Dialled"):
         await ask(transport, request(url))
     assert dialled == [host, port, server_hostname, url.startswith("https")]
     assert pool_of(transport).in_use == 0
+
+
+async def test_small_writes_are_not_delayed(transport: Transport) -> None:
+    """Nagle's algorithm and delayed acknowledgements would add 40 ms to an upload."""
+    async with archive(hello) as upstream:
+        await ask(transport, request(upstream.url))
+        [connection] = pool_of(transport).idle
+        sock = connection._transport.get_extra_info("socket")  # noqa: SLF001
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("lost", ["at once", "later"])
+async def test_a_descriptor_is_closed_once(
+    authority: trustme.CA, tls: bool, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second close would hit whatever has got the same number since."""
+    opened: list[socket.socket] = []
+    connect = Dialer.connect
+    made = Connection.connection_made
+
+    async def keep(dialer: Dialer, deadline: float | None) -> socket.socket:
+        opened.append(await connect(dialer, deadline))
+        return opened[-1]
+
+    def lose(connection: Connection, transport: asyncio.BaseTransport) -> None:
+        made(connection, transport)
+        connection.abort()
+
+    monkeypatch.setattr(Dialer, "connect", keep)
+    if lost == "at once":
+        monkeypatch.setattr(Connection, "connection_made", lose)
+    transport = trusting(authority)
+    async with archive(hello, tls=server_context(authority) if tls else None) as upstream:
+        with suppress(httpx.HTTPError):
+            await ask(transport, request(upstream.url))
+        await transport.aclose()
+        await until(lambda: opened[0].fileno() == -1)
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -145,12 +208,12 @@ async def test_the_connect_timeout_includes_the_tls_handshake(transport: Transpo
 async def test_a_connect_timeout_of_the_operating_system(
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def create_connection(*_: object, **__: object) -> None:
+    async def sock_connect(*_: object) -> None:
         raise TimeoutError(110, "Connection timed out")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
     with pytest.raises(httpx.ConnectTimeout):
-        await ask(transport, request("http://archive.example"))
+        await ask(transport, request("http://127.0.0.1:1"))
 
 
 # TLS
@@ -270,16 +333,21 @@ async def test_a_name_that_ends_with_a_dot(
 ) -> None:
     """It is not to be completed, and is the same to TLS (RFC 6066 §3)."""
 
-    async def connect(_: object, host: str, __: int, **options: object) -> None:
-        asked.append((host, options["server_hostname"]))
+    async def connect(dialer: Dialer, _: float | None) -> socket.socket:
+        asked.append(dialer.host)
+        return socket.socket()
+
+    async def create_connection(_: object, *, sock: socket.socket, **options: object) -> None:
+        sock.close()
+        asked.append(options["server_hostname"])
         raise OSError
 
-    asked: list[tuple[str, object]] = []
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "create_connection", connect)
+    asked: list[object] = []
+    monkeypatch.setattr(Dialer, "connect", connect)
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
     with pytest.raises(httpx.ConnectError):
         await ask(trusting(authority), request("https://archive.example."))
-    assert asked == [("archive.example.", "archive.example")]
+    assert asked == ["archive.example.", "archive.example"]
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 5", b"X: until it closes"])
@@ -578,10 +646,10 @@ async def test_a_replacement_that_cannot_be_opened_gives_its_slot_back(
         await ask(transport, request(upstream.url))
         with pytest.MonkeyPatch.context() as patch:
 
-            async def create_connection(*_: object, **__: object) -> None:
+            async def sock_connect(*_: object) -> None:
                 raise ConnectionRefusedError
 
-            patch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
+            patch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
             with pytest.raises(httpx.ConnectError, match="Refused"):
                 await ask(transport, request(upstream.url))
 
@@ -612,6 +680,32 @@ async def test_an_idle_connection_expires(transport: Transport) -> None:
             await ask(transport, numbered(upstream, 3))
             assert clock.armed == [IDLE_EXPIRY]
             assert len(upstream.connections) == 3
+
+
+@pytest.mark.parametrize("at_the_end", ["busy", "idle"])
+async def test_a_connection_of_maximum_age_serves_no_further_request(
+    at_the_end: str, transport: Transport
+) -> None:
+    """It would lead to a server that the name no longer stands for."""
+    recorder = Recorder()
+    with Clock() as clock:
+        async with archive(recorder) as upstream:
+            for number in range(3):
+                await ask(transport, numbered(upstream, number))
+                await clock.advance(IDLE_EXPIRY - 5)
+            await ask(transport, numbered(upstream, 3))
+            assert recorder.log[-2:] == [("GET 2", 0), ("GET 3", 1)]
+
+            await clock.advance(CONNECTION_MAX_AGE_SECONDS - IDLE_EXPIRY - 1)
+            response = await transport.handle_async_request(numbered(upstream, 4))
+            if at_the_end == "busy":
+                await clock.advance(IDLE_EXPIRY + 1)
+            assert await response.aread() == b"hello"
+            await response.aclose()
+            assert len(pool_of(transport).idle) == (at_the_end == "idle")
+            await clock.advance(IDLE_EXPIRY - 5)
+            await ask(transport, numbered(upstream, 5))
+            assert recorder.log[-2:] == [("GET 4", 1), ("GET 5", 2 if at_the_end == "busy" else 1)]
 
 
 async def test_closing(transport: Transport) -> None:
@@ -832,6 +926,7 @@ async def test_a_cancelled_handshake_holds_nothing(
             await asyncio.wait([asking])
             await transport.aclose()
             await until(lambda: len(asyncio.all_tasks()) <= tasks)
+            del asking  # its exception holds the frames, and so the connection
     await turns(5)
     assert alive() <= held
     assert caplog.text == ""
@@ -910,7 +1005,8 @@ class PoolMachine(RuleBasedStateMachine):
 
         async def make() -> Pool:
             self.clock.__enter__()
-            return Pool(Origin("http", "archive", 80), limit, None, 65536)
+            origin = Origin("http", "archive", 80)
+            return Pool(origin, limit, None, 65536, PluggedDialer())
 
         self.pool = self.loop.run_until_complete(make())
         if warm:
@@ -973,8 +1069,9 @@ class PoolMachine(RuleBasedStateMachine):
         if whole:
             connection.data_received(answer(b"hello"))
         alive = any(wired.protocol is connection for wired in self.open)
+        young = self.clock.now < connection.expires_at
         self.pool.release(connection)
-        assert (connection in self.pool.idle) == (whole and alive)
+        assert (connection in self.pool.idle) == (whole and alive and young)
         if settles:
             self.settle()
 

@@ -15,6 +15,7 @@ A request's way, from the top; its answer goes back through the same, from the b
 |                     | keeps stored scripts from running on our origin (`sandboxing`)        |
 | `oauth`             | adds an access token of the proxy's own                               |
 | `transport`         | asks the archive; or httpx does: `httpx_upstream`, `httpx_transport`  |
+| `dialer`            | connects to it, at the addresses that `resolver` looks up             |
 
 Beside it: `answers`, which the proxy makes itself; `logs`, written by `log_writer`, and `metrics`;
 `config` with its `config_values` and `config_sources`; `reloading`, `workers` and their

@@ -21,7 +21,7 @@ from urllib.parse import quote_plus, urlencode
 
 import httpx
 
-from dicomweb_cors_proxy.proxy import UpstreamProblem
+from dicomweb_cors_proxy.proxy import UpstreamProblem, lacks_descriptor
 from dicomweb_cors_proxy.transport import Transport
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class Tokens:
     ) -> None:
         self._client = client
         self._url = httpx.URL(client.url)
-        self._ssl_context = ssl_context
+        # It outlives its connections, because it caches the addresses of the endpoint.
+        self._transport = Transport(max_connections=1, ssl_context=ssl_context)
         self._timeout = timeout
         self._clock = clock
         self._token: Token | None = None
@@ -249,11 +250,10 @@ class Tokens:
             pair = f"{quote_plus(client.id)}:{quote_plus(client.secret)}"
             headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         headers["Content-Type"] = "application/x-www-form-urlencoded"
-        transport = Transport(max_connections=1, ssl_context=self._ssl_context)
         # An AsyncClient would add cookies, and log the URL.
         request = httpx.Request("POST", self._url, headers=headers, content=urlencode(form))
         try:
-            response = await transport.handle_async_request(request)
+            response = await self._transport.handle_async_request(request)
             body = b""
             try:
                 async for chunk in cast("httpx.AsyncByteStream", response.stream):
@@ -263,7 +263,7 @@ class Tokens:
             finally:
                 await response.aclose()
         finally:
-            await transport.aclose()
+            await self._transport.aclose()
         return _Answer(response.status_code, _members(body))
 
 
@@ -343,6 +343,11 @@ def _failure(error: httpx.HTTPError) -> str:
         return (
             "the token endpoint's name does not resolve. Is the host in upstream.auth.token_url "
             "right?"
+        )
+    if lacks_descriptor(error):
+        return (
+            "the proxy has no file descriptor left for a connection to the token endpoint. Raise "
+            "the limit on open files, or lower server.max_connections."
         )
     if isinstance(error, httpx.ConnectError):
         return (

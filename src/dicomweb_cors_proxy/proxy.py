@@ -7,6 +7,8 @@ came, or raises an `Answer`; `modify_response` makes what the client gets of the
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import re
 import socket
 import ssl
@@ -19,7 +21,7 @@ import httpx
 
 from dicomweb_cors_proxy.answers import Problem, ResponseAborted
 from dicomweb_cors_proxy.extensions import ON_LEAVING
-from dicomweb_cors_proxy.transport import Timeouts
+from dicomweb_cors_proxy.transport import ResolveTimedOut, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
@@ -30,10 +32,14 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.logs import Record
     from dicomweb_cors_proxy.transport import Request
 
+logger = logging.getLogger(__name__)
+
 Header = tuple[bytes, bytes]
 
 # Methods whose requests have no body.
 _WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+# Every request may fail for lack of a descriptor; the log has one line a request for them already.
+DESCRIPTOR_WARNING_SECONDS = 1.0
 
 _FIELD_NAMES = re.compile(
     rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*)?"
@@ -145,6 +151,7 @@ class ReverseProxy:
         self._limits = limits
         self._timeouts = limits.upstream_timeouts
         self._load = load
+        self._next_descriptor_warning = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = self._rewrite(scope)
@@ -217,6 +224,9 @@ class ReverseProxy:
         problem = upstream_problem(error, self._limits)
         record.upstream_error = problem.reason
         record.event = f"{request.origin}: {_reason(error)}: {problem.detail}"
+        if problem.reason == "descriptors" and perf_counter() >= self._next_descriptor_warning:
+            self._next_descriptor_warning = perf_counter() + DESCRIPTOR_WARNING_SECONDS
+            logger.warning("%s", problem.detail)
         return problem
 
 
@@ -390,11 +400,13 @@ def _refuse_unsendable(status: int, headers: list[Header]) -> None:
 # Why the archive's answer could not be had.
 UPSTREAM_ERRORS = (
     "pool_timeout",
+    "resolve_timeout",
     "connect_timeout",
     "write_timeout",
     "read_timeout",
     "tls",
     "connect",
+    "descriptors",
     "protocol",
     "credentials",
     "token",
@@ -426,6 +438,13 @@ def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
                 f"All connections to the archive stayed busy for {limits.pool_timeout:g} s. "
                 "Try again shortly; the operator can raise upstream.max_connections."
             )
+        case ResolveTimedOut():
+            reason, status = "resolve_timeout", 504
+            detail = (
+                f"The archive's name was not resolved within {limits.connect_timeout:g} s "
+                "(upstream.connect_timeout): the name server is slow or does not respond. Check "
+                "the DNS settings of the proxy's host, or write an address in upstream.url."
+            )
         case httpx.ConnectTimeout():
             reason, status = "connect_timeout", 504
             detail = (
@@ -450,7 +469,18 @@ def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
             detail = f"TLS with the archive failed{fault}"
         case httpx.ConnectError() if any(isinstance(e, socket.gaierror) for e in _causes(error)):
             reason, status = "connect", 502
-            detail = "The archive's name does not resolve. Is the host in upstream.url right?"
+            detail = (
+                "The archive's name does not resolve. Is the host in upstream.url right, and does "
+                "the name server of the proxy's host respond?"
+            )
+        case httpx.ConnectError() if lacks_descriptor(error):
+            reason, status = "descriptors", 503
+            headers.append((b"retry-after", b"1"))
+            detail = (
+                "The proxy has no file descriptor left for a connection to the archive. Try again "
+                "shortly; the operator can raise the limit on open files (LimitNOFILE in systemd, "
+                "--ulimit nofile in a container) or lower server.max_connections."
+            )
         case httpx.ConnectError():
             reason, status = "connect", 502
             detail = (
@@ -500,6 +530,14 @@ def _tls_fault(error: httpx.HTTPError) -> str | None:
     )
 
 
+def lacks_descriptor(error: BaseException) -> bool:
+    """Return whether the limit on open files, of the process or the system, is the cause."""
+    return any(
+        isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
+        for cause in _causes(error)
+    )
+
+
 def _reason(error: httpx.HTTPError) -> str:
     """What the log says of a failure.
 
@@ -515,4 +553,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
         yield cause
+        if isinstance(cause, BaseExceptionGroup):  # anyio's, of a name with several addresses
+            yield from cause.exceptions
         cause = cause.__cause__ or cause.__context__

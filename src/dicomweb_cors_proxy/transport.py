@@ -23,7 +23,11 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 import httptools
 import httpx
 
+from dicomweb_cors_proxy.dialer import Dialer
+from dicomweb_cors_proxy.resolver import Resolver, ResolveTimeout
+
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 
 Header = tuple[bytes, bytes]
@@ -42,6 +46,14 @@ MAX_INTERIM_RESPONSES = 16
 
 # Seconds. Shorter than the idle limits of the firewalls between hospital networks.
 IDLE_EXPIRY = 30.0
+
+# An older connection serves no further exchange, so that all connections soon lead to the current
+# address of a name, although the server at a former address still accepts requests.
+CONNECTION_MAX_AGE_SECONDS = 60.0
+
+
+class ResolveTimedOut(httpx.ConnectTimeout):
+    """The host name was not resolved within the connect timeout."""
 
 
 class Origin(NamedTuple):
@@ -292,6 +304,7 @@ class Connection(asyncio.Protocol):
         self.heard = False  # a byte of the answer has come
         self.reused = False
         self.idle_since = 0.0  # loop time
+        self.expires_at = self._loop.time() + CONNECTION_MAX_AGE_SECONDS
 
     # asyncio.Protocol
 
@@ -546,12 +559,18 @@ class Pool:
     """
 
     def __init__(
-        self, origin: Origin, limit: int, context: ssl.SSLContext | None, max_head_bytes: int
+        self,
+        origin: Origin,
+        limit: int,
+        context: ssl.SSLContext | None,
+        max_head_bytes: int,
+        dialer: Dialer,
     ) -> None:
         self._origin = origin
         self._limit = limit
         self._context = context
         self._max_head_bytes = max_head_bytes
+        self._dialer = dialer
         self.loop = asyncio.get_running_loop()
         self._in_use = 0
         self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
@@ -577,8 +596,11 @@ class Pool:
             self._in_use += 1
         else:
             await self._wait_for_slot(timeouts)
-        if self.idle and not fresh:
+        while self.idle and not fresh:
             connection, _ = self.idle.popitem()
+            if connection.expires_at <= self.loop.time():
+                connection.abort()
+                continue
             connection.reused = True
             return connection
         return await self._connect(timeouts)
@@ -595,10 +617,11 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """End the connection's exchange."""
         if connection.end():
-            if self._closed:
+            now = self.loop.time()
+            if self._closed or connection.expires_at <= now:
                 connection.abort()
             else:
-                self._keep(connection)
+                self._keep(connection, now)
         self._give_slot_back()
 
     def forget(self, connection: Connection) -> None:
@@ -616,8 +639,8 @@ class Pool:
         for connection in list(self.idle):
             self.drop(connection)
 
-    def _keep(self, connection: Connection) -> None:
-        connection.idle_since = self.loop.time()
+    def _keep(self, connection: Connection, now: float) -> None:
+        connection.idle_since = now
         self.idle[connection] = None
         if self._sweeper is None:
             self._sweeper = self.loop.call_later(IDLE_EXPIRY, self._sweep)
@@ -650,30 +673,41 @@ class Pool:
         """Open a connection in a slot that was taken; the slot is given back if that fails."""
         if self._in_use + len(self.idle) > self._limit:
             self.drop(next(iter(self.idle)))
-        dialling = self._dial(timeouts.connect)
-        if self._context is not None:
-            dialling = _to_its_end(self.loop.create_task(dialling))
         try:
-            return await dialling
+            return await self._open(timeouts.connect)
         except BaseException as exc:
             self._give_slot_back()
+            if isinstance(exc, ResolveTimeout):
+                raise ResolveTimedOut("the archive's name was not resolved in time") from None
             if isinstance(exc, TimeoutError):
                 raise httpx.ConnectTimeout("no connection to the archive in time") from None
             if isinstance(exc, OSError):  # ssl.SSLError is one
                 raise httpx.ConnectError(str(exc) or repr(exc)) from exc
             raise
 
-    async def _dial(self, seconds: float | None) -> Connection:
-        origin = self._origin
-        async with asyncio.timeout(seconds):
+    async def _open(self, seconds: float | None) -> Connection:
+        deadline = None if seconds is None else self.loop.time() + seconds
+        sock = await self._dialer.connect(deadline)
+        opening = self._start(sock, deadline)
+        if self._context is not None:
+            opening = _to_its_end(self.loop.create_task(opening))
+        return await opening
+
+    async def _start(self, sock: socket.socket, deadline: float | None) -> Connection:
+        """Start the protocol, and TLS if the origin needs it; the event loop closes the socket."""
+        host = self._origin.host
+        async with asyncio.timeout_at(deadline):
             _, connection = await self.loop.create_connection(
                 lambda: Connection(self, self._max_head_bytes),
-                origin.host,
-                origin.port,
+                sock=sock,
                 ssl=self._context,
                 # Without the dot of a name that is not to be completed (RFC 6066 §3).
-                server_hostname=origin.host.rstrip(".") if self._context else None,
+                server_hostname=host.rstrip(".") if self._context else None,
             )
+        if not isinstance(self.loop, asyncio.BaseEventLoop):
+            # uvloop closes the descriptor itself. If the connection is lost before it takes hold
+            # of the socket object, that object would later close a descriptor of someone else's.
+            sock.detach()
         return connection
 
     def _sweep(self) -> None:
@@ -688,21 +722,21 @@ class Pool:
             self.drop(connection)
 
 
-async def _to_its_end(dialling: asyncio.Task[Connection]) -> Connection:
-    """Let a connection that nobody waits for any more be opened, and close it.
+async def _to_its_end(opening: asyncio.Task[Connection]) -> Connection:
+    """Let a TLS handshake that nobody waits for any more end, and close its connection.
 
     uvloop keeps for a minute what a cancelled TLS handshake held, and may log a traceback.
     """
     try:
-        return await asyncio.shield(dialling)
+        return await asyncio.shield(opening)
     except asyncio.CancelledError:
-        dialling.add_done_callback(_close_unused)
+        opening.add_done_callback(_close_unused)
         raise
 
 
-def _close_unused(dialling: asyncio.Task[Connection]) -> None:
-    if not dialling.cancelled() and dialling.exception() is None:
-        dialling.result().abort()
+def _close_unused(opening: asyncio.Task[Connection]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()
 
 
 class Response:
@@ -781,6 +815,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._ssl_context = ssl_context
         self._max_head_bytes = max_head_bytes
         self.pools: dict[Origin, Pool] = {}
+        self._resolver: Resolver | None = None
         self._closed = False
 
     async def send(
@@ -873,7 +908,10 @@ class Transport(httpx.AsyncBaseTransport):
         context = None
         if origin.scheme == "https":
             context = self._ssl_context or ssl.create_default_context()
-        pool = Pool(origin, self._max_connections, context, self._max_head_bytes)
+        if self._resolver is None or self._resolver.loop is not asyncio.get_running_loop():
+            self._resolver = Resolver()
+        dialer = Dialer(self._resolver, origin.host, origin.port)
+        pool = Pool(origin, self._max_connections, context, self._max_head_bytes, dialer)
         if self._closed:
             pool.close()
         if (former := self.pools.get(origin)) is not None and not former.loop.is_closed():

@@ -4,10 +4,14 @@ hand."""
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import httpx
+
+from dicomweb_cors_proxy.dialer import Dialer
+from dicomweb_cors_proxy.resolver import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,6 +19,18 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.transport import Header, Transport
 
 CHUNKED = (b"Transfer-Encoding", b"chunked")
+
+
+class PluggedDialer(Dialer):
+    """A dialer whose sockets lead nowhere, for tests that play the event loop."""
+
+    def __init__(self) -> None:
+        super().__init__(Resolver(), "archive", 80)
+
+    async def connect(self, deadline: float | None) -> socket.socket:  # noqa: ARG002
+        unconnected = socket.socket()
+        unconnected.close()
+        return unconnected
 
 
 class Answered(NamedTuple):
