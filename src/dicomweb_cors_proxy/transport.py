@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 import httptools
 import httpx
 
+from dicomweb_cors_proxy.chunked import ChunkedDecoder, ChunkedError
 from dicomweb_cors_proxy.dialer import Dialer
 from dicomweb_cors_proxy.resolver import Resolver, ResolveTimeout
 
@@ -40,6 +41,11 @@ SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # Bytes of an answer held for a reader that is behind, before the archive is made to wait. One
 # read of the event loop (256 KiB under uvloop) may come on top.
 READ_HIGH_WATER = 64 * 1024
+
+# Shorter pieces of a body are joined as they come: each bytes object has an overhead of 33 bytes.
+SMALL_PIECE_BYTES = 1024
+
+_END_OF_HEAD = b"\r\n\r\n"
 
 MAX_HEADERS = 256
 MAX_INTERIM_RESPONSES = 16
@@ -113,44 +119,84 @@ class Answer:
     def __init__(self, method: bytes, max_head_bytes: int) -> None:
         self._method = method
         self._max_head_bytes = max_head_bytes
-        # None once what is left is nothing but body.
+        # None once the head is read.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._refusal: str | None = None
         self._reason = b""
         self._headers: list[Header] = []
         self._head_bytes = 0
-        self._overhead = 0  # bytes fed since the last that were of any use
+        self._fed_bytes = 0  # to the parser, for the present head
+        self._head_tail = b""  # the last bytes that were fed to the parser
         self._interim_responses = 0
-        self._chunked = False
         self._remaining: int | None = None  # of a Content-Length body, bytes
-        self._body: list[bytes] = []
+        self._decoder: ChunkedDecoder | None = None
+        self._undecoded = b""
+        self._decoded_to = 0  # position in `_undecoded`
+        self._body: list[bytes | bytearray] = []
         self.buffered = 0  # bytes of the body that nobody has taken yet
         self.head: ResponseHead | None = None
         self.complete = False
         self.persistent = False  # may another request follow on the connection?
 
     def feed(self, data: bytes) -> None:
-        """Take what the archive sent.
+        """Take what the archive sent. A part of a chunked body may be left to `decode`.
 
         Raises:
             httpx.RemoteProtocolError: it is not an answer to the request.
         """
-        if self._parser is None:
-            self.on_body(data)
+        at = 0
+        if self._parser is not None:
+            at = self._feed_head(data)
+        if at == len(data):
             return
-        self._overhead += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
-            if not self.complete:
-                reason = self._refusal or f"malformed answer: {exc}"
-                # The parser's words may quote the archive's bytes, our own don't.
-                raise httpx.RemoteProtocolError(reason) from (None if self._refusal else exc)
+        if self.complete:
             self.persistent = False
-        if self.complete or (self.head is not None and not self._chunked):
-            self._parser = None
-        elif self._overhead > self._max_head_bytes:
-            raise httpx.RemoteProtocolError(self._too_long)
+        elif self._decoder is not None:
+            if self._undecoded:
+                data = self._undecoded[self._decoded_to :] + data
+            self._undecoded = data
+            self._decoded_to = at
+            self.decode()
+        else:
+            if at:
+                data = data[at:]
+            if self._remaining is not None:
+                if len(data) > self._remaining:
+                    data = data[: self._remaining]
+                    self.persistent = False
+                self._remaining -= len(data)
+                self.complete = self._remaining == 0
+            self._add(data)
+
+    @property
+    def has_undecoded(self) -> bool:
+        """Whether `decode` has something to do."""
+        return self._undecoded != b""
+
+    def decode(self) -> None:
+        """Decode as much of a chunked body as one turn of the event loop has time for.
+
+        Raises:
+            httpx.RemoteProtocolError: the body is malformed.
+        """
+        decoder = self._decoder
+        if decoder is None:
+            return
+        try:
+            content, self._decoded_to = decoder.decode(self._undecoded, self._decoded_to)
+        except ChunkedError as exc:
+            raise httpx.RemoteProtocolError(f"malformed chunks: {exc}") from None
+        if content:
+            self._add(content)
+        is_read = self._decoded_to == len(self._undecoded)
+        if decoder.complete:
+            self.complete = True
+            self._decoder = None
+            if not is_read:
+                self.persistent = False
+        if is_read or decoder.complete:
+            self._undecoded = b""
+            self._decoded_to = 0
 
     def feed_eof(self, *, cut: bool) -> None:
         """The archive will send nothing more; `cut` if only because its connection broke.
@@ -158,19 +204,21 @@ class Answer:
         Raises:
             httpx.RemoteProtocolError: the answer is not complete.
         """
+        while self.has_undecoded:
+            self.decode()
         self.persistent = False
         if self.complete:
             return
         if self.head is None:
             raise httpx.RemoteProtocolError("closed before an answer")
-        if cut or self._chunked or self._remaining is not None:
+        if cut or self._decoder is not None or self._remaining is not None:
             raise httpx.RemoteProtocolError("closed in the middle of an answer")
         self.complete = True
 
     def take(self) -> bytes:
         """All of the body that is here and was not taken before."""
         body = self._body
-        data = body[0] if len(body) == 1 else b"".join(body)
+        data = bytes(body[0]) if len(body) == 1 else b"".join(body)
         body.clear()
         self.buffered = 0
         return data
@@ -178,29 +226,69 @@ class Answer:
     def discard(self) -> None:
         """Let go of the body, and of the reference cycle with the parser."""
         self._body.clear()
-        self._parser = None
+        self._undecoded = b""
+        self._decoder = self._parser = None
+
+    def _feed_head(self, data: bytes) -> int:
+        """Feed the parser up to the end of the head; return the position behind it.
+
+        The parser would call back for every chunk of a body.
+        """
+        parser = self._parser
+        at = 0
+        while at < len(data) and parser is not None:
+            end = self._end_of_head(data, at)
+            part = data[at:end] if end - at < len(data) else data
+            at = end
+            self._fed_bytes += len(part)
+            try:
+                parser.feed_data(part)
+            except httptools.HttpParserError as exc:
+                reason = self._refusal or f"malformed answer: {exc}"
+                # The parser's words may quote the archive's bytes, our own don't.
+                raise httpx.RemoteProtocolError(reason) from (None if self._refusal else exc)
+            if self.head is not None:
+                parser = self._parser = None
+            elif self._fed_bytes > self._max_head_bytes:
+                raise httpx.RemoteProtocolError(self._too_long)
+        return at
+
+    def _end_of_head(self, data: bytes, start: int) -> int:
+        """Return the position behind the end of the head, or that of `data` if it lacks the end."""
+        if tail := self._head_tail:
+            self._head_tail = b""
+            end = (tail + data[:3]).find(_END_OF_HEAD)
+            if end >= 0:
+                return end + len(_END_OF_HEAD) - len(tail)
+        end = data.find(_END_OF_HEAD, start)
+        if end >= 0:
+            return end + len(_END_OF_HEAD)
+        self._head_tail = (tail + data[start:])[-3:]
+        return len(data)
+
+    def _add(self, data: bytes) -> None:
+        body = self._body
+        self.buffered += len(data)
+        if len(data) >= SMALL_PIECE_BYTES or not body:
+            body.append(data)
+        elif isinstance(last := body[-1], bytearray) and len(last) < READ_HIGH_WATER:
+            last += data
+        else:
+            body.append(bytearray(data))
 
     # httptools callbacks
-
-    def on_message_begin(self) -> None:
-        if self.complete:
-            self.persistent = False
 
     def on_status(self, reason: bytes) -> None:
         self._reason += reason
         self._count(len(reason))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.head is not None:
-            return  # a trailer field: RFC 9110 §6.5.1 lets a recipient drop it
         self._headers.append((name, value.rstrip(b" \t")))  # the parser strips the front only
         if len(self._headers) > MAX_HEADERS:
             self._refuse(f"more than {MAX_HEADERS} header lines")
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
-        if self.complete:
-            return
         parser = cast("httptools.HttpResponseParser", self._parser)  # it is what calls us
         status = parser.get_status_code()
         version = parser.get_http_version()
@@ -213,7 +301,6 @@ class Answer:
             return
 
         length, chunked, persistent = self._framing(version)
-        self._overhead = 0
         self.head = ResponseHead(b"HTTP/" + version.encode(), status, self._reason, self._headers)
         self.persistent = persistent
         if self._method == b"HEAD" or status in (204, 304) or length == 0:
@@ -223,30 +310,18 @@ class Answer:
                 self.persistent = False
         elif length is None and not chunked:
             self.persistent = False  # ends when the archive closes
-        self._chunked = chunked
+        elif chunked:
+            self._decoder = ChunkedDecoder()
         self._remaining = length
 
-    def on_body(self, data: bytes) -> None:
-        if self.complete:
-            self.persistent = False
-            return
-        if self._remaining is not None:
-            if len(data) > self._remaining:
-                data = data[: self._remaining]
-                self.persistent = False
-            self._remaining -= len(data)
-            self.complete = self._remaining == 0
-        self._overhead = 0
-        self._body.append(data)
-        self.buffered += len(data)
+    def on_body(self, _: bytes) -> None:
+        self._refuse("a body in the head")
 
     def on_message_complete(self) -> None:
-        if self.head is not None:
-            self.complete = True
-        else:  # of an interim response
+        if self.head is None:  # of an interim response
             self._headers = []
             self._reason = b""
-            self._head_bytes = self._overhead = 0
+            self._head_bytes = self._fed_bytes = 0
 
     def _framing(self, version: str) -> tuple[int | None, bool, bool]:
         """Content-Length, whether chunked, whether persistent; the parser has seen to digits."""
@@ -279,7 +354,7 @@ class Answer:
 
     @property
     def _too_long(self) -> str:
-        return f"a head, or trailers, of more than {self._max_head_bytes} bytes"
+        return f"a head of more than {self._max_head_bytes} bytes"
 
 
 class Connection(asyncio.Protocol):
@@ -293,6 +368,7 @@ class Connection(asyncio.Protocol):
         self._tls: ssl.SSLObject | None
         self._reading_paused = False
         self._writing_paused = False
+        self._continuation: asyncio.Handle | None = None
         self._busy = False
         self._answer: Answer  # of the last exchange begun
         self._timeout: float | None = None
@@ -328,12 +404,38 @@ class Connection(asyncio.Protocol):
         except httpx.RemoteProtocolError as exc:
             self._fail(exc)
             return
+        self._make_use_of(answer)
+
+    def _continue(self) -> None:
+        self._continuation = None
+        answer = self._answer
+        try:
+            answer.decode()
+        except httpx.RemoteProtocolError as exc:
+            self._fail(exc)
+            return
+        self._make_use_of(answer)
+
+    def _make_use_of(self, answer: Answer) -> None:
         if self._uploading and answer.head is not None and answer.head.status >= 300:
             self._stop_upload()  # RFC 9112 §9.5: the archive doesn't want the rest
-        if answer.buffered >= READ_HIGH_WATER and not answer.complete and not self._reading_paused:
-            self._reading_paused = True
-            self._transport.pause_reading()
+        if self._reading_paused or answer.buffered >= READ_HIGH_WATER or answer.has_undecoded:
+            self._regulate(answer)
         self._wake()
+
+    def _regulate(self, answer: Answer) -> None:
+        """Read from the archive only while neither our reader nor the decoder is behind."""
+        is_full = answer.buffered >= READ_HIGH_WATER
+        if answer.has_undecoded and not is_full and self._continuation is None:
+            # Tiny chunks take long to decode. The other connections get a turn in between.
+            self._continuation = self._loop.call_soon(self._continue)
+        pause = (is_full or answer.has_undecoded) and not answer.complete
+        if pause != self._reading_paused:
+            self._reading_paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     def eof_received(self) -> None:
         if not self._busy:
@@ -429,15 +531,18 @@ class Connection(asyncio.Protocol):
             if answer.complete:
                 return b""
             await self._wait()
+        data = answer.take()
         if self._reading_paused:
-            self._reading_paused = False
-            self._transport.resume_reading()
-        return answer.take()
+            self._regulate(answer)
+        return data
 
     def end(self) -> bool:
         """Finish the exchange; whether the connection can serve another one."""
         self._stop_upload()
         self._busy = False
+        if self._continuation is not None:
+            self._continuation.cancel()
+            self._continuation = None
         answer = self._answer
         answer.discard()
         if answer.complete and answer.persistent and not self._transport.is_closing():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import pytest
 import pytest_asyncio
@@ -22,6 +22,7 @@ from tests.support.sockets import ORIGIN, Head, Wire, answer, request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -101,6 +102,12 @@ ROWS = {
         head(CHUNKED) + b"5\r\nhello\r\n0\r\n" + b"X: y\r\n" * 50_000, "200 cut", "no byte of use"
     ),
     "until it closes": Row(hello(), "200 whole", "nobody can tell a cut here"),
+    "padded sizes": Row(
+        head(CHUNKED) + b"5  \r\nhello\r\n0 \r\n\r\n", "200 whole", "nginx and HAProxy read it"
+    ),
+    "blanks before an extension": Row(
+        head(CHUNKED) + b"5 ; a = b\r\nhello\r\n" + END, "200 whole", "RFC 9112 §7.1.1"
+    ),
     # Answers in an answer
     "two answers": Row(hello(FIVE) + FORGED, "200 whole", "response queue poisoning"),
     "an answer behind chunks": Row(
@@ -146,6 +153,7 @@ LAX = {
     "chunks and length": "h11 lets chunks win, which RFC 9112 leaves open",
     "equal lengths": "h11 takes equal ones for one, as RFC 9110 allows",
     "a bare LF": "h11 ends a line there, as RFC 9112 allows",
+    "blanks before an extension": "h11 takes none",
     "a fold": "h11 makes one line of it, as RFC 9112 allows",
 }
 
@@ -303,3 +311,52 @@ async def test_a_bomb_goes_through(bombed: Front, bombing: Bombing, name: str) -
     _, body = await bombed.ask(request("GET", f"{SEARCH}?{query}"))
     assert hashlib.sha256(body).hexdigest() == bombing.digests[query]
     assert memory.growth < HELD
+
+
+# Tiny chunks: a buffer of content, and what one read brought, are all that an answer may hold.
+
+READERS = 20
+HELD_BY_EACH = 512 * 1024
+TINY = b"2\r\nab\r\n" * 9000
+
+
+class Tiny:
+    """An archive that answers in chunks of two bytes, until nobody takes any more."""
+
+    def __init__(self) -> None:
+        self.stuck = 0
+
+    async def __call__(self, wire: Wire, asked: Head) -> None:
+        if b"frames" not in asked.first_line:
+            await wire.send(answer(b"hello"))
+            return
+        await wire.send(head(CHUNKED))
+        try:
+            while True:
+                wire.writer.write(TINY)
+                async with asyncio.timeout(1):
+                    await wire.writer.drain()
+        except TimeoutError:
+            self.stuck += 1
+        await wire.closed()
+
+
+@measured
+@pytest.mark.native_only("h11 makes an object of each chunk")
+async def test_tiny_chunks_take_bounded_memory(tmp_path: Path) -> None:
+    tiny = Tiny()
+    async with standing(tmp_path, tiny, upstream={"max_connections": READERS}) as front:
+        await front.ask(request("GET", SEARCH))
+        memory = Memory(front.process.child.pid)
+        wires = [await front.connect() for _ in range(READERS)]
+        try:
+            for wire in wires:
+                cast("asyncio.Transport", wire.writer.transport).pause_reading()
+                await wire.send(request("GET", FRAME))
+            while tiny.stuck < READERS:  # noqa: ASYNC110  (no event tells)
+                await asyncio.sleep(0.05)
+            assert memory.growth < READERS * HELD_BY_EACH
+        finally:
+            for wire in wires:
+                wire.writer.transport.abort()
+            await front.ask(request("GET", SEARCH))
