@@ -91,6 +91,7 @@ STRICTER = {
 
 # What we take and h11 refuses: it stands in no way of the framing, and archives send it.
 LAXER = {
+    "empty lines before a status line": re.compile(rb"(?:^|\n\r?\n)[\r\n]+HTTP/"),
     "a status of no class": re.compile(rb"HTTP/1\.[01] [6-9]\d\d"),
     "any byte in a reason, which goes no further": re.compile(
         rb"HTTP/1\.[01] \d{3} [^\r\n]*[^\r\n\t\x20-\x7e]"
