@@ -14,18 +14,18 @@ MAX_CHUNKS_PER_CALL = 256
 # Maximum size of the trailer section.
 MAX_TRAILER_BYTES = 8192
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _TEXT = rb"[\t -~\x80-\xff]"  # all of it on one line
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\' + _TEXT + rb')*+"'
-_BLANKS = rb"[ \t]*+"
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\' + _TEXT + rb')*"'
+_BLANKS = rb"[ \t]*"
 
 # RFC 9112 §7.1.1 has recipients accept blanks before a `;`. Some servers pad the size with blanks;
 # nginx and HAProxy accept those.
 _SIZE = rb"(0{0,255}[0-9A-Fa-f]{1,16})[ \t]{0,255}"
 _EXTENSION_LENGTH = b"{0,4095}"
 _VALUE = _BLANKS + b"=" + _BLANKS + b"(?:" + _TOKEN + b"|" + _QUOTED + b")"
-_EXTENSION = b";" + _BLANKS + _TOKEN + b"(?:" + _VALUE + b")?+" + _BLANKS
-_EXTENSIONS = rb"(?:(?=;[^\r]" + _EXTENSION_LENGTH + rb"\r)(?:" + _EXTENSION + b")*+)?"
+_EXTENSION = b";" + _BLANKS + _TOKEN + b"(?:" + _VALUE + b")?" + _BLANKS
+_EXTENSIONS = rb"(?:(?=;[^\r]" + _EXTENSION_LENGTH + rb"\r)(?:" + _EXTENSION + b")*)?"
 
 # The end of a chunk's data, and the line with the size of the next chunk.
 _CHUNK = re.compile(rb"\r\n" + _SIZE + _EXTENSIONS + rb"\r\n")
@@ -38,7 +38,7 @@ _LONGEST_LINE_BYTES = 5000
 
 # RFC 9110 §6.5.1: fields for framing must not be trailers. Other recipients might use them.
 _FIELD = rb"(?!(?i:content-length|transfer-encoding):)" + _TOKEN + b":" + _TEXT + b"*"
-_FIELDS = re.compile(b"(?:" + _FIELD + rb"\r\n)*+")
+_FIELDS = re.compile(b"(?:" + _FIELD + rb"\r\n)*")
 _PARTIAL_FIELD = re.compile(_TOKEN + b"(?::" + _TEXT + rb"*\r?)?|\r?")
 
 
