@@ -38,6 +38,7 @@ Header = tuple[bytes, bytes]
 
 # Methods whose requests have no body.
 _WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+
 # Every request may fail for lack of a descriptor; the log has one line a request for them already.
 DESCRIPTOR_WARNING_SECONDS = 1.0
 

@@ -801,18 +801,20 @@ class Pool:
     async def _start(self, sock: socket.socket, deadline: float | None) -> Connection:
         """Start the protocol, and TLS if the origin needs it; the event loop closes the socket."""
         host = self._origin.host
-        async with asyncio.timeout_at(deadline):
-            _, connection = await self.loop.create_connection(
-                lambda: Connection(self, self._max_head_bytes),
-                sock=sock,
-                ssl=self._context,
-                # Without the dot of a name that is not to be completed (RFC 6066 §3).
-                server_hostname=host.rstrip(".") if self._context else None,
-            )
-        if not isinstance(self.loop, asyncio.BaseEventLoop):
-            # uvloop closes the descriptor itself. If the connection is lost before it takes hold
-            # of the socket object, that object would later close a descriptor of someone else's.
-            sock.detach()
+        try:
+            async with asyncio.timeout_at(deadline):
+                _, connection = await self.loop.create_connection(
+                    lambda: Connection(self, self._max_head_bytes),
+                    sock=sock,
+                    ssl=self._context,
+                    # Without the dot of a name that is not to be completed (RFC 6066 §3).
+                    server_hostname=host.rstrip(".") if self._context else None,
+                )
+        finally:
+            if not isinstance(self.loop, asyncio.BaseEventLoop):
+                # uvloop closes the descriptor itself. If the connection is lost before uvloop has
+                # the socket object, that object would later close another connection's descriptor.
+                sock.detach()
         return connection
 
     def _sweep(self) -> None:
