@@ -1,15 +1,18 @@
 """The whole proxy while everything around it fails: `python -m bench.chaos [--seconds 180]`.
 
 `serve` with two workers, TLS on both sides, stands before an archive that lies, cuts and resets
-(see `bench.rogue`), is killed, restarted and stopped; clients leave in the middle, workers are
-killed, the configuration and the certificate are changed under way. What was asked is drawn from
-the seed; how it meets with the rest is up to the machine. Exit status 1 if any promise is broken.
+(see `bench.rogue`), is killed, restarted and stopped, and whose name has a dead address and is
+looked up slowly (see `bench.names`); clients leave in the middle, workers are killed, nobody reads
+the log for a while, the configuration and the certificate are changed under way. What was asked is
+drawn from the seed; how it meets with the rest is up to the machine. Exit status 1 if any promise
+is broken.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import json
 import os
 import random
@@ -33,8 +36,19 @@ from tests.support.proxy import serving
 from tests.support.servers import free_port
 from tests.support.sockets import Wire, request
 
+from bench import names
 from bench.processes import listens
-from bench.rogue import BROKEN, EARLY, NAME, WHOLE, Order, content, read_ledger
+from bench.rogue import (
+    BROKEN,
+    EARLY,
+    NAME,
+    TINY,
+    WHOLE,
+    Order,
+    content,
+    in_tiny_chunks,
+    read_ledger,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +65,15 @@ PIECE: Final = 1 << 15
 
 TIMEOUT: Final = 2  # seconds, of the proxy's for connecting, reading, and a free connection
 PATIENCE: Final = 30.0  # seconds; whoever waits longer for an answer was forgotten
+
+# A log that nobody reads fills this pipe in a moment.
+PIPE_BYTES: Final = 4096
+HEALTH_SECONDS: Final = 10.0  # for /healthz while nobody reads the log
+HEALTH_CONNECTIONS: Final = 8  # so many that each worker gets some
+
+# Bytes in chunks of 2 are many chunks: of longer bodies, the run would do little else.
+TINY_BYTES: Final = 20_000
+FRAMINGS: Final = {"length": 10, "chunked": 8, TINY: 2}  # of uploads
 
 # Bytes that a worker may have grown by in the second half, in which none is killed: what the
 # allocator and TLS keep of the worst moment. What was leaked would be more by far.
@@ -69,12 +92,22 @@ STATUSES: Final = {
 }
 
 
+TROUBLE: Final = (
+    "archive killed",
+    "archive hung",
+    "worker killed",
+    "reloaded",
+    "name server changed",
+    "log unread",
+)
+
+
 class Plan(NamedTuple):
     """One request; its client leaves after that many seconds, if any."""
 
     kind: str
     order: Order
-    chunked: bool
+    framing: str
     leaves_after: float | None
 
     @property
@@ -85,9 +118,9 @@ class Plan(NamedTuple):
         match self.kind:
             case "store":
                 framing = (
-                    "Transfer-Encoding: chunked"
-                    if self.chunked
-                    else f"Content-Length: {self.order.size}"
+                    f"Content-Length: {self.order.size}"
+                    if self.framing == "length"
+                    else "Transfer-Encoding: chunked"
                 )
                 return request(WRITE, studies, "Content-Type: application/dicom", framing)
             case "preflight":
@@ -120,9 +153,12 @@ def plan(seed: int, number: int) -> Plan:
         manner = "length"
     elif kind == "store" and chance.random() < 0.1:
         manner = EARLY
-    order = Order(number, chance.choice([2, 2_000, 20_000, 20_000, 500_000]), manner)
+    size = chance.choice([2, 2_000, 20_000, 20_000, 500_000])
     leaves_after = chance.uniform(0, 0.3) if chance.random() < 0.2 else None
-    return Plan(kind, order, chance.random() < 0.5, leaves_after)
+    framing = chance.choices([*FRAMINGS], [*FRAMINGS.values()])[0] if kind == "store" else "length"
+    if TINY in (manner, framing):
+        size = min(size, TINY_BYTES)
+    return Plan(kind, Order(number, size, manner), framing, leaves_after)
 
 
 class Archive:
@@ -170,9 +206,17 @@ class Worker(NamedTuple):
 class Chaos:
     """A run; `faults` are the broken promises."""
 
-    def __init__(self, proxy: Proxy, archive: Archive, trust: ssl.SSLContext, seed: int) -> None:
+    def __init__(
+        self,
+        proxy: Proxy,
+        archive: Archive,
+        name_server: names.NameServer,
+        trust: ssl.SSLContext,
+        seed: int,
+    ) -> None:
         self._proxy = proxy
         self._archive = archive
+        self._name_server = name_server
         self._trust = trust
         self._seed = seed
         self._port = int(proxy.root.rpartition(":")[2])
@@ -186,9 +230,9 @@ class Chaos:
 
     # Clients
 
-    async def load(self, until: float) -> None:
-        """Ask until that time."""
-        await asyncio.gather(*(self._user(until) for _ in range(USERS)))
+    async def load(self, goes_on: Callable[[], bool]) -> None:
+        """Ask as long as `goes_on` returns True."""
+        await asyncio.gather(*(self._user(goes_on) for _ in range(USERS)))
 
     async def calm(self, count: int) -> None:
         """With nothing wrong, everything has to be right."""
@@ -199,9 +243,9 @@ class Chaos:
                 _leave(connection)
         self._is_calm = False
 
-    async def _user(self, until: float) -> None:
+    async def _user(self, goes_on: Callable[[], bool]) -> None:
         connection = None
-        while time.monotonic() < until:
+        while goes_on():
             connection = await self._one(connection)
             if self._archive.is_down:
                 await asyncio.sleep(0.3)  # else there would be little but refusals
@@ -214,6 +258,8 @@ class Chaos:
         if self._is_calm:
             order = planned.order._replace(manner="length")
             planned = planned._replace(order=order, leaves_after=None)
+        self.events["upload in chunks of 2 bytes"] += planned.framing == TINY
+        self.events["response in chunks of 2 bytes"] += planned.order.manner == TINY
         exchange = Exchange(planned)
         try:
             async with asyncio.timeout(planned.leaves_after or PATIENCE):
@@ -298,9 +344,11 @@ class Chaos:
         """Break something now and then; workers in the first half only."""
         chance = random.Random(self._seed)  # noqa: S311
         began = time.monotonic()
+        ahead: list[str] = []
         while time.monotonic() < until:
             await asyncio.sleep(chance.uniform(0.2, 1.5))
-            what = chance.choice(["archive killed", "archive hung", "worker killed", "reloaded"])
+            ahead = ahead or chance.sample(TROUBLE, len(TROUBLE))  # short runs have each, too
+            what = ahead.pop()
             match what:
                 case "archive killed":
                     self._archive.signal(signal.SIGKILL)
@@ -320,7 +368,33 @@ class Chaos:
                 case "reloaded":
                     await asyncio.to_thread(renew)
                     os.kill(self._proxy.child.pid, signal.SIGHUP)
+                case "name server changed":
+                    seconds = chance.choice([0, names.SLOW_SECONDS])
+                    self._name_server.answer(dead_first=chance.random() < 0.7, seconds=seconds)
+                case "log unread":
+                    await self._leave_log_unread(chance.uniform(2, 4))
             self.events[what] += 1
+        self._name_server.answer()
+        await asyncio.sleep(names.SLOW_SECONDS)  # until the last slow look-up has ended
+
+    async def _leave_log_unread(self, seconds: float) -> None:
+        """Read nothing of the log for a while; each worker has to answer all the same."""
+        with self._proxy.child.unread():
+            await asyncio.sleep(seconds)
+            healthy = await asyncio.gather(
+                *(self._is_healthy() for _ in range(HEALTH_CONNECTIONS)), return_exceptions=True
+            )
+            if not all(each is True for each in healthy):
+                self.faults.append(f"no health while nobody reads the log: {healthy}")
+
+    async def _is_healthy(self) -> bool:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            connection = await self._connect()
+            try:
+                await connection.wire.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                return (await connection.wire.head()).status == 200
+            finally:
+                _leave(connection)
 
     # Afterwards
 
@@ -411,11 +485,30 @@ class Exchange:
     async def _upload(self, wire: Wire) -> None:
         body = content(self.plan.order.number, self.plan.order.size)
         for at in range(0, len(body), PIECE):
-            piece = body[at : at + PIECE]
-            await wire.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self.plan.chunked else piece)
+            await wire.send(framed(body[at : at + PIECE], self.plan.framing))
             await asyncio.sleep(0)
-        if self.plan.chunked:
+        if self.plan.framing != "length":
             await wire.send(b"0\r\n\r\n")
+
+
+def framed(piece: bytes, framing: str) -> bytes:
+    """Return a part of a body as it is sent."""
+    match framing:
+        case "chunked":
+            return b"%x\r\n%b\r\n" % (len(piece), piece)
+        case "tiny":
+            return in_tiny_chunks(piece)
+        case _:
+            return piece
+
+
+def shrink_pipe(pid: int) -> None:
+    """Have the pipe of a process's stderr hold PIPE_BYTES only."""
+    descriptor = os.open(f"/proc/{pid}/fd/2", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def workers_of(pid: int) -> list[int]:
@@ -443,7 +536,7 @@ def certificates(directory: Path) -> tuple[trustme.CA, Callable[[], None]]:
     def renew() -> None:
         for name in ("archive", "proxy"):
             made = directory / f"{name}.new"
-            issued = authority.issue_cert("127.0.0.1")
+            issued = authority.issue_cert("127.0.0.1", names.NAME)
             issued.private_key_and_cert_chain_pem.write_to_path(str(made))
             made.replace(directory / f"{name}.pem")
 
@@ -457,7 +550,7 @@ def settings(directory: Path, port: int) -> dict[str, dict[str, object]]:
     certificate = str(directory / "proxy.pem")
     return {
         "upstream": {
-            "url": f"https://127.0.0.1:{port}/dicom-web",
+            "url": f"https://{names.NAME}:{port}/dicom-web",
             "aliases": [NAME.decode()],
             "ca_file": str(directory / "authority.pem"),
             "connect_timeout": TIMEOUT,
@@ -468,7 +561,7 @@ def settings(directory: Path, port: int) -> dict[str, dict[str, object]]:
         "cors": {"allow_origins": [ORIGIN.decode()]},
         "access": {"mode": "read-write"},
         "server": {"workers": 2, "tls_cert_file": certificate, "tls_key_file": certificate},
-        "logging": {"level": "warning"},
+        "logging": {"level": "info"},
         "public_url": PUBLIC,  # type: ignore[dict-item]
     }
 
@@ -482,10 +575,12 @@ async def chaos(seconds: float, seed: int) -> list[str]:
         stack.callback(archive.signal, signal.SIGKILL)
         await archive.start()
         options = settings(directory, archive.port)
-        proxy = stack.enter_context(serving(options, directory))
+        name_server = stack.enter_context(names.NameServer(directory, archive.port))
+        proxy = stack.enter_context(serving(options, directory, env=name_server.environment()))
+        shrink_pipe(proxy.child.pid)
         trust = ssl.create_default_context()
         authority.configure_trust(trust)
-        run = Chaos(proxy, archive, trust, seed)
+        run = Chaos(proxy, archive, name_server, trust, seed)
 
         def change() -> None:
             renew()
@@ -498,9 +593,9 @@ async def chaos(seconds: float, seed: int) -> list[str]:
         began = time.monotonic()
         end = began + seconds
         troubling = asyncio.create_task(run.trouble(end, change))
-        await run.load(began + seconds / 2)
+        await run.load(lambda: time.monotonic() < began + seconds / 2)
         middle = held_by(proxy.child.pid)
-        await run.load(end)
+        await run.load(lambda: not troubling.done())
         await troubling
         await run.calm(200)
         last = await run.rest(at_most=max(worker.descriptors for worker in fresh.values()))
@@ -509,6 +604,7 @@ async def chaos(seconds: float, seed: int) -> list[str]:
             grown = last[pid].memory - middle[pid].memory
             run.faults += [f"a worker has grown by {grown} bytes"] * (grown > GROWTH)
         run.faults += ["a traceback in the log"] * ("Traceback" in proxy.child.output)
+        run.events += name_server.counted()
     print(f"{run.asked} requests in {seconds:.0f} s, seed {seed}")
     for title, counts in (("answers", run.answers), ("trouble", run.events)):
         print(

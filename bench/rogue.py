@@ -25,14 +25,26 @@ if TYPE_CHECKING:
 
     from tests.support.sockets import Head
 
-__all__ = ["BROKEN", "EARLY", "HANGING", "UNTIL_CLOSE", "WHOLE", "Order", "content", "read_ledger"]
+__all__ = [
+    "BROKEN",
+    "EARLY",
+    "HANGING",
+    "TINY",
+    "UNTIL_CLOSE",
+    "WHOLE",
+    "Order",
+    "content",
+    "in_tiny_chunks",
+    "read_ledger",
+]
 
 NAME: Final = b"http://pacs.internal/dicom-web"  # by which its searches call the archive
 
 # What a client may take for whole. The last leaves a connection behind that is dead when it is
 # used again, the one before says more than it was asked.
 UNTIL_CLOSE: Final = "until-close"
-WHOLE: Final = ("length", "chunked", "interim", "slow", UNTIL_CLOSE, "surplus", "last")
+TINY: Final = "tiny"
+WHOLE: Final = ("length", "chunked", "interim", "slow", TINY, UNTIL_CLOSE, "surplus", "last")
 # What must be seen to have failed.
 HANGING: Final = "hang"
 BROKEN: Final = ("cut", "cut-chunked", "reset", "reset-chunked", "silence", "garbage", HANGING)
@@ -70,6 +82,12 @@ def content(number: int, size: int) -> bytes:
     """The bytes that a number stands for, in either direction; up to 1 MiB."""
     start = number * 7919 % (len(_NOISE) - size)
     return _NOISE[start : start + size]
+
+
+def in_tiny_chunks(body: bytes) -> bytes:
+    """Return a body in chunks of 2 bytes, but for the last chunk."""
+    pairs = (body[at : at + 2] for at in range(0, len(body), 2))
+    return b"".join([b"%x\r\n%b\r\n" % (len(pair), pair) for pair in pairs])
 
 
 def read_ledger(ledger: Path) -> dict[str, list[int]]:
@@ -134,6 +152,9 @@ async def _answer(wire: Wire, manner: str, start: bytes, body: bytes) -> None:
             await wire.send(plain + body)
         case "chunked":
             await wire.send(*_chunked(start, body), b"0\r\nTrailer: dropped\r\n\r\n")
+        case "tiny":
+            head = start + b"Transfer-Encoding: chunked\r\n\r\n"
+            await wire.send(head, *map(in_tiny_chunks, _halves(body)), b"0\r\n\r\n")
         case "interim":
             await wire.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", plain, body)
         case "slow":

@@ -6,10 +6,11 @@ import re
 import signal
 import subprocess
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 class Child:
@@ -30,6 +31,8 @@ class Child:
         self.output = ""
         self._ended = False
         self._news = threading.Condition()
+        self._may_read = threading.Event()
+        self._may_read.set()
         self._process = subprocess.Popen(
             command,
             env=env,
@@ -61,6 +64,15 @@ class Child:
             raise AssertionError(f"{self.command} never said {pattern!r}, but:\n{self.output}")
         return match
 
+    @contextmanager
+    def unread(self) -> Iterator[None]:
+        """Leave the output unread while the block runs, so that its pipe fills up."""
+        self._may_read.clear()
+        try:
+            yield
+        finally:
+            self._may_read.set()
+
     def terminate(self) -> None:
         """Ask it to end, as an init system would."""
         self._process.send_signal(signal.SIGTERM)
@@ -87,6 +99,7 @@ class Child:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
+                self._may_read.wait()
                 self._tell(line)
         self._tell("", ended=True)
 
