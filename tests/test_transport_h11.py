@@ -73,6 +73,10 @@ def referee(method: bytes, answer: bytes) -> Verdict:
         return REFUSED
 
 
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_VALUE = rb"(?:" + _TOKEN + rb'|"(?:[^"\\]|\\.)*")'
+_EXTENSION = rb";[ \t]*" + _TOKEN + rb"(?:[ \t]*=[ \t]*" + _VALUE + rb")?[ \t]*"
+
 # What h11 takes and we refuse, and why: with each, peers on the way may see another end.
 STRICTER = {
     "a bare LF ends a line": re.compile(rb"(?<!\r)\n"),
@@ -85,6 +89,10 @@ STRICTER = {
     ),
     "a version that is neither 1.0 nor 1.1": re.compile(rb"HTTP/(?!1\.[01])"),
     "chunked by HTTP/1.0": re.compile(rb"(?is)HTTP/1\.0.*^transfer-encoding:", re.MULTILINE),
+    "a malformed chunk extension": re.compile(
+        rb"(?m)^[0-9A-Fa-f]+[ \t]*(?!(?:" + _EXTENSION + rb")*\r\n);"
+    ),
+    "a trailer that frames": re.compile(rb"(?ims)^0+\s.*^(?:content-length|transfer-encoding):"),
     "an upgrade": re.compile(rb"HTTP/1\.[01] 101"),
     "a control byte": re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)"),
 }
