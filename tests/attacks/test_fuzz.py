@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 
 from dicomweb_cors_proxy.extensions import REFUSAL
 from dicomweb_cors_proxy.http1 import KnownHeads, Protocol
+from dicomweb_cors_proxy.listening import ClientConnections
 from dicomweb_cors_proxy.transport import Answer
 from dicomweb_cors_proxy.turns import Turns
 from tests.support.sockets import settings
@@ -209,6 +210,7 @@ async def serve(
         limits=LIMITS,
         read_buffer=memoryview(bytearray(1)),
         turns=Turns(1),
+        clients=ClientConnections(1),
         known_heads=KnownHeads() if known_heads is None else known_heads,
     )
     client = Client()
