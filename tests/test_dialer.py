@@ -171,6 +171,7 @@ async def test_the_deadline_bounds_all_addresses_together(
 
 
 async def test_the_deadline_bounds_the_look_up(server: NameServer) -> None:
+    server.names[NAME] = [GOOD]
     server.responding.clear()
     with Clock() as clock:
         dialling = asyncio.create_task(peer_of(Dialer(Resolver(), NAME, 80), clock.now + 5))
