@@ -19,7 +19,7 @@ from tests.support.servers import free_port
 
 from bench.archive import BASE_PATH, NAME
 from bench.processes import PROXY_CORES, Process, running
-from dicomweb_cors_proxy.config import Settings
+from dicomweb_cors_proxy.config.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -33,7 +33,7 @@ from tests.support.servers import free_port
 
 from bench.processes import CORES, listens, running
 from bench.rogue import BROKEN, EARLY, HANGING, WHOLE, Order, content, read_ledger
-from dicomweb_cors_proxy.transport import Origin, Request, Timeouts, Transport
+from dicomweb_cors_proxy.upstream.native import Origin, Request, Timeouts, Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

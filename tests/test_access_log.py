@@ -18,7 +18,7 @@ from tests.support.upstream import until
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dicomweb_cors_proxy.logs import Record
+    from dicomweb_cors_proxy.observability.log_setup import Record
     from tests.support.sockets import Head, Proxy
 
 STUDIES = "/dicom-web/studies"
@@ -130,7 +130,7 @@ async def test_a_bug_is_told_with_the_requests_id(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with archive(hello) as a, proxy(settings(a.url)) as p:
-        monkeypatch.setattr("dicomweb_cors_proxy.gateway.fields.via", lambda *_: 1 / 0)
+        monkeypatch.setattr("dicomweb_cors_proxy.proxy.outgoing.fields.via", lambda *_: 1 / 0)
         head, _ = await p.ask(request())
     (record,) = told(caplog)
     assert record.status == 500

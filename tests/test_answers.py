@@ -15,8 +15,8 @@ import httpx
 import pytest
 import trustme
 
-from dicomweb_cors_proxy import proxy as reverse_proxy
-from dicomweb_cors_proxy.transport import ResolveTimedOut
+from dicomweb_cors_proxy.proxy import reverse_proxy
+from dicomweb_cors_proxy.upstream.native import ResolveTimedOut
 from tests.support.servers import free_port
 from tests.support.sockets import ORIGIN, Wire, answer, archive, proxy, request, settings
 

@@ -27,10 +27,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from dicomweb_cors_proxy import certificates
-from dicomweb_cors_proxy.certificates import Certificates, self_signed, state_directory
 from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.config_values import pair_fault
+from dicomweb_cors_proxy.config.kinds import pair_fault
+from dicomweb_cors_proxy.operations import certificates
+from dicomweb_cors_proxy.operations.certificates import Certificates, self_signed, state_directory
 from tests.support.certificates import Pair, fingerprint, replace
 from tests.support.processes import Child
 from tests.support.proxy import Proxy, fronting

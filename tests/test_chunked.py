@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.chunked import (
+from dicomweb_cors_proxy.http.chunked import (
     MAX_CHUNKS_PER_CALL,
     MAX_TRAILER_BYTES,
     ChunkedDecoder,

@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.compression import (
-    Gzip,
-    accepts_gzip,
-    compressed_headers,
-    is_compressible,
-)
+from dicomweb_cors_proxy.http.content import Gzip, accepts_gzip, compressed_headers, is_compressible
 
 JSON = (b"content-type", b"application/dicom+json")
 

@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from dicomweb_cors_proxy.config import SCHEMA, ConfigurationError, Settings, load
-from dicomweb_cors_proxy.dicomweb import Service
-from dicomweb_cors_proxy.reloading import Configuration
+from dicomweb_cors_proxy.config.settings import SCHEMA, ConfigurationError, Settings, load
+from dicomweb_cors_proxy.dicomweb.resources import Service
+from dicomweb_cors_proxy.operations.live_settings import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

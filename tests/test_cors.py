@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy import cors
-from dicomweb_cors_proxy.cors import (
+from dicomweb_cors_proxy.cors import policy as cors_policy
+from dicomweb_cors_proxy.cors.policy import (
     CACHED_ORIGINS,
     CACHED_PREFLIGHTS,
     CORS,
@@ -491,7 +491,7 @@ def test_the_public_suffix_list_is_loaded_only_where_it_matters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "publicsuffixlist", None)
-    cors._public_suffixes.cache_clear()  # noqa: SLF001 (as on start)
+    cors_policy._public_suffixes.cache_clear()  # noqa: SLF001 (as on start)
     policy(allow_origins=["https://*.com"])
     policy(allow_origins=[VIEWER], allow_credentials=True)
     with pytest.raises(ImportError):

@@ -15,9 +15,9 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.dialer import ATTEMPT_DELAY_SECONDS, Dialer, interleave
 from dicomweb_cors_proxy.keepalive import KEEPALIVE_IDLE_SECONDS
-from dicomweb_cors_proxy.resolver import Address, Resolver, ResolveTimeout
+from dicomweb_cors_proxy.upstream.dialer import ATTEMPT_DELAY_SECONDS, Dialer, interleave
+from dicomweb_cors_proxy.upstream.resolver import Address, Resolver, ResolveTimeout
 from tests.support.names import NameServer
 from tests.support.upstream import Clock, turns, until
 

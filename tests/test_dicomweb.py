@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.dicomweb import (
+from dicomweb_cors_proxy.dicomweb.resources import (
     RESOURCES,
     ResourceTable,
     Route,

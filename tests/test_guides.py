@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from compose_spec import PyCompose
 
 from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.config import SCHEMA, Settings, load
+from dicomweb_cors_proxy.config.settings import SCHEMA, Settings, load
 from tests.support.guides import (
     GUIDES,
     PAGES,

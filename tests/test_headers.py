@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.headers import (
+from dicomweb_cors_proxy.http.headers import (
     Header,
     TrustedProxies,
     client_address,

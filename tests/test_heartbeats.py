@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.heartbeats import HEARTBEAT_SECONDS, Heartbeats
+from dicomweb_cors_proxy.operations.heartbeats import HEARTBEAT_SECONDS, Heartbeats
 
 
 class Clock:

@@ -17,9 +17,9 @@ import pytest_asyncio
 import trustme
 import uvloop
 
-from dicomweb_cors_proxy import http1
-from dicomweb_cors_proxy.answers import ResponseAborted
-from dicomweb_cors_proxy.server import Config, Server, bind
+from dicomweb_cors_proxy.http.replies import ResponseAborted
+from dicomweb_cors_proxy.server import connection as server_connection
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
 from tests.support.sockets import (
     ORIGIN,
     Archive,
@@ -756,13 +756,15 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
 
-    class Counted(http1.Exchange):
-        def __init__(self, connection: http1.Protocol, scope: Scope, **rest: bool) -> None:
+    class Counted(server_connection.Exchange):
+        def __init__(
+            self, connection: server_connection.Protocol, scope: Scope, **rest: bool
+        ) -> None:
             nonlocal most
             super().__init__(connection, scope, **rest)
             most = max(most, len(connection._exchanges) + 1)  # noqa: SLF001
 
-    monkeypatch.setattr(http1, "Exchange", Counted)
+    monkeypatch.setattr(server_connection, "Exchange", Counted)
     gate = Gate()
     many = 4000
     async with archive(gate) as a, proxy(settings(a.url)) as p, await p.connect() as wire:
@@ -779,7 +781,7 @@ async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> None:
-    many, most = 6_000, 50 * http1.TURN
+    many, most = 6_000, 50 * server_connection.TURN
     answered = 0
 
     async def read(flood: Wire) -> None:
@@ -844,7 +846,7 @@ class Stuck(httpx.AsyncBaseTransport):
         raise AssertionError
 
 
-@pytest.mark.parametrize("size", [1, http1.UNASKED_READ_BYTES])
+@pytest.mark.parametrize("size", [1, server_connection.UNASKED_READ_BYTES])
 @pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
 async def test_a_client_that_leaves_an_upload_which_nobody_takes(size: int, *, reset: bool) -> None:
     stuck = Stuck()
@@ -1043,7 +1045,9 @@ async def test_who_takes_what_the_system_has_is_served() -> None:
             await loop.sock_connect(client, ("127.0.0.1", p.port))
             await loop.sock_sendall(client, request())
             await until(lambda: p.server.server_state.connections)
-            connection = cast("http1.Protocol", next(iter(p.server.server_state.connections)))
+            connection = cast(
+                "server_connection.Protocol", next(iter(p.server.server_state.connections))
+            )
             await until(lambda: not connection.writable.is_set())
             for _ in range(8):
                 left = 32768
@@ -1091,7 +1095,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No buffer's size tells of it."""
-    monkeypatch.setattr(http1, "FAREWELL", 0.01)
+    monkeypatch.setattr(server_connection, "FAREWELL", 0.01)
     authority = trustme.CA()
     file = tmp_path / "pair.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
@@ -1102,10 +1106,12 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
 
     async def app(_: Receive, send: Send) -> None:
         nonlocal chunks_sent
-        connection = cast("http1.Protocol", next(iter(p.server.server_state.connections)))
+        connection = cast(
+            "server_connection.Protocol", next(iter(p.server.server_state.connections))
+        )
         await send(start(200))
         queued = -1
-        while queued != (queued := http1._queued(connection.transport)):  # noqa: SLF001
+        while queued != (queued := server_connection._queued(connection.transport)):  # noqa: SLF001
             for _number in range(4 if queued else 64):
                 await send(body(bytes(4096), more=True))
                 chunks_sent += 1
@@ -1126,7 +1132,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
         (connection,) = p.server.server_state.connections
         p.server.should_exit = True
         await until(connection.transport.is_closing)
-        await asyncio.sleep(5 * http1.FAREWELL)
+        await asyncio.sleep(5 * server_connection.FAREWELL)
         assert len(await wire.body(await wire.head())) == 4096 * chunks_sent
         writer.close()
 
@@ -1189,7 +1195,10 @@ async def test_a_connection_leaves_nothing_for_the_collector(
     """With TLS one holds half a megabyte, and the collector seldom comes by."""
 
     def left() -> int:
-        return sum(isinstance(each, (http1.Protocol, http1.Exchange)) for each in gc.get_objects())
+        return sum(
+            isinstance(each, (server_connection.Protocol, server_connection.Exchange))
+            for each in gc.get_objects()
+        )
 
     async with AsyncExitStack() as stack:
         a = await stack.enter_async_context(archive(handle))

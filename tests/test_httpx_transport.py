@@ -9,7 +9,7 @@ import httpx
 import pytest
 import trustme
 
-from dicomweb_cors_proxy.httpx_transport import HTTPXTransport
+from dicomweb_cors_proxy.upstream.httpx_client import HTTPXTransport
 from tests.support.sockets import answer, archive
 from tests.support.upstream import CHUNKED, Source, request, turns
 

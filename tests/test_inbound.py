@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dicomweb_cors_proxy.answers import Problem
-from dicomweb_cors_proxy.extensions import EMPTY_QUERY, REFUSAL
-from dicomweb_cors_proxy.headers import TrustedProxies
-from dicomweb_cors_proxy.inbound import Heads, Inbound, Screen
+from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REFUSAL
+from dicomweb_cors_proxy.http.headers import TrustedProxies
+from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.proxy.incoming import Heads, Inbound, Screen
 from tests.support import asgi
 
 if TYPE_CHECKING:

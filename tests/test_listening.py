@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from dicomweb_cors_proxy import http1, listening, server
-from dicomweb_cors_proxy.listening import Acceptor, ClientConnections
-from dicomweb_cors_proxy.server import descriptor_warning
+from dicomweb_cors_proxy.server import acceptor as server_acceptor
+from dicomweb_cors_proxy.server import connection as server_connection
+from dicomweb_cors_proxy.server import uvicorn_server
+from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
+from dicomweb_cors_proxy.server.uvicorn_server import descriptor_warning
 from tests.support.certificates import Pair
 from tests.support.servers import LOOPBACK
 from tests.support.sockets import Head, Proxy, Wire, answer, archive, proxy, request, settings
@@ -185,7 +187,7 @@ async def test_a_rush_of_clients_stays_within_the_limit(start: Start) -> None:
 async def test_a_client_without_a_request_is_idle_after_a_while(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http1, "FIRST_REQUEST_SECONDS", 2 * MOMENT)
+    monkeypatch.setattr(server_connection, "FIRST_REQUEST_SECONDS", 2 * MOMENT)
     async with start(max_connections=1) as front:
         silent = await front.connect()
         waiting = asyncio.create_task(front.ask())
@@ -362,7 +364,7 @@ async def test_a_failure_of_accept_is_logged_and_outlasted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    accept, attempts = listening._accept, 0  # noqa: SLF001
+    accept, attempts = server_acceptor._accept, 0  # noqa: SLF001
     idle = Client()
     clients = ClientConnections(limit=10)
     clients.opened(idle)
@@ -380,7 +382,7 @@ async def test_a_failure_of_accept_is_logged_and_outlasted(
         sock.close()
         served.set()
 
-    monkeypatch.setattr(listening, "_accept", fail_twice)
+    monkeypatch.setattr(server_acceptor, "_accept", fail_twice)
     async with asyncio.timeout(SECONDS):
         with (
             socket.create_server((LOOPBACK, 0)) as listener,
@@ -399,7 +401,7 @@ async def test_a_failure_of_accept_is_logged_and_outlasted(
 def test_descriptor_warning(
     limit: int | None, word: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "descriptor_limit", lambda: limit)
+    monkeypatch.setattr(uvicorn_server, "descriptor_limit", lambda: limit)
     warning = descriptor_warning(settings("http://127.0.0.1:9/pacs"))
     assert (warning is None) == (word is None)
     assert (word or "") in (warning or "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
-from dicomweb_cors_proxy.log_writer import ATOMIC_WRITE_BYTES, QUEUE_LINES, Writer
+from dicomweb_cors_proxy.observability.log_writer import ATOMIC_WRITE_BYTES, QUEUE_LINES, Writer
 from tests.support.processes import Child
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def test_a_reader_that_stalls_makes_nobody_wait() -> None:
 
 
 def test_one_dropped_line_is_told_in_the_singular(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicomweb_cors_proxy.log_writer.QUEUE_LINES", 2)
+    monkeypatch.setattr("dicomweb_cors_proxy.observability.log_writer.QUEUE_LINES", 2)
     with pipe() as (stream, reader):
         writer = Writer()
         writer.attach(stream, notice)
@@ -235,7 +235,9 @@ def test_a_flush_with_nothing_written_starts_no_thread() -> None:
 
 FORKS = """
 import os, sys
-from dicomweb_cors_proxy.logs import configure, flush, print_lines
+from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.observability.log_setup import flush
+from dicomweb_cors_proxy.observability.log_setup import print_lines
 
 configure()
 if sys.argv[1] == "before":
@@ -261,7 +263,8 @@ def test_a_forked_process_writes_its_own_lines_once(parent: str, count: int) -> 
 
 SIGNALLED = """
 import signal, sys
-from dicomweb_cors_proxy.logs import configure, print_lines
+from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.observability.log_setup import print_lines
 
 configure()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dicomweb_cors_proxy.logs import (
+from dicomweb_cors_proxy.observability.log_setup import (
     ACCESS_LOGS,
     Record,
     configure,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATIENT = "Doe^Jane"
-OURS = "dicomweb_cors_proxy.gateway"
+OURS = "dicomweb_cors_proxy.proxy.outgoing"
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_what_python_itself_would_print(output: Callable[[], str]) -> None:
 def test_what_ends_the_process(workers: str) -> None:
     script = f"""
 from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.server import Server
+from dicomweb_cors_proxy.server.uvicorn_server import Server
 
 async def fail(*_, **__):
     raise ValueError("{PATIENT}")

@@ -53,17 +53,21 @@ KEYS = (
 # `serve`, made as talkative as it can be, with bugs that a header calls up.
 LOUD = """
 import asyncio, gc, logging
-from dicomweb_cors_proxy import gateway, http1, inbound, logs, oauth
+from dicomweb_cors_proxy.proxy import outgoing
+from dicomweb_cors_proxy.server import connection
+from dicomweb_cors_proxy.proxy import incoming
+from dicomweb_cors_proxy.observability import log_setup
+from dicomweb_cors_proxy.upstream import oauth
 from dicomweb_cors_proxy.cli import main
 
-quiet, rewrite = logs.configure, gateway.Gateway.rewrite
+quiet, rewrite = log_setup.configure, outgoing.Gateway.rewrite
 modify, read, received = (
-    gateway.Gateway.modify_response, inbound.Inbound.read, http1.Protocol.data_received
+    outgoing.Gateway.modify_response, incoming.Inbound.read, connection.Protocol.data_received
 )
 
 def loud(*args, **kwargs):
     quiet(*args, **kwargs)
-    for name in ("httpx", "httpcore.http11", "hpack", *logs.ACCESS_LOGS):
+    for name in ("httpx", "httpcore.http11", "hpack", *log_setup.ACCESS_LOGS):
         logging.getLogger(name)
     for name in (None, *logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(logging.DEBUG)
@@ -117,9 +121,9 @@ def buggy_received(self, data):
         raise ValueError(repr(data))
     received(self, data)
 
-logs.configure, gateway.Gateway.rewrite = loud, buggy
-gateway.Gateway.modify_response, inbound.Inbound.read = buggy_answer, buggy_read
-http1.Protocol.data_received = buggy_received
+log_setup.configure, outgoing.Gateway.rewrite = loud, buggy
+outgoing.Gateway.modify_response, incoming.Inbound.read = buggy_answer, buggy_read
+connection.Protocol.data_received = buggy_received
 oauth.PAUSE, oauth.Tokens.__init__.__kwdefaults__["timeout"] = 0.0, 0.5
 main()
 """

@@ -14,8 +14,8 @@ import httpx
 import pytest
 import yaml
 
-from dicomweb_cors_proxy.config import Settings
-from dicomweb_cors_proxy.reloading import reloaded
+from dicomweb_cors_proxy.config.settings import Settings
+from dicomweb_cors_proxy.operations.live_settings import reloaded
 from tests.support.proxy import Proxy, fronting, serving
 from tests.support.servers import LOOPBACK, Reply, stub
 from tests.support.sockets import ORIGIN, Head, Wire, answer, archive, request

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
-from dicomweb_cors_proxy.resolver import (
+from dicomweb_cors_proxy.upstream.resolver import (
     FRESH_FAILURE_SECONDS,
     FRESH_SECONDS,
     STALE_SECONDS,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy import rewriting
-from dicomweb_cors_proxy.rewriting import (
+from dicomweb_cors_proxy.dicomweb import url_search
+from dicomweb_cors_proxy.dicomweb.url_search import (
     ArchiveURLs,
     BodyRewriter,
     Header,
@@ -445,8 +445,8 @@ def written(tree: JSON, random: Random) -> str:
 def far_reach() -> Iterator[None]:
     """The laws know no bounds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rewriting, "_REACH", 1 << 20)
-        patch.setattr(rewriting, "_LONGEST_BASE", 1 << 20)
+        patch.setattr(url_search, "_REACH", 1 << 20)
+        patch.setattr(url_search, "_LONGEST_BASE", 1 << 20)
         yield
 
 
@@ -1018,13 +1018,13 @@ def test_a_quoted_string_without_an_end_takes_linear_time(name: str, end: str) -
 
 def test_a_value_that_is_none_of_ours_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    found = rewriting._Text._found  # noqa: SLF001
+    found = url_search._Text._found  # noqa: SLF001
 
-    def counted(text: rewriting._Text, data: bytes, start: int) -> object:
+    def counted(text: url_search._Text, data: bytes, start: int) -> object:
         looks.append(start)
         return found(text, data, start)
 
-    monkeypatch.setattr(rewriting._Text, "_found", counted)  # noqa: SLF001
+    monkeypatch.setattr(url_search._Text, "_found", counted)  # noqa: SLF001
     text = f'["{ARCHIVE}/{"dicom-web/" * 50}",{{"BulkDataURI":"{ARCHIVE}/1"}}]'
     rewriter = ArchiveURLs([ARCHIVE]).to(PUBLIC.encode())
     expected = text.replace(f'{ARCHIVE}/1"', f'{PUBLIC}/1"')

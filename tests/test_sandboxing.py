@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from dicomweb_cors_proxy.sandboxing import sandboxed
+from dicomweb_cors_proxy.http.sandbox import sandboxed
 
 NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 SANDBOX = (b"content-security-policy", b"sandbox")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from dicomweb_cors_proxy.server import Config, Server, bind
-from dicomweb_cors_proxy.systemd import ALIVE, READY, notify, watchdog_interval
+from dicomweb_cors_proxy.operations.systemd import ALIVE, READY, notify, watchdog_interval
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.sockets import settings

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.targets import target_problem, unreadable_target
+from dicomweb_cors_proxy.http.targets import target_problem, unreadable_target
 
 UID = b"1.2.826.0.1.3680043"
 

@@ -17,8 +17,8 @@ import httpx
 import pytest
 import uvloop
 
-from dicomweb_cors_proxy.chunked import MAX_CHUNKS_PER_CALL
-from dicomweb_cors_proxy.transport import (
+from dicomweb_cors_proxy.http.chunked import MAX_CHUNKS_PER_CALL
+from dicomweb_cors_proxy.upstream.native import (
     IDLE_EXPIRY,
     MAX_HEADERS,
     MAX_INTERIM_RESPONSES,
@@ -46,7 +46,7 @@ from tests.support.upstream import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from dicomweb_cors_proxy.transport import Header
+    from dicomweb_cors_proxy.upstream.native import Header
     from tests.support.sockets import Head, Wire
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

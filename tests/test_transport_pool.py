@@ -25,8 +25,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from dicomweb_cors_proxy.dialer import Dialer
-from dicomweb_cors_proxy.transport import (
+from dicomweb_cors_proxy.upstream.dialer import Dialer
+from dicomweb_cors_proxy.upstream.native import (
     CONNECTION_MAX_AGE_SECONDS,
     IDLE_EXPIRY,
     Connection,

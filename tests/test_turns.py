@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from dicomweb_cors_proxy.turns import Turns
+from dicomweb_cors_proxy.server.turns import Turns
 
 
 async def test_each_iteration_resumes_a_few_in_order() -> None:

@@ -235,13 +235,13 @@ def test_none_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
 
 SCRIPT = """
 import os, signal, sys
-from dicomweb_cors_proxy import workers
-from dicomweb_cors_proxy.config import Settings
-from dicomweb_cors_proxy.logs import configure
-from dicomweb_cors_proxy.reloading import Configuration
+from dicomweb_cors_proxy.operations import supervisor
+from dicomweb_cors_proxy.config.settings import Settings
+from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.operations.live_settings import Configuration
 
-workers.FIRST_PAUSE = 0.001
-workers.HANG_SECONDS = 3600.0  # most of these workers have no event loop
+supervisor.FIRST_PAUSE = 0.001
+supervisor.HANG_SECONDS = 3600.0  # most of these workers have no event loop
 {setup}
 settings = Settings(
     upstream={{"url": "http://a"}},
@@ -253,9 +253,9 @@ configure()
 def work(settings, connection, beat):
     {work}
 
-with workers.shared_metrics():
+with supervisor.shared_metrics():
     sys.exit(
-        workers.Supervisor(
+        supervisor.Supervisor(
             Configuration(settings, lambda: settings),
             [],
             certificates=None,
@@ -386,7 +386,7 @@ signal.pause()
 
 
 def test_a_worker_that_hangs_before_it_serves_is_killed() -> None:
-    with supervisor("signal.pause()", setup="workers.START_SECONDS = 1.0") as child:
+    with supervisor("signal.pause()", setup="supervisor.START_SECONDS = 1.0") as child:
         assert child.wait() == 1
     assert "hangs: its event loop has not run for 1 s" in child.output
     assert "a worker ended by SIGKILL before it served" in child.output
@@ -440,7 +440,7 @@ connection.send("serving")
 while True:
     signal.pause()
 """
-    with supervisor(work, setup="workers.longest_end = lambda _: 0.2") as child:
+    with supervisor(work, setup="supervisor.longest_end = lambda _: 0.2") as child:
         child.wait_for("ready")
         child.terminate()
         assert child.wait() == 0

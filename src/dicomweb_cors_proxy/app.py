@@ -12,17 +12,17 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dicomweb_cors_proxy.answers import Answer, Problem, without_body
-from dicomweb_cors_proxy.gateway import Gateway
-from dicomweb_cors_proxy.health import Archive, Health
-from dicomweb_cors_proxy.httpx_upstream import HTTPXUpstream
-from dicomweb_cors_proxy.inbound import Screen
-from dicomweb_cors_proxy.logs import flush
-from dicomweb_cors_proxy.metrics import CONTENT_TYPE, REFRESH, Metrics, metrics
-from dicomweb_cors_proxy.middleware import AccessLog, CORSMiddleware
-from dicomweb_cors_proxy.oauth import Client, LoggedIn, Tokens
-from dicomweb_cors_proxy.proxy import UPSTREAM_ERRORS, Limits, Load, ReverseProxy
-from dicomweb_cors_proxy.transport import Transport
+from dicomweb_cors_proxy.http.replies import Answer, Problem, without_body
+from dicomweb_cors_proxy.observability.log_setup import flush
+from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH, Metrics, metrics
+from dicomweb_cors_proxy.proxy.cors_middleware import AccessLog, CORSMiddleware
+from dicomweb_cors_proxy.proxy.incoming import Screen
+from dicomweb_cors_proxy.proxy.outgoing import Gateway
+from dicomweb_cors_proxy.proxy.readiness import Archive, Health
+from dicomweb_cors_proxy.proxy.reverse_proxy import UPSTREAM_ERRORS, Limits, Load, ReverseProxy
+from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
+from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.oauth import Client, LoggedIn, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from starlette import requests
     from starlette.types import Receive, Scope, Send
 
-    from dicomweb_cors_proxy.config import Settings, UpstreamSettings
-    from dicomweb_cors_proxy.proxy import Upstream
+    from dicomweb_cors_proxy.config.settings import Settings, UpstreamSettings
+    from dicomweb_cors_proxy.proxy.reverse_proxy import Upstream
 
 
 def create_app(
@@ -215,7 +215,7 @@ def create_upstream(
 def _engine(upstream: UpstreamSettings) -> Upstream:
     context = _ssl_context(upstream)
     if upstream.transport == "httpx":
-        from dicomweb_cors_proxy.httpx_transport import HTTPXTransport  # noqa: PLC0415  (slow)
+        from dicomweb_cors_proxy.upstream.httpx_client import HTTPXTransport  # noqa: PLC0415  (slow)
 
         transport = HTTPXTransport(max_connections=upstream.max_connections, ssl_context=context)
         return HTTPXUpstream(transport, connections=transport.connections)

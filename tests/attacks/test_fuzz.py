@@ -21,11 +21,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from dicomweb_cors_proxy.extensions import REFUSAL
-from dicomweb_cors_proxy.http1 import KnownHeads, Protocol
-from dicomweb_cors_proxy.listening import ClientConnections
-from dicomweb_cors_proxy.transport import Answer
-from dicomweb_cors_proxy.turns import Turns
+from dicomweb_cors_proxy.http.extensions import REFUSAL
+from dicomweb_cors_proxy.server.acceptor import ClientConnections
+from dicomweb_cors_proxy.server.connection import KnownHeads, Protocol
+from dicomweb_cors_proxy.server.turns import Turns
+from dicomweb_cors_proxy.upstream.native import Answer
 from tests.support.sockets import settings
 
 if TYPE_CHECKING:

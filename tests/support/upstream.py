@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import httpx
 
-from dicomweb_cors_proxy.dialer import Dialer
-from dicomweb_cors_proxy.resolver import Resolver
+from dicomweb_cors_proxy.upstream.dialer import Dialer
+from dicomweb_cors_proxy.upstream.resolver import Resolver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from dicomweb_cors_proxy.transport import Header, Transport
+    from dicomweb_cors_proxy.upstream.native import Header, Transport
 
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 

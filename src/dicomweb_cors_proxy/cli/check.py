@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomweb_cors_proxy.app import create_limits, create_upstream
-from dicomweb_cors_proxy.cli.configuration import config_option, settings_or_exit
-from dicomweb_cors_proxy.gateway import Gateway
-from dicomweb_cors_proxy.health import Archive
+from dicomweb_cors_proxy.cli.options import config_option, settings_or_exit
+from dicomweb_cors_proxy.proxy.outgoing import Gateway
+from dicomweb_cors_proxy.proxy.readiness import Archive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dicomweb_cors_proxy.config import Settings
-    from dicomweb_cors_proxy.health import Sign
+    from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.proxy.readiness import Sign
 
 NOT_FOUND = 404
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dicomweb_cors_proxy.cli.configuration import CONFIGURATION
-from dicomweb_cors_proxy.config import ConfigurationError
-from dicomweb_cors_proxy.logs import configure
+from dicomweb_cors_proxy.cli.options import CONFIGURATION
+from dicomweb_cors_proxy.config.settings import ConfigurationError
+from dicomweb_cors_proxy.observability.log_setup import configure
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.demo.servers import Demo

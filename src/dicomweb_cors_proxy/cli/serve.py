@@ -13,20 +13,27 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from dicomweb_cors_proxy.app import create_app
-from dicomweb_cors_proxy.certificates import POLL, Certificates, self_signed, state_directory
-from dicomweb_cors_proxy.cli.configuration import (
-    by_key,
-    config_option,
-    refuse,
-    setting_option,
+from dicomweb_cors_proxy.cli.options import by_key, config_option, refuse, setting_option
+from dicomweb_cors_proxy.config.settings import ConfigurationError, load
+from dicomweb_cors_proxy.config.sources import Problem
+from dicomweb_cors_proxy.observability.log_setup import configure, flush, place, print_lines
+from dicomweb_cors_proxy.observability.log_writer import occupy_standard_descriptors
+from dicomweb_cors_proxy.operations.certificates import (
+    POLL,
+    Certificates,
+    self_signed,
+    state_directory,
 )
-from dicomweb_cors_proxy.config import ConfigurationError, load
-from dicomweb_cors_proxy.config_sources import Problem
-from dicomweb_cors_proxy.log_writer import occupy_standard_descriptors
-from dicomweb_cors_proxy.logs import configure, flush, place, print_lines
-from dicomweb_cors_proxy.memory import settle, tune_allocator
-from dicomweb_cors_proxy.reloading import Configuration
-from dicomweb_cors_proxy.server import (
+from dicomweb_cors_proxy.operations.live_settings import Configuration
+from dicomweb_cors_proxy.operations.memory import settle, tune_allocator
+from dicomweb_cors_proxy.operations.systemd import (
+    ALIVE,
+    READY,
+    notify,
+    reloading,
+    watchdog_interval,
+)
+from dicomweb_cors_proxy.server.uvicorn_server import (
     Config,
     Server,
     bind,
@@ -34,7 +41,6 @@ from dicomweb_cors_proxy.server import (
     handling_signals,
     lift_descriptor_limit,
 )
-from dicomweb_cors_proxy.systemd import ALIVE, READY, notify, reloading, watchdog_interval
 
 if TYPE_CHECKING:
     import socket
@@ -42,7 +48,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from dicomweb_cors_proxy.config import Settings
+    from dicomweb_cors_proxy.config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +263,7 @@ def _supervise(
     on_ready: Callable[[], None],
 ) -> int:
     # They are of no use to a process that serves alone, and take time to import.
-    from dicomweb_cors_proxy.workers import (  # noqa: PLC0415
+    from dicomweb_cors_proxy.operations.supervisor import (  # noqa: PLC0415
         RENEWED,
         Supervisor,
         shared_metrics,

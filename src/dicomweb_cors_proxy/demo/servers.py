@@ -14,10 +14,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dicomweb_cors_proxy.app import create_app
-from dicomweb_cors_proxy.config import Settings
+from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.demo.archive import ROOT, create_archive
 from dicomweb_cors_proxy.demo.recorder import Recorder
-from dicomweb_cors_proxy.server import Config, Server, bind
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
 
 if TYPE_CHECKING:
     import socket

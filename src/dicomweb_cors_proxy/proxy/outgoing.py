@@ -8,20 +8,30 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from dicomweb_cors_proxy import headers as fields
-from dicomweb_cors_proxy.answers import Answer, Problem
-from dicomweb_cors_proxy.contents import Contents
-from dicomweb_cors_proxy.dicomweb import RESOURCES, ResourceTable, Route, Service, repair_accept
-from dicomweb_cors_proxy.proxy import UpstreamProblem, body_too_large, body_without_meaning
-from dicomweb_cors_proxy.transport import DEFAULT_PORTS, Origin, Request
+from dicomweb_cors_proxy.dicomweb.resources import (
+    RESOURCES,
+    ResourceTable,
+    Route,
+    Service,
+    repair_accept,
+)
+from dicomweb_cors_proxy.http import headers as fields
+from dicomweb_cors_proxy.http.replies import Answer, Problem
+from dicomweb_cors_proxy.proxy.responses import Contents
+from dicomweb_cors_proxy.proxy.reverse_proxy import (
+    UpstreamProblem,
+    body_too_large,
+    body_without_meaning,
+)
+from dicomweb_cors_proxy.upstream.native import DEFAULT_PORTS, Origin, Request
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
-    from dicomweb_cors_proxy.config import Settings, UpstreamAuth
-    from dicomweb_cors_proxy.inbound import Head, Inbound
-    from dicomweb_cors_proxy.logs import Record
-    from dicomweb_cors_proxy.proxy import BodyFilter
+    from dicomweb_cors_proxy.config.settings import Settings, UpstreamAuth
+    from dicomweb_cors_proxy.observability.log_setup import Record
+    from dicomweb_cors_proxy.proxy.incoming import Head, Inbound
+    from dicomweb_cors_proxy.proxy.reverse_proxy import BodyFilter
 
 Header = fields.Header
 

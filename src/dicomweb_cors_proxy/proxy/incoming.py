@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dicomweb_cors_proxy.answers import Problem
-from dicomweb_cors_proxy.extensions import EMPTY_QUERY, REFUSAL
-from dicomweb_cors_proxy.targets import target_problem
+from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REFUSAL
+from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.http.targets import target_problem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from starlette.types import Scope
 
-    from dicomweb_cors_proxy.answers import Answer
-    from dicomweb_cors_proxy.cors import Decision
-    from dicomweb_cors_proxy.dicomweb import Route
-    from dicomweb_cors_proxy.headers import Header, TrustedProxies
+    from dicomweb_cors_proxy.cors.policy import Decision
+    from dicomweb_cors_proxy.dicomweb.resources import Route
+    from dicomweb_cors_proxy.http.headers import Header, TrustedProxies
+    from dicomweb_cors_proxy.http.replies import Answer
 
 # RFC 9110 §7.2: uri-host [ ":" port ], of which names in use have no more than these characters.
 HOST = re.compile(rb"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 import uvicorn
 
-from dicomweb_cors_proxy.certificates import Certificates
-from dicomweb_cors_proxy.http1 import READ_BYTES, KnownHeads, Protocol
-from dicomweb_cors_proxy.listening import Acceptor, ClientConnections, descriptor_limit
-from dicomweb_cors_proxy.systemd import READY, notify, stopping
-from dicomweb_cors_proxy.tls import start_tls_on_accepted
-from dicomweb_cors_proxy.turns import Turns
+from dicomweb_cors_proxy.operations.certificates import Certificates
+from dicomweb_cors_proxy.operations.systemd import READY, notify, stopping
+from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections, descriptor_limit
+from dicomweb_cors_proxy.server.connection import READ_BYTES, KnownHeads, Protocol
+from dicomweb_cors_proxy.server.tls import start_tls_on_accepted
+from dicomweb_cors_proxy.server.turns import Turns
 
 if TYPE_CHECKING:
     import ssl
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-    from dicomweb_cors_proxy.config import ServerSettings, Settings
+    from dicomweb_cors_proxy.config.settings import ServerSettings, Settings
 
 try:
     import resource

@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, SecretStr, ValidationError, WrapValidator
 
-from dicomweb_cors_proxy.dicomweb import parse_extra_path
-from dicomweb_cors_proxy.headers import TrustedProxies
+from dicomweb_cors_proxy.dicomweb.resources import parse_extra_path
+from dicomweb_cors_proxy.http.headers import TrustedProxies
 
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler

@@ -26,12 +26,11 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
-from dicomweb_cors_proxy.certificates import POLL
-from dicomweb_cors_proxy.heartbeats import HEARTBEAT_SECONDS, Heartbeats
-from dicomweb_cors_proxy.logs import configure, flush, place
-from dicomweb_cors_proxy.metrics import files_of, share, worker_ended
-from dicomweb_cors_proxy.server import handling_signals, longest_end
-from dicomweb_cors_proxy.systemd import (
+from dicomweb_cors_proxy.observability.log_setup import configure, flush, place
+from dicomweb_cors_proxy.observability.metrics import files_of, share, worker_ended
+from dicomweb_cors_proxy.operations.certificates import POLL
+from dicomweb_cors_proxy.operations.heartbeats import HEARTBEAT_SECONDS, Heartbeats
+from dicomweb_cors_proxy.operations.systemd import (
     ALIVE,
     READY,
     notify,
@@ -39,15 +38,16 @@ from dicomweb_cors_proxy.systemd import (
     stopping,
     watchdog_interval,
 )
+from dicomweb_cors_proxy.server.uvicorn_server import handling_signals, longest_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
     from multiprocessing.connection import Connection
 
-    from dicomweb_cors_proxy.certificates import Certificates
-    from dicomweb_cors_proxy.config import Settings
-    from dicomweb_cors_proxy.reloading import Configuration
-    from dicomweb_cors_proxy.server import Server
+    from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.operations.certificates import Certificates
+    from dicomweb_cors_proxy.operations.live_settings import Configuration
+    from dicomweb_cors_proxy.server.uvicorn_server import Server
 
 __all__ = ["RENEWED", "Supervisor", "shared_metrics", "tethered"]
 

@@ -17,7 +17,7 @@ from dicomweb_cors_proxy.keepalive import enable_keepalive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from dicomweb_cors_proxy.resolver import Address, Resolver
+    from dicomweb_cors_proxy.upstream.resolver import Address, Resolver
 
 __all__ = ["Dialer"]
 

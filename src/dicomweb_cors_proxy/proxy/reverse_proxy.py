@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import httpx
 
-from dicomweb_cors_proxy.answers import Problem, ResponseAborted
-from dicomweb_cors_proxy.extensions import ON_LEAVING
-from dicomweb_cors_proxy.transport import ResolveTimedOut, Timeouts
+from dicomweb_cors_proxy.http.extensions import ON_LEAVING
+from dicomweb_cors_proxy.http.replies import Problem, ResponseAborted
+from dicomweb_cors_proxy.upstream.native import ResolveTimedOut, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from dicomweb_cors_proxy.logs import Record
-    from dicomweb_cors_proxy.transport import Request
+    from dicomweb_cors_proxy.observability.log_setup import Record
+    from dicomweb_cors_proxy.upstream.native import Request
 
 logger = logging.getLogger(__name__)
 

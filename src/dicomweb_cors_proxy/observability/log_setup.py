@@ -19,7 +19,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from dicomweb_cors_proxy.log_writer import FLUSH_SECONDS, Writer
+from dicomweb_cors_proxy.observability.log_writer import FLUSH_SECONDS, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from dicomweb_cors_proxy.config import ConfigurationError, load
-from dicomweb_cors_proxy.logs import flush, print_lines
+from dicomweb_cors_proxy.config.settings import ConfigurationError, load
+from dicomweb_cors_proxy.observability.log_setup import flush, print_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dicomweb_cors_proxy.config import Settings
+    from dicomweb_cors_proxy.config.settings import Settings
 
 CONFIGURATION = 2
 

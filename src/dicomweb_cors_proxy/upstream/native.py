@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 import httptools
 import httpx
 
-from dicomweb_cors_proxy.chunked import ChunkedDecoder, ChunkedError
-from dicomweb_cors_proxy.dialer import Dialer
-from dicomweb_cors_proxy.resolver import Resolver, ResolveTimeout
+from dicomweb_cors_proxy.http.chunked import ChunkedDecoder, ChunkedError
+from dicomweb_cors_proxy.upstream.dialer import Dialer
+from dicomweb_cors_proxy.upstream.resolver import Resolver, ResolveTimeout
 
 if TYPE_CHECKING:
     import socket

@@ -10,22 +10,29 @@ from random import getrandbits
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dicomweb_cors_proxy.answers import Answer, Problem, ResponseAborted, without_body
-from dicomweb_cors_proxy.cors import MAX_ORIGIN_BYTES, Origin
-from dicomweb_cors_proxy.extensions import REFUSAL
-from dicomweb_cors_proxy.headers import client_address, merge_vary
-from dicomweb_cors_proxy.inbound import Heads, Inbound, Screen
-from dicomweb_cors_proxy.logs import OTHER, REQUEST, UNMATCHED, Record, place, request_id
+from dicomweb_cors_proxy.cors.policy import MAX_ORIGIN_BYTES, Origin
+from dicomweb_cors_proxy.http.extensions import REFUSAL
+from dicomweb_cors_proxy.http.headers import client_address, merge_vary
+from dicomweb_cors_proxy.http.replies import Answer, Problem, ResponseAborted, without_body
+from dicomweb_cors_proxy.observability.log_setup import (
+    OTHER,
+    REQUEST,
+    UNMATCHED,
+    Record,
+    place,
+    request_id,
+)
+from dicomweb_cors_proxy.proxy.incoming import Heads, Inbound, Screen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from dicomweb_cors_proxy.cors import CORS
-    from dicomweb_cors_proxy.headers import Header, TrustedProxies
-    from dicomweb_cors_proxy.inbound import Head
-    from dicomweb_cors_proxy.metrics import Metrics
+    from dicomweb_cors_proxy.cors.policy import CORS
+    from dicomweb_cors_proxy.http.headers import Header, TrustedProxies
+    from dicomweb_cors_proxy.observability.metrics import Metrics
+    from dicomweb_cors_proxy.proxy.incoming import Head
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import logging
 from functools import reduce
 from typing import TYPE_CHECKING, Final
 
-from dicomweb_cors_proxy.config import SCHEMA, ConfigurationError
-from dicomweb_cors_proxy.logs import place
+from dicomweb_cors_proxy.config.settings import SCHEMA, ConfigurationError
+from dicomweb_cors_proxy.observability.log_setup import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dicomweb_cors_proxy.config import Settings
+    from dicomweb_cors_proxy.config.settings import Settings
 
 __all__ = ["Configuration", "reloaded"]
 

@@ -7,34 +7,34 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from dicomweb_cors_proxy.compression import (
-    Gzip,
-    accepts_gzip,
-    compressed_headers,
-    is_compressible,
-    is_text,
-)
-from dicomweb_cors_proxy.dicomweb import Service
-from dicomweb_cors_proxy.headers import Header, merge_vary
-from dicomweb_cors_proxy.inbound import HOST
-from dicomweb_cors_proxy.rewriting import (
+from dicomweb_cors_proxy.dicomweb.resources import Service
+from dicomweb_cors_proxy.dicomweb.url_search import (
     URL_HEADERS,
     ArchiveURLs,
     URLRewriter,
     archive_tags,
     changed_body_headers,
 )
-from dicomweb_cors_proxy.sandboxing import sandboxed
+from dicomweb_cors_proxy.http.content import (
+    Gzip,
+    accepts_gzip,
+    compressed_headers,
+    is_compressible,
+    is_text,
+)
+from dicomweb_cors_proxy.http.headers import Header, merge_vary
+from dicomweb_cors_proxy.http.sandbox import sandboxed
+from dicomweb_cors_proxy.proxy.incoming import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from starlette.types import Scope
 
-    from dicomweb_cors_proxy.config import Settings
-    from dicomweb_cors_proxy.headers import TrustedProxies
-    from dicomweb_cors_proxy.inbound import Inbound
-    from dicomweb_cors_proxy.proxy import BodyFilter
+    from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.http.headers import TrustedProxies
+    from dicomweb_cors_proxy.proxy.incoming import Inbound
+    from dicomweb_cors_proxy.proxy.reverse_proxy import BodyFilter
 
 logger = logging.getLogger(__name__)
 

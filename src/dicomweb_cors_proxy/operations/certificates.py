@@ -15,14 +15,14 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from dicomweb_cors_proxy.config_values import pair_fault
+from dicomweb_cors_proxy.config.kinds import pair_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cryptography import x509
 
-    from dicomweb_cors_proxy.config import ServerSettings
+    from dicomweb_cors_proxy.config.settings import ServerSettings
 
 __all__ = ["POLL", "Certificates", "SelfSigned", "self_signed", "state_directory"]
 

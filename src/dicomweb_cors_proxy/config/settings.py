@@ -42,21 +42,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from dicomweb_cors_proxy.config_sources import (
-    POLICIES_EXAMPLE,
-    Place,
-    Problem,
-    Schema,
-    Setting,
-    config_variable,
-    exposure,
-    read_environment,
-    read_file,
-    read_flags,
-    read_list,
-    read_secret_files,
-)
-from dicomweb_cors_proxy.config_values import (
+from dicomweb_cors_proxy.config.kinds import (
     AllowedHost,
     ArchiveURL,
     BasePath,
@@ -88,9 +74,23 @@ from dicomweb_cors_proxy.config_values import (
     shown,
     validity_fault,
 )
-from dicomweb_cors_proxy.cors import CORS, CORSPolicy, PolicyError
-from dicomweb_cors_proxy.cors import Problem as PolicyProblem
-from dicomweb_cors_proxy.dicomweb import Service
+from dicomweb_cors_proxy.config.sources import (
+    POLICIES_EXAMPLE,
+    Place,
+    Problem,
+    Schema,
+    Setting,
+    config_variable,
+    exposure,
+    read_environment,
+    read_file,
+    read_flags,
+    read_list,
+    read_secret_files,
+)
+from dicomweb_cors_proxy.cors.policy import CORS, CORSPolicy, PolicyError
+from dicomweb_cors_proxy.cors.policy import Problem as PolicyProblem
+from dicomweb_cors_proxy.dicomweb.resources import Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -27,18 +27,18 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
-from dicomweb_cors_proxy.answers import Problem, ResponseAborted
-from dicomweb_cors_proxy.chunked import ChunkedDecoder, ChunkedError
-from dicomweb_cors_proxy.deadline import Deadline
-from dicomweb_cors_proxy.extensions import EMPTY_QUERY, ON_LEAVING, REFUSAL
-from dicomweb_cors_proxy.inbound import (
+from dicomweb_cors_proxy.http.chunked import ChunkedDecoder, ChunkedError
+from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, ON_LEAVING, REFUSAL
+from dicomweb_cors_proxy.http.replies import Problem, ResponseAborted
+from dicomweb_cors_proxy.http.targets import unreadable_target
+from dicomweb_cors_proxy.observability.log_setup import place
+from dicomweb_cors_proxy.proxy.incoming import (
     head_too_large,
     origin_form,
     target_too_long,
     too_many_headers,
 )
-from dicomweb_cors_proxy.logs import place
-from dicomweb_cors_proxy.targets import unreadable_target
+from dicomweb_cors_proxy.server.deadline import Deadline
 
 try:
     import fcntl
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Scope
     from uvicorn.server import ServerState
 
-    from dicomweb_cors_proxy.answers import Answer
-    from dicomweb_cors_proxy.server import Config
+    from dicomweb_cors_proxy.http.replies import Answer
+    from dicomweb_cors_proxy.server.uvicorn_server import Config
 
 logger = logging.getLogger(__name__)
 

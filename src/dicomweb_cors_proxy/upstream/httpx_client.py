@@ -15,7 +15,11 @@ from typing import Any
 import httpcore
 import httpx
 
-from dicomweb_cors_proxy.transport import IDLE_EXPIRY, SAFE_METHODS, ended_without_close_notify
+from dicomweb_cors_proxy.upstream.native import (
+    IDLE_EXPIRY,
+    SAFE_METHODS,
+    ended_without_close_notify,
+)
 
 __all__ = ["HTTPXTransport"]
 

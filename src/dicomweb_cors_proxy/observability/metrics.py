@@ -26,14 +26,14 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from dicomweb_cors_proxy.logs import dropped_lines
+from dicomweb_cors_proxy.observability.log_setup import dropped_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
-    from dicomweb_cors_proxy.logs import Record
+    from dicomweb_cors_proxy.observability.log_setup import Record
 
 __all__ = [
     "CONTENT_TYPE",

@@ -1,0 +1,5 @@
+"""The core: one request from the client to the archive, and its response back.
+
+Read access_log, cors_middleware, incoming, checks, reverse_proxy, routing, outgoing and
+responses in this order, which is that of a request; readiness checks that the archive responds.
+"""
