@@ -22,7 +22,6 @@ from dicomweb_cors_proxy.cors.policy import (
     MAX_REQUEST_HEADERS,
     CORSPolicy,
     Decision,
-    Header,
     Origin,
     OriginPattern,
     PolicyError,
@@ -32,6 +31,8 @@ from dicomweb_cors_proxy.cors.policy import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from dicomweb_cors_proxy.http.messages import Header
 
 VIEWER: Final = "https://viewer.example"
 ORIGIN: Final = VIEWER.encode()

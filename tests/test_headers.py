@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.http.headers import (
-    Header,
     TrustedProxies,
     client_address,
     end_to_end,
@@ -24,6 +23,8 @@ from dicomweb_cors_proxy.http.headers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from dicomweb_cors_proxy.http.messages import Header
 
 HOP_BY_HOP = [  # RFC 9110 §7.6.1, §7.8, §11.7; RFC 9112 §6.1; RFC 7540 §3.2.1; and two old habits
     b"connection",

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from dicomweb_cors_proxy.dicomweb import url_search
 from dicomweb_cors_proxy.dicomweb.url_search import (
     ArchiveURLs,
-    BodyRewriter,
-    Header,
     URLRewriter,
     archive_tags,
     changed_body_headers,
@@ -23,6 +21,8 @@ from dicomweb_cors_proxy.dicomweb.url_search import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from dicomweb_cors_proxy.http.messages import BodyFilter, Header
 
 JSON: TypeAlias = Any
 
@@ -49,7 +49,7 @@ def lines(*text: str) -> list[Header]:
     return [(name, value) for name, _, value in split]
 
 
-def body(media_type: str, rewriter: URLRewriter = REWRITER) -> BodyRewriter:
+def body(media_type: str, rewriter: URLRewriter = REWRITER) -> BodyFilter:
     found = rewriter.body(200, {b"content-type": media_type.encode("latin-1")})
     assert found is not None
     return found

@@ -46,7 +46,7 @@ from tests.support.upstream import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
-    from dicomweb_cors_proxy.upstream.native import Header
+    from dicomweb_cors_proxy.http.messages import Header
     from tests.support.sockets import Head, Wire
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

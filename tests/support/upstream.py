@@ -16,7 +16,8 @@ from dicomweb_cors_proxy.upstream.resolver import Resolver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from dicomweb_cors_proxy.upstream.native import Header, Transport
+    from dicomweb_cors_proxy.http.messages import Header
+    from dicomweb_cors_proxy.upstream.native import Transport
 
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 

@@ -17,6 +17,8 @@ from pydantic import AfterValidator, SecretStr, ValidationError, WrapValidator
 
 from dicomweb_cors_proxy.dicomweb.resources import parse_extra_path
 from dicomweb_cors_proxy.http.headers import TrustedProxies
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT
+from dicomweb_cors_proxy.http.messages import TCHAR
 
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
@@ -104,13 +106,10 @@ Seconds = Annotated[float, _number("number of seconds", 0.001, 86400)]
 Grace = Annotated[float, _number("number of seconds", 0, 86400)]
 MaxAge = Annotated[int, _number("whole number of seconds", -1, 86400)]
 
-
 # RFC 3986 §3.2.2 and §3.3; underscores are in no DNS name, but in those of Docker's services.
 _HOST_NAME: Final = re.compile(r"(?=.{1,254}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 _ENDS_IN_NUMBER: Final = re.compile(r"(?:\A|\.)[0-9]+\.?\Z")
 _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
-_MAX_PORT: Final = 65535
-_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 
 
@@ -129,8 +128,8 @@ def _authority_fault(authority: str) -> str | None:
         return "names no host"
     if not _is_host(host):
         return "has no valid host: that is a DNS name, an IPv4 address, or IPv6 as in [2001:db8::1]"
-    if colon and not (_PORT.fullmatch(port) and int(port) <= _MAX_PORT):
-        return f"has no valid port: that is a number from 1 to {_MAX_PORT}"
+    if colon and not (_PORT.fullmatch(port) and int(port) <= MAX_PORT):
+        return f"has no valid port: that is a number from 1 to {MAX_PORT}"
     return None
 
 
@@ -162,7 +161,7 @@ def _http_url_fault(url: str, credentials: str) -> str | None:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "has no scheme"
-    if scheme.lower() not in _DEFAULT_PORTS:
+    if scheme.lower() not in DEFAULT_PORTS:
         return (
             "has quotes around it: leave them out"
             if scheme[:1] in ("'", '"')
@@ -250,14 +249,13 @@ def own_origin(public_url: str) -> str:
     """Return the origin of a URL that `PublicURL` has let pass, as browsers write it."""
     parts = urlsplit(public_url)
     host, _, port = _split_port(parts.netloc.lower())
-    suffix = "" if port in ("", _DEFAULT_PORTS[parts.scheme]) else f":{port}"
+    suffix = "" if port in ("", str(DEFAULT_PORTS[parts.scheme])) else f":{port}"
     return f"{parts.scheme}://{host}{suffix}"
 
 
 ArchiveURL = Annotated[str, AfterValidator(_archive_url)]
 PublicURL = Annotated[str, AfterValidator(_public_url)]
 TokenURL = Annotated[str, AfterValidator(_token_url)]
-
 
 _OWN_PATHS: Final = frozenset({"healthz", "readyz", "metrics"})
 
@@ -318,7 +316,7 @@ def _extra_path(path: str) -> str:
 
 
 def _token(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", name):  # RFC 9110 §5.6.2
+    if not re.fullmatch(rf"{TCHAR}{{1,64}}", name):
         raise ValueError(
             f"{shown(name)} can't stand in Via; write up to 64 letters, digits, dots and hyphens"
         )
@@ -331,7 +329,6 @@ AllowedHost = Annotated[str, AfterValidator(_allowed_host)]
 PeerNetwork = Annotated[str, AfterValidator(_peer_network)]
 ExtraPath = Annotated[str, AfterValidator(_extra_path)]
 Token = Annotated[str, AfterValidator(_token)]
-
 
 # Surrogates are bytes of the environment that are not UTF-8.
 _CREDENTIAL: Final = re.compile("[^\0-\x1f\x7f\ud800-\udfff]+")

@@ -16,7 +16,10 @@ import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Self
+
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT
+from dicomweb_cors_proxy.http.messages import TOKEN, Header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,15 +30,12 @@ __all__ = [
     "CORS",
     "CORSPolicy",
     "Decision",
-    "Header",
     "Origin",
     "OriginPattern",
     "PolicyError",
     "PreflightDecision",
     "Problem",
 ]
-
-Header: TypeAlias = tuple[bytes, bytes]
 
 MAX_ORIGIN_BYTES: Final = 327  # scheme of 64, "://", host of 253 and a dot, ":65535"
 MAX_PREFLIGHT_BYTES: Final = 8192  # origin, method and header names together
@@ -47,9 +47,6 @@ CACHED_PREFLIGHTS: Final = 256
 _ANY: Final = "*"
 _MAX_AGE: Final = range(-1, 86400 + 1)
 _CHROMIUM_MAX_AGE: Final = 7200
-
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_MAX_PORT: Final = 65535
 _APP_SCHEMES: Final = frozenset(
     {
         "app",
@@ -63,8 +60,6 @@ _APP_SCHEMES: Final = frozenset(
 )
 _OPAQUE_SCHEMES: Final = frozenset({"about", "blob", "data", "file", "javascript"})
 _PAGELESS_SCHEMES: Final = frozenset({"ftp", "ws", "wss"})
-
-_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,63}")  # RFC 3986 §3.1
 _ORIGIN: Final = re.compile(
     rf"({_SCHEME.pattern})://([a-z0-9._-]+|\[[0-9a-f:]+\])(?::([1-9][0-9]{{0,4}}))?"
@@ -207,7 +202,7 @@ class Origin:
             return None
         scheme, host, digits = match.groups()
         port = int(digits) if digits else None
-        if port is not None and (port > _MAX_PORT or port == _DEFAULT_PORTS.get(scheme)):
+        if port is not None and (port > MAX_PORT or port == DEFAULT_PORTS.get(scheme)):
             return None
         return cls(scheme, host, port) if _canonical_host(host) == host else None
 
@@ -276,11 +271,11 @@ class OriginPattern:
         host = _read_host(host, faults, below="x." if any_subdomain else "")
         if not scheme:
             scheme = "http" if _is_loopback(host) else "https"
-        if scheme not in _DEFAULT_PORTS and (any_subdomain or any_port):
+        if scheme not in DEFAULT_PORTS and (any_subdomain or any_port):
             raise _UnreadableError(
                 "has a wildcard, which only http and https may have; list each origin"
             )
-        if scheme in _DEFAULT_PORTS and not all(map(_is_valid_label, host.split("."))):
+        if scheme in DEFAULT_PORTS and not all(map(_is_valid_label, host.split("."))):
             raise _UnreadableError(
                 "has a label that begins with xn-- and is no valid Punycode; write the name in "
                 "Unicode to be told its Punycode"
@@ -417,11 +412,11 @@ def _read_port(port: str, scheme: str, faults: list[str]) -> int | None:
         return None
     digits = port.lstrip("0")
     number = int(digits) if re.fullmatch("[0-9]{1,5}", digits) else 0
-    if not 1 <= number <= _MAX_PORT:
-        raise _UnreadableError(f"has no valid port: it is a number from 1 to {_MAX_PORT}")
+    if not 1 <= number <= MAX_PORT:
+        raise _UnreadableError(f"has no valid port: it is a number from 1 to {MAX_PORT}")
     if digits != port:
         faults.append("a port with leading zeros")
-    if number == _DEFAULT_PORTS.get(scheme):
+    if number == DEFAULT_PORTS.get(scheme):
         faults.append(f"the default port of {scheme}")
         return None
     return number
@@ -602,7 +597,7 @@ class CORSPolicy:
             reason = "lets any page on the web read the answers; list the viewers' origins"
             yield Problem("allow_origins", _ANY, reason)
         for origin in sorted(map(bytes.decode, self.origins)):
-            if origin.partition("://")[0] not in _DEFAULT_PORTS.keys() | _APP_SCHEMES:
+            if origin.partition("://")[0] not in DEFAULT_PORTS.keys() | _APP_SCHEMES:
                 reason = "is the origin of no web page and no common app; check its scheme"
                 yield Problem("allow_origins", origin, reason)
         if int(self.max_age) > _CHROMIUM_MAX_AGE:
@@ -640,7 +635,7 @@ class CORSPolicy:
         `names` is the list in Access-Control-Request-Headers, `setting` the key of this policy.
         """
         if method not in self.methods:
-            if not _TOKEN.fullmatch(method):
+            if not TOKEN.fullmatch(method):
                 return _refused("Access-Control-Request-Method is no method.")
             if not self.any_method:
                 return _refused(self._method_refusal(method, setting))
@@ -707,7 +702,7 @@ def _requested_headers(value: bytes) -> list[bytes] | None:
     names = [name for element in elements if (name := element.strip(b" \t"))]
     if len(names) > MAX_REQUEST_HEADERS or len(elements) - len(names) > MAX_EMPTY_ELEMENTS:
         return None
-    if not all(map(_TOKEN.fullmatch, names)):
+    if not all(map(TOKEN.fullmatch, names)):
         return None
     return list(dict.fromkeys(name.lower() for name in names))
 
@@ -793,7 +788,7 @@ def _exposed_header_problems(names: Iterable[str], *, credentials: bool) -> Iter
 
 
 def _is_token(name: str) -> bool:
-    return name.isascii() and _TOKEN.fullmatch(name.encode()) is not None
+    return name.isascii() and TOKEN.fullmatch(name.encode()) is not None
 
 
 class CORS:

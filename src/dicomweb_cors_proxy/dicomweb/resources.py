@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
+from dicomweb_cors_proxy.http.messages import SAFE_METHODS, TCHAR
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -174,7 +176,6 @@ _BULK_DATA: Final = frozenset(
 _TEXT_SERVICES: Final = frozenset({Service.SEARCH, Service.STORE, Service.WORKLIST})
 
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class ResourceTable:
@@ -224,7 +225,7 @@ def _route(resource: Resource, *, read_write: bool) -> Route:
     services = {
         method: resource.methods[method]
         for method in _METHODS
-        if method in resource.methods and (read_write or method in _SAFE_METHODS)
+        if method in resource.methods and (read_write or method in SAFE_METHODS)
     }
     return Route(resource.template, tuple(services), services)
 
@@ -232,13 +233,9 @@ def _route(resource: Resource, *, read_write: bool) -> Route:
 def _extra_route(path: str, *, read_write: bool) -> Route:
     if read_write:
         return Route(path, _METHODS, {"CONNECT": None, "TRACE": None}, Service.ROOT)
-    allow = tuple(method for method in _METHODS if method in _SAFE_METHODS)
+    allow = tuple(method for method in _METHODS if method in SAFE_METHODS)
     return Route(path, allow, dict.fromkeys(allow, Service.ROOT))
 
-
-# Patterns of what stands in a path. At each byte there is one way to go on, so that matching takes
-# linear time. Only classes are possessive: possessive groups match wrongly before Python 3.11.5
-# (python/cpython #106052).
 
 _UID: Final = r"[0-9]++(?:\.[0-9]++)*"  # no "..", unlike [0-9.]+
 
@@ -337,20 +334,18 @@ _SEGMENT_FAULTS: Final = tuple(
         (rf"[^%](?<!{_PCHAR})", "a character that a URL's path can't hold: percent-encode it"),
     )
 )
-
-_TCHAR: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _QUOTED: Final = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _VISIBLE: Final = r"[!#-+\--:<-\[\]-~]"  # but for what parts or quotes: " , ; \
 
 # A parameter that lacks its quotes; within a quoted string it may be a false alarm.
-_SUSPECT: Final = re.compile(rf"={_TCHAR}*+{_VISIBLE}".encode())
-_PARAMETER: Final = re.compile(rf"(;[\t ]*+{_TCHAR}++=)(?:{_QUOTED}|({_VISIBLE}++))".encode())
+_SUSPECT: Final = re.compile(rf"={TCHAR}*+{_VISIBLE}".encode())
+_PARAMETER: Final = re.compile(rf"(;[\t ]*+{TCHAR}++=)(?:{_QUOTED}|({_VISIBLE}++))".encode())
 _MEDIA_RANGE: Final = (
     rf"[\t {_VISIBLE[1:]}*+"
-    rf"(?:;[\t ]*+(?:{_TCHAR}++(?:=(?:{_QUOTED}|{_VISIBLE}++))?)?[\t ]*+)*"
+    rf"(?:;[\t ]*+(?:{TCHAR}++(?:=(?:{_QUOTED}|{_VISIBLE}++))?)?[\t ]*+)*"
 )
 _REPAIRABLE: Final = re.compile(rf"{_MEDIA_RANGE}(?:,{_MEDIA_RANGE})*\Z".encode())
-_IS_TOKEN: Final = re.compile(rf"{_TCHAR}++\Z".encode())
+_IS_TOKEN: Final = re.compile(rf"{TCHAR}++\Z".encode())
 
 
 def repair_accept(value: bytes) -> bytes:

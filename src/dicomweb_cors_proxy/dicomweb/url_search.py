@@ -20,26 +20,22 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 from xml.sax.saxutils import escape
+
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = [
-    "URL_HEADERS",
-    "ArchiveURLs",
-    "BodyRewriter",
-    "Header",
-    "URLRewriter",
-    "archive_tags",
-    "changed_body_headers",
-]
+    from dicomweb_cors_proxy.http.messages import BodyFilter, Header
 
-Header: TypeAlias = tuple[bytes, bytes]
+__all__ = ["URL_HEADERS", "ArchiveURLs", "URLRewriter", "archive_tags", "changed_body_headers"]
 
 _ORIGIN: Final = re.compile(rb"(?i:(https?)://)([^/?#\s]+)")
-_DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
+_DEFAULT_PORTS: Final = {
+    scheme.encode("ascii"): b":%d" % port for scheme, port in DEFAULT_PORTS.items()
+}
 
 
 def _split(url: bytes) -> tuple[bytes, bytes, bytes]:
@@ -135,19 +131,6 @@ def _needles(paths: set[bytes]) -> _Needles:
     return _Needles(byte, max(common, key=len, default=byte))
 
 
-class BodyRewriter(Protocol):
-    """A body on its way: what `feed` and, at its end, `flush` return is what the client gets.
-
-    Fed `piece` bytes at a time, what it returns stays of bounded size.
-    """
-
-    piece: int
-
-    def feed(self, chunk: bytes) -> bytes: ...
-
-    def flush(self) -> bytes: ...
-
-
 # What of a header is a URL: all of it; in Link the targets; in Warning the agent, for which
 # PS3.18 puts the service's URL, and a colon after it. A quoted string that doesn't end is one to
 # the end: looked for from each of its quotes anew, it would take quadratic time.
@@ -166,7 +149,6 @@ URL_HEADERS: Final = frozenset(_URLS_IN)
 # URLs and quoted strings of one head that are looked at; later ones pass as they are. A path of the
 # archive can be one byte long, so a head of nothing else would grow several hundred times.
 _MOST_URLS_IN_HEAD: Final = 100
-
 
 # Bytes of a body that are rewritten at a time, and how many times as long they usually become at
 # the most. Where they could become more, fewer are taken at a time.
@@ -246,7 +228,7 @@ class URLRewriter:
             rewritten.append((name, changed))
         return rewritten
 
-    def body(self, status: int, fields: Mapping[bytes, bytes]) -> BodyRewriter | None:
+    def body(self, status: int, fields: Mapping[bytes, bytes]) -> BodyFilter | None:
         """Return what rewrites the body that these headers announce; None: it is to pass as it is.
 
         `fields` are the headers by their names in lower case.
@@ -267,12 +249,12 @@ class URLRewriter:
             return None
         return _Multipart(boundary, self._part, self.piece)
 
-    def _part(self, headers: Mapping[bytes, bytes]) -> BodyRewriter | None:
+    def _part(self, headers: Mapping[bytes, bytes]) -> BodyFilter | None:
         if headers.keys() & {b"content-encoding", b"content-transfer-encoding"}:
             return None
         return self._single(_media_type(headers.get(b"content-type", b""))[0])
 
-    def _single(self, media_type: bytes) -> BodyRewriter | None:
+    def _single(self, media_type: bytes) -> BodyFilter | None:
         syntax = _SYNTAXES.get(media_type)
         if syntax is None:
             return None
@@ -305,7 +287,6 @@ _BOUND_TO_BODY: Final = frozenset(
         b"repr-digest",
     }
 )
-
 
 # Ends a weak ETag that was a strong one, so that it can be told from the archive's own.
 _WEAKENED: Final = b"~"
@@ -749,13 +730,13 @@ class _Multipart:
     def __init__(
         self,
         boundary: bytes,
-        rewriter: Callable[[Mapping[bytes, bytes]], BodyRewriter | None],
+        rewriter: Callable[[Mapping[bytes, bytes]], BodyFilter | None],
         piece: int,
     ) -> None:
         self.piece = piece
         self._boundary = b"\n--" + boundary
         self._rewriter = rewriter
-        self._part: BodyRewriter | None = None
+        self._part: BodyFilter | None = None
         self._in_head = False
         self._held = b"\n"  # not of the body: its first boundary follows no line break
         self._surplus = len(self._held)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import zlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Gzip", "accepts_gzip", "compressed_headers", "is_compressible", "is_text"]
+    from dicomweb_cors_proxy.http.messages import Header
 
-Header: TypeAlias = tuple[bytes, bytes]
+__all__ = ["Gzip", "accepts_gzip", "compressed_headers", "is_compressible", "is_text"]
 
 _LONGEST_REMEMBERED: Final = 256
 

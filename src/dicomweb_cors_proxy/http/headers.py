@@ -18,13 +18,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from dicomweb_cors_proxy.http.messages import Header
+
 __all__ = [
-    "Header",
     "TrustedProxies",
     "client_address",
     "end_to_end",
@@ -38,8 +39,6 @@ __all__ = [
     "with_peer",
     "without_cors",
 ]
-
-Header: TypeAlias = tuple[bytes, bytes]
 
 # RFC 9110 §7.6.1, and what HTTP/1.1 clients still send without listing it in Connection.
 _HOP_BY_HOP: Final = frozenset(

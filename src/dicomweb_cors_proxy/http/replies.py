@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Send
 
-Header = tuple[bytes, bytes]
+    from dicomweb_cors_proxy.http.messages import Header
 
 # RFC 9110 renamed these; Python's phrases follow only from 3.13 on.
 _TITLES = {413: "Content Too Large", 414: "URI Too Long"}

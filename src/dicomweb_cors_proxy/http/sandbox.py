@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dicomweb_cors_proxy.http.headers import Header
+    from dicomweb_cors_proxy.http.messages import Header
 
 __all__ = ["sandboxed"]
 

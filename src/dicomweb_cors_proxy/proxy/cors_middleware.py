@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from dicomweb_cors_proxy.cors.policy import CORS
-    from dicomweb_cors_proxy.http.headers import Header, TrustedProxies
+    from dicomweb_cors_proxy.http.headers import TrustedProxies
+    from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.observability.metrics import Metrics
     from dicomweb_cors_proxy.proxy.incoming import Head
 

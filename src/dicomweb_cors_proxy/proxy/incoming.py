@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REFUSAL
+from dicomweb_cors_proxy.http.limits import MAX_CACHED_HEAD_BYTES, MAX_CACHED_HEADS
 from dicomweb_cors_proxy.http.replies import Problem
 from dicomweb_cors_proxy.http.targets import target_problem
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.cors.policy import Decision
     from dicomweb_cors_proxy.dicomweb.resources import Route
-    from dicomweb_cors_proxy.http.headers import Header, TrustedProxies
+    from dicomweb_cors_proxy.http.headers import TrustedProxies
+    from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.http.replies import Answer
 
 # RFC 9110 §7.2: uri-host [ ":" port ], of which names in use have no more than these characters.
@@ -44,11 +46,6 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 # How a target begins: origin form, absolute form, asterisk form (RFC 9112 §3.2).
 _TARGET_FORMS = (b"/", b"http://", b"https://", b"*")
-
-
-# Of the heads that are remembered: how many, and how large each may be.
-_MOST_HEADS = 512
-_LARGEST_HEAD = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -128,8 +125,8 @@ class Heads:
             head = self._known.get(lines)
         if head is None:
             head = Head.read(lines)
-            if head.size <= _LARGEST_HEAD:
-                if len(self._known) >= _MOST_HEADS:
+            if head.size <= MAX_CACHED_HEAD_BYTES:
+                if len(self._known) >= MAX_CACHED_HEADS:
                     del self._known[next(iter(self._known))]
                 self._known[lines] = head
         return head

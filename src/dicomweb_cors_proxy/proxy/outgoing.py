@@ -16,6 +16,8 @@ from dicomweb_cors_proxy.dicomweb.resources import (
     repair_accept,
 )
 from dicomweb_cors_proxy.http import headers as fields
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
+from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
 from dicomweb_cors_proxy.http.replies import Answer, Problem
 from dicomweb_cors_proxy.proxy.responses import Contents
 from dicomweb_cors_proxy.proxy.reverse_proxy import (
@@ -23,21 +25,17 @@ from dicomweb_cors_proxy.proxy.reverse_proxy import (
     body_too_large,
     body_without_meaning,
 )
-from dicomweb_cors_proxy.upstream.native import DEFAULT_PORTS, Origin, Request
+from dicomweb_cors_proxy.upstream.native import Origin, Request
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.config.settings import Settings, UpstreamAuth
+    from dicomweb_cors_proxy.http.messages import BodyFilter
     from dicomweb_cors_proxy.observability.log_setup import Record
     from dicomweb_cors_proxy.proxy.incoming import Head, Inbound
-    from dicomweb_cors_proxy.proxy.reverse_proxy import BodyFilter
-
-Header = fields.Header
 
 logger = logging.getLogger(__name__)
-
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 # Where the URL of a service stands, if there is none for all of them.
 _URL_KEYS = {
@@ -146,10 +144,10 @@ class Gateway:
         upstream = self._upstream(route, method)
         _refuse_override(scope, head)
         head.is_forwardable = True
-        if method not in _SAFE_METHODS:
+        if method not in SAFE_METHODS:
             self._refuse_foreign_write(inbound)
         sent, length = self._sent(scope, head, route)
-        if length and method in _SAFE_METHODS:  # a chunked one may be empty: `proxy` looks
+        if length and method in SAFE_METHODS:  # a chunked one may be empty: `proxy` looks
             raise body_without_meaning(method)
         headers = [upstream.host, *sent, (b"x-request-id", record.request_id.encode("ascii"))]
         if method == "OPTIONS":
@@ -371,7 +369,7 @@ def _is_chunked(scope: Scope, head: Head) -> bool:
     """Whether a body of unknown length follows; in HTTP/2 nothing announces it."""
     if scope["http_version"].startswith("1"):
         return bool(head.transfer_codings)
-    return scope["method"] not in _SAFE_METHODS and not head.lengths
+    return scope["method"] not in SAFE_METHODS and not head.lengths
 
 
 def _body_length(headers: list[Header]) -> int | None:

@@ -22,7 +22,7 @@ from dicomweb_cors_proxy.http.content import (
     is_compressible,
     is_text,
 )
-from dicomweb_cors_proxy.http.headers import Header, merge_vary
+from dicomweb_cors_proxy.http.headers import merge_vary
 from dicomweb_cors_proxy.http.sandbox import sandboxed
 from dicomweb_cors_proxy.proxy.incoming import HOST
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.http.headers import TrustedProxies
+    from dicomweb_cors_proxy.http.messages import BodyFilter, Header
     from dicomweb_cors_proxy.proxy.incoming import Inbound
-    from dicomweb_cors_proxy.proxy.reverse_proxy import BodyFilter
 
 logger = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import httpx
 
 from dicomweb_cors_proxy.http.extensions import ON_LEAVING
+from dicomweb_cors_proxy.http.messages import TCHAR, BodyFilter, Header
 from dicomweb_cors_proxy.http.replies import Problem, ResponseAborted
 from dicomweb_cors_proxy.upstream.native import ResolveTimedOut, Timeouts
 
@@ -34,17 +35,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Header = tuple[bytes, bytes]
-
 # Methods whose requests have no body.
 _WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 # Every request may fail for lack of a descriptor; the log has one line a request for them already.
 DESCRIPTOR_WARNING_SECONDS = 1.0
 
-_FIELD_NAMES = re.compile(
-    rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)*)?"
-)  # one a line
+_FIELD_NAMES = re.compile(rf"(?:{TCHAR}+(?:\n{TCHAR}+)*)?".encode("ascii"))  # one a line
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -78,22 +75,6 @@ class UpstreamResponse(Protocol):
     async def read(self) -> bytes: ...
 
     async def aclose(self) -> None: ...
-
-
-class BodyFilter(Protocol):
-    """Changes a body on its way: what `feed` and, at its end, `flush` return is sent instead.
-
-    Attributes:
-        piece: maximum number of bytes for one `feed`, so that a body that grows does so little by
-            little, and is never held for a client that takes none of it.
-    """
-
-    @property
-    def piece(self) -> int: ...
-
-    def feed(self, chunk: bytes) -> bytes: ...
-
-    def flush(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from dicomweb_cors_proxy.http.chunked import ChunkedDecoder, ChunkedError
 from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, ON_LEAVING, REFUSAL
+from dicomweb_cors_proxy.http.limits import MAX_CACHED_HEAD_BYTES, MAX_CACHED_HEADS
+from dicomweb_cors_proxy.http.messages import TCHAR
 from dicomweb_cors_proxy.http.replies import Problem, ResponseAborted
 from dicomweb_cors_proxy.http.targets import unreadable_target
 from dicomweb_cors_proxy.observability.log_setup import place
@@ -40,12 +42,6 @@ from dicomweb_cors_proxy.proxy.incoming import (
 )
 from dicomweb_cors_proxy.server.deadline import Deadline
 
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -54,6 +50,12 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.replies import Answer
     from dicomweb_cors_proxy.server.uvicorn_server import Config
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -106,14 +108,10 @@ FAREWELL = 0.25
 
 _OF_BODIES = frozenset({b"content-length", b"expect", b"transfer-encoding"})
 
-# Of the heads that are remembered: how many, and how large each may be.
-_MOST_HEADS = 512
-_LARGEST_HEAD = 4096
-
 # Request lines of which no more has to be known, if the lines below are known already.
 _PLAIN = re.compile(rb"(GET|HEAD|OPTIONS) (/[!-~]*) HTTP/1\.1")
 
-_METHOD = re.compile(rb"[\r\n]*([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}) ")
+_METHOD = re.compile(rf"[\r\n]*({TCHAR}{{1,64}}) ".encode("ascii"))
 
 _EMPTY_LINES = re.compile(rb"[\r\n]+")
 
@@ -144,8 +142,8 @@ class KnownHeads(dict[bytes, HeaderLines]):
     """
 
     def remember(self, head: bytes, lines: HeaderLines) -> None:
-        if len(head) <= _LARGEST_HEAD:
-            if len(self) >= _MOST_HEADS:
+        if len(head) <= MAX_CACHED_HEAD_BYTES:
+            if len(self) >= MAX_CACHED_HEADS:
                 del self[next(iter(self))]
             self[head[head.find(b"\r\n") :]] = lines
 
@@ -602,7 +600,7 @@ class Protocol(asyncio.BufferedProtocol):
     def _take_known(self, data: bytes) -> bool:
         """Dispatch a request whose header lines were read before, and came again byte for byte."""
         end = data.find(b"\r\n")
-        if len(data) - end > _LARGEST_HEAD or not data.endswith(b"\r\n\r\n"):
+        if len(data) - end > MAX_CACHED_HEAD_BYTES or not data.endswith(b"\r\n\r\n"):
             return False
         lines = self._known_heads.get(data[end:])
         line = _PLAIN.fullmatch(data, 0, end) if lines else None

@@ -9,7 +9,8 @@ import httpx
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
-    from dicomweb_cors_proxy.upstream.native import Header, Request, Timeouts
+    from dicomweb_cors_proxy.http.messages import Header
+    from dicomweb_cors_proxy.upstream.native import Request, Timeouts
 
 __all__ = ["HTTPXUpstream"]
 

@@ -17,7 +17,7 @@ import httpx
 
 from dicomweb_cors_proxy.upstream.native import (
     IDLE_EXPIRY,
-    SAFE_METHODS,
+    REPEATABLE_METHODS,
     ended_without_close_notify,
 )
 
@@ -61,7 +61,7 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
             return await self._send(request, exchange)
         except (httpx.ReadError, httpx.RemoteProtocolError):
             has_body = not isinstance(request.stream, httpx.ByteStream)
-            if has_body or request.method.encode() not in SAFE_METHODS:
+            if has_body or request.method.encode() not in REPEATABLE_METHODS:
                 raise
             if exchange.heard or not exchange.reused:
                 raise

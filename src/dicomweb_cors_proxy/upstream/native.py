@@ -24,6 +24,8 @@ import httptools
 import httpx
 
 from dicomweb_cors_proxy.http.chunked import ChunkedDecoder, ChunkedError
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
+from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
 from dicomweb_cors_proxy.upstream.dialer import Dialer
 from dicomweb_cors_proxy.upstream.resolver import Resolver, ResolveTimeout
 
@@ -31,12 +33,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 
-Header = tuple[bytes, bytes]
-
-DEFAULT_PORTS = {"http": 80, "https": 443}
-
 # RFC 9110 §9.2.1. Only these are sent twice when a kept-alive connection turns out to be dead.
-SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+REPEATABLE_METHODS = frozenset(method.encode("ascii") for method in SAFE_METHODS)
 
 # Bytes of an answer held for a reader that is behind, before the archive is made to wait. One
 # read of the event loop (256 KiB under uvloop) may come on top.
@@ -945,7 +943,7 @@ class Transport(httpx.AsyncBaseTransport):
         head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", *lines, b"\r\n"))
 
         # A write never travels on a connection that may have died unnoticed: it can't be repeated.
-        fresh = body is not None or method not in SAFE_METHODS
+        fresh = body is not None or method not in REPEATABLE_METHODS
         connection = await pool.acquire(timeouts, fresh=fresh)
         while True:
             try:

@@ -1,0 +1,34 @@
+"""Header lines, body filters, tokens and safe methods."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol, TypeAlias
+
+__all__ = ["SAFE_METHODS", "TCHAR", "TOKEN", "BodyFilter", "Header"]
+
+# One line of a header section: the name and the value, as bytes.
+Header: TypeAlias = tuple[bytes, bytes]
+
+# A character of a token, as a regular expression (RFC 9110 §5.6.2).
+TCHAR: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+TOKEN: Final = re.compile(rf"{TCHAR}+".encode("ascii"))
+
+# RFC 9110 §9.2.1, without TRACE, which the proxy does not support.
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class BodyFilter(Protocol):
+    """Changes a body on its way: what `feed` and, at its end, `flush` return is sent instead.
+
+    Attributes:
+        piece: maximum number of bytes for one `feed`, so that a body that grows does so little by
+            little, and is never held for a client that takes none of it.
+    """
+
+    @property
+    def piece(self) -> int: ...
+
+    def feed(self, chunk: bytes) -> bytes: ...
+
+    def flush(self) -> bytes: ...
