@@ -27,16 +27,18 @@ from bench.peers import PEERS, REFERENCE, serving
 from bench.processes import OTHER_CORES, PROXY_CORES, Process, listens, running
 from dicomweb_cors_proxy.config.settings import ServerSettings
 from dicomweb_cors_proxy.operations.memory import settle, tune_allocator
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
+from dicomweb_cors_proxy.server.listening import bind
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
-from dicomweb_cors_proxy.upstream.native import Origin, Request, Timeouts, Transport
+from dicomweb_cors_proxy.upstream.interface import Origin, Request, Timeouts
+from dicomweb_cors_proxy.upstream.native import Transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from dicomweb_cors_proxy.proxy.reverse_proxy import Upstream
+    from dicomweb_cors_proxy.upstream.interface import Upstream
 
 ORIGIN: Final = "https://viewer.example"
 PATH: Final = "/dicom-web/studies"

@@ -23,7 +23,8 @@ import httpx
 import uvloop
 
 from dicomweb_cors_proxy import Settings, create_app
-from dicomweb_cors_proxy.observability.log_setup import Format, Record, configure
+from dicomweb_cors_proxy.observability.log_setup import Format, configure
+from dicomweb_cors_proxy.observability.records import Record
 from dicomweb_cors_proxy.operations.memory import settle
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from dicomweb_cors_proxy.dicomweb.url_search import ArchiveURLs
+from dicomweb_cors_proxy.dicomweb.rewriter import ArchiveURLs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

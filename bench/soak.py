@@ -33,7 +33,8 @@ from tests.support.servers import free_port
 
 from bench.processes import CORES, listens, running
 from bench.rogue import BROKEN, EARLY, HANGING, WHOLE, Order, content, read_ledger
-from dicomweb_cors_proxy.upstream.native import Origin, Request, Timeouts, Transport
+from dicomweb_cors_proxy.upstream.interface import Origin, Request, Timeouts
+from dicomweb_cors_proxy.upstream.native import Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

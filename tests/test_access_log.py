@@ -18,7 +18,7 @@ from tests.support.upstream import until
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dicomweb_cors_proxy.observability.log_setup import Record
+    from dicomweb_cors_proxy.observability.records import Record
     from tests.support.sockets import Head, Proxy
 
 STUDIES = "/dicom-web/studies"

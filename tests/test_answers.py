@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 from dicomweb_cors_proxy.proxy import reverse_proxy
-from dicomweb_cors_proxy.upstream.native import ResolveTimedOut
+from dicomweb_cors_proxy.upstream.interface import ResolveTimedOut
 from tests.support.servers import free_port
 from tests.support.sockets import ORIGIN, Wire, answer, archive, proxy, request, settings
 

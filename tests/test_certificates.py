@@ -28,9 +28,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.config.kinds import pair_fault
-from dicomweb_cors_proxy.operations import certificates
-from dicomweb_cors_proxy.operations.certificates import Certificates, self_signed, state_directory
+from dicomweb_cors_proxy.config.pem_files import pair_fault
+from dicomweb_cors_proxy.operations import self_signed as operations_self_signed
+from dicomweb_cors_proxy.operations.certificates import Certificates
+from dicomweb_cors_proxy.operations.self_signed import self_signed, state_directory
 from tests.support.certificates import Pair, fingerprint, replace
 from tests.support.processes import Child
 from tests.support.proxy import Proxy, fronting
@@ -84,7 +85,9 @@ def test_another_host_is_added(tmp_path: Path, host: str) -> None:
 
 def test_it_is_renewed_before_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(certificates, "VALIDITY", certificates.EARLY - timedelta(hours=1))
+        earlier.setattr(
+            operations_self_signed, "VALIDITY", operations_self_signed.EARLY - timedelta(hours=1)
+        )
         first = self_signed("localhost", tmp_path)
     second = self_signed("localhost", tmp_path)
     assert second.fingerprint != first.fingerprint

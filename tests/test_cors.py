@@ -12,22 +12,22 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.cors import policy as cors_policy
-from dicomweb_cors_proxy.cors.policy import (
+from dicomweb_cors_proxy.cors import origins as cors_policy
+from dicomweb_cors_proxy.cors.engine import (
     CACHED_ORIGINS,
     CACHED_PREFLIGHTS,
     CORS,
-    MAX_EMPTY_ELEMENTS,
     MAX_PREFLIGHT_BYTES,
+)
+from dicomweb_cors_proxy.cors.origins import Origin, OriginPattern
+from dicomweb_cors_proxy.cors.policy import (
+    MAX_EMPTY_ELEMENTS,
     MAX_REQUEST_HEADERS,
     CORSPolicy,
     Decision,
-    Origin,
-    OriginPattern,
-    PolicyError,
     PreflightDecision,
-    Problem,
 )
+from dicomweb_cors_proxy.cors.problems import PolicyError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -7,14 +7,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.dicomweb.resources import (
-    RESOURCES,
-    ResourceTable,
-    Route,
-    Service,
-    parse_extra_path,
-    repair_accept,
-)
+from dicomweb_cors_proxy.dicomweb.accept import repair_accept
+from dicomweb_cors_proxy.dicomweb.resources import RESOURCES, Service
+from dicomweb_cors_proxy.dicomweb.routes import ResourceTable, Route, parse_extra_path
 
 STUDY = "studies/1.2.840"
 SERIES = STUDY + "/series/2.25.3"

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.cors.policy import CORS, CORSPolicy
+from dicomweb_cors_proxy.cors.engine import CORS
+from dicomweb_cors_proxy.cors.policy import CORSPolicy
 from dicomweb_cors_proxy.probe.fetch import (
     MAX_REDIRECTS,
     Answer,

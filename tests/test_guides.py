@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from compose_spec import PyCompose
 
 from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.config.settings import SCHEMA, Settings, load
+from dicomweb_cors_proxy.config.loading import load
+from dicomweb_cors_proxy.config.settings import SCHEMA, Settings
 from tests.support.guides import (
     GUIDES,
     PAGES,

@@ -6,18 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dicomweb_cors_proxy.http.forwarding import TrustedProxies, client_address, forwarded, with_peer
 from dicomweb_cors_proxy.http.headers import (
-    TrustedProxies,
-    client_address,
     end_to_end,
     end_to_end_response,
-    forwarded,
     max_forwards,
     merge_vary,
     passed_through,
     via,
     with_max_forwards,
-    with_peer,
     without_cors,
 )
 

@@ -19,7 +19,9 @@ import uvloop
 
 from dicomweb_cors_proxy.http.replies import ResponseAborted
 from dicomweb_cors_proxy.server import connection as server_connection
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
+from dicomweb_cors_proxy.server import exchange, socket_state
+from dicomweb_cors_proxy.server.listening import bind
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 from tests.support.sockets import (
     ORIGIN,
     Archive,
@@ -756,7 +758,7 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
 
-    class Counted(server_connection.Exchange):
+    class Counted(exchange.Exchange):
         def __init__(
             self, connection: server_connection.Protocol, scope: Scope, **rest: bool
         ) -> None:
@@ -1111,7 +1113,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
         )
         await send(start(200))
         queued = -1
-        while queued != (queued := server_connection._queued(connection.transport)):  # noqa: SLF001
+        while queued != (queued := socket_state.unsent_bytes(connection.transport)):
             for _number in range(4 if queued else 64):
                 await send(body(bytes(4096), more=True))
                 chunks_sent += 1
@@ -1196,7 +1198,7 @@ async def test_a_connection_leaves_nothing_for_the_collector(
 
     def left() -> int:
         return sum(
-            isinstance(each, (server_connection.Protocol, server_connection.Exchange))
+            isinstance(each, (server_connection.Protocol, exchange.Exchange))
             for each in gc.get_objects()
         )
 

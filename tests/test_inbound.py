@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REFUSAL
-from dicomweb_cors_proxy.http.headers import TrustedProxies
+from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.http.replies import Problem
-from dicomweb_cors_proxy.proxy.incoming import Heads, Inbound, Screen
+from dicomweb_cors_proxy.proxy.checks import Screen
+from dicomweb_cors_proxy.proxy.incoming import Heads, Inbound
 from tests.support import asgi
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
+from dicomweb_cors_proxy.operations.descriptors import descriptor_warning
 from dicomweb_cors_proxy.server import acceptor as server_acceptor
 from dicomweb_cors_proxy.server import connection as server_connection
 from dicomweb_cors_proxy.server import uvicorn_server
 from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
-from dicomweb_cors_proxy.server.uvicorn_server import descriptor_warning
 from tests.support.certificates import Pair
 from tests.support.servers import LOOPBACK
 from tests.support.sockets import Head, Proxy, Wire, answer, archive, proxy, request, settings

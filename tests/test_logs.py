@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dicomweb_cors_proxy.observability.log_setup import (
-    ACCESS_LOGS,
-    Record,
-    configure,
-    dropped_lines,
-    flush,
-    request_id,
-)
+from dicomweb_cors_proxy.observability.log_setup import ACCESS_LOGS, configure, dropped_lines, flush
+from dicomweb_cors_proxy.observability.records import Record, request_id
 from tests.support.processes import Child
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import yaml
 from compose_spec import PyCompose
 
 from dicomweb_cors_proxy import __version__
-from dicomweb_cors_proxy.config.settings import ServerSettings, Settings, load
+from dicomweb_cors_proxy.config.loading import load
+from dicomweb_cors_proxy.config.settings import ServerSettings, Settings
 from dicomweb_cors_proxy.server.uvicorn_server import longest_end
 
 ROOT = Path(__file__).parents[1]

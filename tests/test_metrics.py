@@ -18,14 +18,9 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dicomweb_cors_proxy.observability.log_setup import Record
-from dicomweb_cors_proxy.observability.metrics import (
-    Metrics,
-    SharedMetrics,
-    files_of,
-    share,
-    worker_ended,
-)
+from dicomweb_cors_proxy.observability.metrics import Metrics, files_of
+from dicomweb_cors_proxy.observability.records import Record
+from dicomweb_cors_proxy.observability.shared_metrics import SharedMetrics, share, worker_ended
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK, Reply, stub
 from tests.support.sockets import ORIGIN, Head, Wire, answer, archive, request

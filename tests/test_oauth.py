@@ -19,8 +19,8 @@ import trustme
 import yaml
 
 from dicomweb_cors_proxy import create_app
-from dicomweb_cors_proxy.proxy.reverse_proxy import UpstreamProblem
 from dicomweb_cors_proxy.upstream import oauth
+from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 from dicomweb_cors_proxy.upstream.oauth import Client, Tokens
 from tests.support.login import CLIENT, SECRET, Login, login, refusal, saying
 from tests.support.processes import Child

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.config.settings import load
+from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.probe import client
 from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
 from dicomweb_cors_proxy.probe.advice import Advisor

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from dicomweb_cors_proxy.config.settings import Settings, load
+from dicomweb_cors_proxy.config.loading import load
+from dicomweb_cors_proxy.config.settings import Settings
 from tests.support.probing import archive
 from tests.support.processes import Child
 from tests.support.servers import Reply, stub

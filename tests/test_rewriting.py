@@ -12,12 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.dicomweb import url_search
-from dicomweb_cors_proxy.dicomweb.url_search import (
-    ArchiveURLs,
-    URLRewriter,
-    archive_tags,
-    changed_body_headers,
-)
+from dicomweb_cors_proxy.dicomweb.rewriter import ArchiveURLs, URLRewriter
+from dicomweb_cors_proxy.http.content import archive_tags, changed_body_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1018,13 +1014,13 @@ def test_a_quoted_string_without_an_end_takes_linear_time(name: str, end: str) -
 
 def test_a_value_that_is_none_of_ours_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
-    found = url_search._Text._found  # noqa: SLF001
+    found = url_search.URLReplacer._found  # noqa: SLF001
 
-    def counted(text: url_search._Text, data: bytes, start: int) -> object:
+    def counted(text: url_search.URLReplacer, data: bytes, start: int) -> object:
         looks.append(start)
         return found(text, data, start)
 
-    monkeypatch.setattr(url_search._Text, "_found", counted)  # noqa: SLF001
+    monkeypatch.setattr(url_search.URLReplacer, "_found", counted)
     text = f'["{ARCHIVE}/{"dicom-web/" * 50}",{{"BulkDataURI":"{ARCHIVE}/1"}}]'
     rewriter = ArchiveURLs([ARCHIVE]).to(PUBLIC.encode())
     expected = text.replace(f'{ARCHIVE}/1"', f'{PUBLIC}/1"')

@@ -13,7 +13,7 @@ import pytest
 import trustme
 import uvloop
 
-from dicomweb_cors_proxy.server.uvicorn_server import bind
+from dicomweb_cors_proxy.server.listening import bind
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.sockets import (
     Archive,

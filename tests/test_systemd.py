@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from dicomweb_cors_proxy.operations.systemd import ALIVE, READY, notify, watchdog_interval
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
+from dicomweb_cors_proxy.server.listening import bind
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.sockets import settings

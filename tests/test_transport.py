@@ -18,17 +18,15 @@ import pytest
 import uvloop
 
 from dicomweb_cors_proxy.http.chunked import MAX_CHUNKS_PER_CALL
-from dicomweb_cors_proxy.upstream.native import (
-    IDLE_EXPIRY,
+from dicomweb_cors_proxy.upstream.connection import Connection
+from dicomweb_cors_proxy.upstream.interface import Origin, ResponseHead
+from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.pool import IDLE_EXPIRY, Pool
+from dicomweb_cors_proxy.upstream.response_parser import (
     MAX_HEADERS,
     MAX_INTERIM_RESPONSES,
     READ_HIGH_WATER,
     Answer,
-    Connection,
-    Origin,
-    Pool,
-    ResponseHead,
-    Transport,
 )
 from tests.support.sockets import answer, archive
 from tests.support.upstream import (

@@ -13,7 +13,7 @@ import httpx
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.upstream.native import Answer
+from dicomweb_cors_proxy.upstream.response_parser import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

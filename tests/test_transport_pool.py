@@ -25,16 +25,11 @@ from hypothesis.stateful import (
     rule,
 )
 
+from dicomweb_cors_proxy.upstream.connection import CONNECTION_MAX_AGE_SECONDS, Connection
 from dicomweb_cors_proxy.upstream.dialer import Dialer
-from dicomweb_cors_proxy.upstream.native import (
-    CONNECTION_MAX_AGE_SECONDS,
-    IDLE_EXPIRY,
-    Connection,
-    Origin,
-    Pool,
-    Timeouts,
-    Transport,
-)
+from dicomweb_cors_proxy.upstream.interface import Origin, Timeouts
+from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.pool import IDLE_EXPIRY, Pool
 from tests.support.servers import free_port, serving, silence
 from tests.support.sockets import answer, archive
 from tests.support.upstream import (

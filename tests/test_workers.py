@@ -235,6 +235,7 @@ def test_none_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
 
 SCRIPT = """
 import os, signal, sys
+from dicomweb_cors_proxy.operations import worker
 from dicomweb_cors_proxy.operations import supervisor
 from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.observability.log_setup import configure
@@ -253,7 +254,7 @@ configure()
 def work(settings, connection, beat):
     {work}
 
-with supervisor.shared_metrics():
+with worker.shared_metrics():
     sys.exit(
         supervisor.Supervisor(
             Configuration(settings, lambda: settings),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
@@ -14,15 +13,13 @@ from starlette.routing import Route
 
 from dicomweb_cors_proxy.http.replies import Answer, Problem, without_body
 from dicomweb_cors_proxy.observability.log_setup import flush
-from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH, Metrics, metrics
-from dicomweb_cors_proxy.proxy.cors_middleware import AccessLog, CORSMiddleware
-from dicomweb_cors_proxy.proxy.incoming import Screen
-from dicomweb_cors_proxy.proxy.outgoing import Gateway
-from dicomweb_cors_proxy.proxy.readiness import Archive, Health
-from dicomweb_cors_proxy.proxy.reverse_proxy import UPSTREAM_ERRORS, Limits, Load, ReverseProxy
-from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
-from dicomweb_cors_proxy.upstream.native import Transport
-from dicomweb_cors_proxy.upstream.oauth import Client, LoggedIn, Tokens
+from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH, Metrics
+from dicomweb_cors_proxy.observability.shared_metrics import metrics
+from dicomweb_cors_proxy.proxy.access_log import AccessLog
+from dicomweb_cors_proxy.proxy.readiness import Health
+from dicomweb_cors_proxy.proxy.reverse_proxy import Load
+from dicomweb_cors_proxy.upstream.failures import UPSTREAM_ERRORS
+from dicomweb_cors_proxy.wiring import Site, create_upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,8 +28,8 @@ if TYPE_CHECKING:
     from starlette import requests
     from starlette.types import Receive, Scope, Send
 
-    from dicomweb_cors_proxy.config.settings import Settings, UpstreamSettings
-    from dicomweb_cors_proxy.proxy.reverse_proxy import Upstream
+    from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.upstream.interface import Upstream
 
 
 def create_app(
@@ -45,34 +42,6 @@ def create_app(
         transport: what sends requests to the archive, closed at shutdown; default: our own.
     """
     return Application(settings, transport)
-
-
-class Site:
-    """All that one configuration makes, and that goes with it when it is reloaded."""
-
-    def __init__(self, settings: Settings, upstream: Upstream, load: Load) -> None:
-        server = settings.server
-        limits = create_limits(settings)
-        self.upstream = upstream
-        self.gateway = Gateway(settings)
-        self.archive = Archive(self.gateway, upstream, limits)
-        self.handle = CORSMiddleware(
-            ReverseProxy(
-                upstream,
-                rewrite=self.gateway.rewrite,
-                modify_response=self.gateway.modify_response,
-                limits=limits,
-                load=load,
-            ),
-            cors=settings.cors_engine(),
-            screen=Screen(
-                max_target_bytes=server.max_target_bytes,
-                max_header_bytes=server.max_header_bytes,
-                max_headers=server.max_headers,
-                allowed_hosts=server.allowed_hosts,
-                trusted_proxies=self.gateway.trusted_proxies,
-            ),
-        )
 
 
 class Application(Starlette):
@@ -192,74 +161,3 @@ def _response(_: requests.Request, answer: Exception) -> Response:
 def _not_allowed(request: requests.Request, _: Exception) -> Response:
     detail = "This path is for GET and HEAD."
     return _response(request, Problem(405, detail, [(b"allow", b"GET, HEAD")]))
-
-
-def adapt(transport: httpx.AsyncBaseTransport) -> Upstream:
-    """The reverse proxy's view of a transport."""
-    return transport if isinstance(transport, Transport) else HTTPXUpstream(transport)
-
-
-def create_upstream(
-    settings: UpstreamSettings, transport: httpx.AsyncBaseTransport | None = None
-) -> Upstream:
-    """What sends requests to the archive, by `transport` or what the settings ask for."""
-    upstream = _engine(settings) if transport is None else adapt(transport)
-    auth = settings.auth
-    if auth.token_url is None or auth.client_id is None or auth.client_secret is None:
-        return upstream
-    secret = auth.client_secret.get_secret_value()
-    client = Client(auth.token_url, auth.client_id, secret, auth.scope)
-    return LoggedIn(upstream, Tokens(client, ssl_context=_token_context(settings)))
-
-
-def _engine(upstream: UpstreamSettings) -> Upstream:
-    context = _ssl_context(upstream)
-    if upstream.transport == "httpx":
-        from dicomweb_cors_proxy.upstream.httpx_client import HTTPXTransport  # noqa: PLC0415  (slow)
-
-        transport = HTTPXTransport(max_connections=upstream.max_connections, ssl_context=context)
-        return HTTPXUpstream(transport, connections=transport.connections)
-    return Transport(max_connections=upstream.max_connections, ssl_context=context)
-
-
-def create_limits(settings: Settings) -> Limits:
-    """The settings that bound a request's time and size."""
-    return Limits(
-        connect_timeout=settings.upstream.connect_timeout,
-        read_timeout=settings.upstream.read_timeout,
-        pool_timeout=settings.upstream.pool_timeout,
-        body_timeout=settings.server.body_timeout,
-        max_body_bytes=settings.server.max_body_bytes,
-        max_concurrent_requests=settings.server.max_concurrent_requests,
-    )
-
-
-def _ssl_context(upstream: UpstreamSettings) -> ssl.SSLContext | None:
-    """How the archive's certificate is judged, and which one we show; None without https."""
-    if not upstream.uses_tls:
-        return None
-    context = ssl.create_default_context(cafile=upstream.ca_file)
-    if not upstream.verify_tls:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    _introduce(context, upstream)
-    return context
-
-
-def _token_context(upstream: UpstreamSettings) -> ssl.SSLContext:
-    """How the token endpoint's certificate is judged: it gets a secret, so always.
-
-    It may be the cloud's while the archive's authority is a private one: either will do.
-    """
-    context = ssl.create_default_context()
-    if upstream.ca_file is not None:
-        context.load_verify_locations(upstream.ca_file)
-    _introduce(context, upstream)
-    return context
-
-
-def _introduce(context: ssl.SSLContext, upstream: UpstreamSettings) -> None:
-    """Say which protocol we speak, and show our certificate to who asks for one."""
-    context.set_alpn_protocols(["http/1.1"])
-    if upstream.client_cert_file is not None:
-        context.load_cert_chain(upstream.client_cert_file, upstream.client_key_file)

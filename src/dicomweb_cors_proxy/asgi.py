@@ -12,7 +12,8 @@ import logging
 import sys
 
 from dicomweb_cors_proxy.app import create_app
-from dicomweb_cors_proxy.config.settings import ConfigurationError, load
+from dicomweb_cors_proxy.config.issues import ConfigurationError
+from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.observability.log_setup import configure
 
 # uvicorn's supervisor starts a worker again that ends with any other status.

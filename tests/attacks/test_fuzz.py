@@ -23,9 +23,10 @@ from uvicorn.server import ServerState
 
 from dicomweb_cors_proxy.http.extensions import REFUSAL
 from dicomweb_cors_proxy.server.acceptor import ClientConnections
-from dicomweb_cors_proxy.server.connection import KnownHeads, Protocol
+from dicomweb_cors_proxy.server.connection import Protocol
+from dicomweb_cors_proxy.server.head_cache import KnownHeads
 from dicomweb_cors_proxy.server.turns import Turns
-from dicomweb_cors_proxy.upstream.native import Answer
+from dicomweb_cors_proxy.upstream.response_parser import Answer
 from tests.support.sockets import settings
 
 if TYPE_CHECKING:

@@ -13,11 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from dicomweb_cors_proxy.cors.policy import (
-    MAX_EMPTY_ELEMENTS,
-    MAX_ORIGIN_BYTES,
-    MAX_REQUEST_HEADERS,
-)
+from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES
+from dicomweb_cors_proxy.cors.policy import MAX_EMPTY_ELEMENTS, MAX_REQUEST_HEADERS
 from tests.support.attacks import PATIENCE, Front, read_answer, standing
 from tests.support.sockets import ORIGIN, Head, Wire, answer, request
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from dicomweb_cors_proxy.cors.policy import Origin
+from dicomweb_cors_proxy.cors.origins import Origin
 from tests.support.attacks import Front, Recorder, standing
 from tests.support.sockets import ORIGIN, Head, Wire, answer, request
 

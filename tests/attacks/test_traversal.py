@@ -16,7 +16,7 @@ import pytest_asyncio
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.dicomweb.resources import ResourceTable
+from dicomweb_cors_proxy.dicomweb.routes import ResourceTable
 from dicomweb_cors_proxy.http.targets import target_problem
 from tests.support.attacks import Front, standing
 from tests.support.sockets import request

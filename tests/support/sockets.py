@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from dicomweb_cors_proxy import Settings, create_app
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
+from dicomweb_cors_proxy.server.listening import bind
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 from tests.support.transport import TRANSPORT
 
 if TYPE_CHECKING:

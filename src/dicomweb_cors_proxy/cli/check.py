@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dicomweb_cors_proxy.app import create_limits, create_upstream
 from dicomweb_cors_proxy.cli.options import config_option, settings_or_exit
 from dicomweb_cors_proxy.proxy.outgoing import Gateway
 from dicomweb_cors_proxy.proxy.readiness import Archive
+from dicomweb_cors_proxy.wiring import create_limits, create_upstream
 
 if TYPE_CHECKING:
     from pathlib import Path

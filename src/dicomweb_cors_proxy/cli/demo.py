@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomweb_cors_proxy.cli.options import CONFIGURATION
-from dicomweb_cors_proxy.config.settings import ConfigurationError
+from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.observability.log_setup import configure
 
 if TYPE_CHECKING:

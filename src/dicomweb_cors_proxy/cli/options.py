@@ -1,4 +1,4 @@
-"""The options by which commands take their configuration, and how its problems are shown."""
+"""The configuration options of the commands, and the output of their issues."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from dicomweb_cors_proxy.config.settings import ConfigurationError, load
+from dicomweb_cors_proxy.config.issues import ConfigurationError
+from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.observability.log_setup import flush, print_lines
 
 if TYPE_CHECKING:

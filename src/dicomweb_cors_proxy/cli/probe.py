@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from dicomweb_cors_proxy.cors.policy import OriginPattern, PolicyError
+from dicomweb_cors_proxy.cors.origins import OriginPattern
+from dicomweb_cors_proxy.cors.problems import PolicyError
 from dicomweb_cors_proxy.probe.checks import probe as run
 from dicomweb_cors_proxy.probe.client import MAX_SECONDS, Client
 from dicomweb_cors_proxy.probe.fetch import is_forbidden, origin_of

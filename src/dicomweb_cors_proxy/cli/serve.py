@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import os
 import sys
-from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.cli.options import by_key, config_option, refuse, setting_option
-from dicomweb_cors_proxy.config.settings import ConfigurationError, load
-from dicomweb_cors_proxy.config.sources import Problem
-from dicomweb_cors_proxy.observability.log_setup import configure, flush, place, print_lines
+from dicomweb_cors_proxy.config.issues import ConfigurationError
+from dicomweb_cors_proxy.observability.log_setup import configure, flush, print_lines
 from dicomweb_cors_proxy.observability.log_writer import occupy_standard_descriptors
-from dicomweb_cors_proxy.operations.certificates import (
-    POLL,
-    Certificates,
-    self_signed,
-    state_directory,
-)
+from dicomweb_cors_proxy.operations.certificates import Certificates
+from dicomweb_cors_proxy.operations.descriptors import descriptor_warning
 from dicomweb_cors_proxy.operations.live_settings import Configuration
-from dicomweb_cors_proxy.operations.memory import settle, tune_allocator
-from dicomweb_cors_proxy.operations.systemd import (
-    ALIVE,
-    READY,
-    notify,
-    reloading,
-    watchdog_interval,
-)
-from dicomweb_cors_proxy.server.uvicorn_server import (
-    Config,
-    Server,
-    bind,
-    descriptor_warning,
-    handling_signals,
-    lift_descriptor_limit,
-)
+from dicomweb_cors_proxy.operations.memory import tune_allocator
+from dicomweb_cors_proxy.operations.process import ServeError, serve_alone, serve_with_workers
+from dicomweb_cors_proxy.operations.settings_source import SELF_SIGNED, Source
+from dicomweb_cors_proxy.server.listening import bind, handling_signals, lift_descriptor_limit
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
-    from multiprocessing.connection import Connection
+    from collections.abc import Iterable
     from pathlib import Path
 
     from dicomweb_cors_proxy.config.settings import Settings
@@ -53,8 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FAILED = 1
-
-SELF_SIGNED = "--tls-self-signed"
 
 
 @click.command(short_help="Run the proxy.")
@@ -115,196 +90,19 @@ def _serve(source: Source) -> None:
     on_ready = partial(tell, lines)
     configuration = Configuration(settings, source.load)
     if server.workers == 1:
-        _serve_alone(configuration, sockets, certificates, on_ready)
+        serve_alone(configuration, sockets, certificates, on_ready)
     else:
-        sys.exit(_supervise(configuration, sockets, certificates, on_ready))
+        try:
+            status = serve_with_workers(configuration, sockets, certificates, on_ready)
+        except ServeError as error:
+            _fail(str(error))
+        sys.exit(status)
 
 
 def _fail(sentence: str) -> NoReturn:
     print_lines([sentence])
     flush()
     sys.exit(FAILED)
-
-
-class Source:
-    """Where `serve` has its settings from, each time it reads them.
-
-    Attributes:
-        fingerprint: SHA-256 of the self-signed certificate, "" without one.
-    """
-
-    def __init__(
-        self, config_file: Path | None, flags: Mapping[str, Any], *, is_self_signed: bool
-    ) -> None:
-        self._config_file = config_file
-        self._flags = flags
-        self._is_self_signed = is_self_signed
-        self.fingerprint = ""
-
-    def load(self) -> Settings:
-        """Raises ConfigurationError."""
-        flags = dict(self._flags)
-        if self._is_self_signed:
-            for key, flag in (
-                ("server.tls_cert_file", "--tls-cert"),
-                ("server.tls_key_file", "--tls-key"),
-            ):
-                if flags.pop(key) is not None:
-                    reason = f"is given together with {flag}; keep one of the two"
-                    raise ConfigurationError([Problem(SELF_SIGNED, reason)])
-        settings = load(config_file=self._config_file, flags=flags)
-        if settings.server.workers > 1 and not hasattr(os, "fork"):
-            reason = "can only be 1 on this system; run several proxies instead"
-            raise ConfigurationError([Problem("server.workers", reason)])
-        if not self._is_self_signed:
-            return settings
-        folder = None
-        try:
-            folder = state_directory(os.environ)
-            file, self.fingerprint = self_signed(settings.server.host, folder)
-        except OSError as error:
-            reason = (
-                f"can't keep its certificate{f' in {folder}' if folder else ''} "
-                f"({error.strerror}); set STATE_DIRECTORY to a folder that the proxy may write"
-            )
-            raise ConfigurationError([Problem(SELF_SIGNED, reason)]) from None
-        own = {"server.tls_cert_file": file, "server.tls_key_file": file}
-        return load(config_file=self._config_file, flags=flags | own)
-
-
-class Process:
-    """One process that serves, alone or as a worker."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        certificates: Certificates | None,
-        on_reload: Callable[[], None] | None = None,
-    ) -> None:
-        self._app = create_app(settings)
-        self._certificates = certificates
-        self.server = Server(
-            Config(self._app, settings.server, certificates),
-            on_stop=self._stop,
-            on_reload=on_reload,
-        )
-
-    def _stop(self) -> None:
-        self._app.draining = True
-
-    def run(self, main: Coroutine[Any, Any, None]) -> None:
-        """Run in an event loop of the fastest kind there is."""
-        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
-            runner.run(main)
-
-    async def apply(self, settings: Settings) -> None:
-        """Go by these settings from the next request on."""
-        configure(settings.logging.level, settings.logging.format)
-        if self._certificates is not None:
-            self._certificates.follow(settings.server)
-        try:
-            await self._app.reload(settings)
-        except Exception as error:  # noqa: BLE001  (a file that is gone by now, or a bug)
-            logger.error("not reloaded: %s", place(error))  # noqa: TRY400
-
-
-async def _feed_watchdog() -> None:
-    """Tell the service manager, if it wants to know, that the event loop runs."""
-    interval = watchdog_interval()
-    while interval is not None:
-        notify(ALIVE)
-        await asyncio.sleep(interval)
-
-
-def _serve_alone(
-    configuration: Configuration,
-    sockets: list[socket.socket],
-    certificates: Certificates | None,
-    on_ready: Callable[[], None],
-) -> None:
-    hangup = asyncio.Event()
-
-    async def reload() -> None:
-        while True:
-            await hangup.wait()
-            hangup.clear()
-            notify(reloading())
-            settings = await asyncio.to_thread(configuration.reload)
-            if settings is not None:
-                await process.apply(settings)
-            notify(READY)
-
-    async def renew(certificates: Certificates) -> None:
-        while True:
-            await asyncio.sleep(POLL)
-            certificates.poll()
-
-    async def main() -> None:
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(process.server.serve(sockets))
-            await process.server.ready.wait()
-            settle()
-            on_ready()
-            chores = [group.create_task(reload()), group.create_task(_feed_watchdog())]
-            if certificates is not None:
-                chores.append(group.create_task(renew(certificates)))
-            await serving
-            for chore in chores:
-                chore.cancel()
-
-    process = Process(configuration.settings, certificates, on_reload=hangup.set)
-    process.run(main())
-
-
-def _supervise(
-    configuration: Configuration,
-    sockets: list[socket.socket],
-    certificates: Certificates | None,
-    on_ready: Callable[[], None],
-) -> int:
-    # They are of no use to a process that serves alone, and take time to import.
-    from dicomweb_cors_proxy.operations.supervisor import (  # noqa: PLC0415
-        RENEWED,
-        Supervisor,
-        shared_metrics,
-        tethered,
-    )
-
-    def work(
-        settings: Settings, connection: Connection[Any, Any], beat: Callable[[], None]
-    ) -> None:
-        process = Process(settings, certificates)
-
-        async def apply(message: Settings | str) -> None:
-            if isinstance(message, str):
-                if message == RENEWED and certificates is not None:
-                    certificates.renew()
-            else:
-                await process.apply(message)
-
-        async def main() -> None:
-            async with asyncio.TaskGroup() as group:
-                serving = group.create_task(process.server.serve(sockets))
-                await process.server.ready.wait()
-                settle()
-                with tethered(connection, process.server, apply, beat):
-                    await serving
-
-        process.run(main())
-
-    with ExitStack() as sharing:
-        try:
-            sharing.enter_context(shared_metrics())
-        except OSError as error:
-            _fail(
-                f"cannot add up the workers' metrics: {error.strerror}; "
-                "set PROMETHEUS_MULTIPROC_DIR to a folder that the proxy may write"
-            )
-        settle()
-        supervisor = Supervisor(
-            configuration, sockets, certificates=certificates, work=work, on_ready=on_ready
-        )
-        return supervisor.run()
 
 
 def _log(lines: Iterable[str]) -> None:

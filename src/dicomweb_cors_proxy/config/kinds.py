@@ -1,23 +1,21 @@
-"""The kinds of value that settings have, each with its own sentences for what can be wrong.
+"""The types of setting values, each with its own error sentences.
 
-A ValueError raised here goes on from the setting's key: `server.port: 'abc' is not a whole …`.
+The text of a ValueError continues the setting's key: `server.port: 'abc' is not a …`.
 """
 
 from __future__ import annotations
 
 import re
-import ssl
-from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, SecretStr, ValidationError, WrapValidator
 
-from dicomweb_cors_proxy.dicomweb.resources import parse_extra_path
-from dicomweb_cors_proxy.http.headers import TrustedProxies
-from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT
+from dicomweb_cors_proxy.config.issues import shown
+from dicomweb_cors_proxy.dicomweb.routes import parse_extra_path
+from dicomweb_cors_proxy.http.forwarding import TrustedProxies
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT, is_loopback, split_port
 from dicomweb_cors_proxy.http.messages import TCHAR
 
 if TYPE_CHECKING:
@@ -28,13 +26,11 @@ __all__ = [
     "ArchiveURL",
     "BasePath",
     "BodyLimit",
-    "CertificateFile",
     "ClientID",
     "Count",
     "ExtraPath",
     "Grace",
     "HeadLimit",
-    "KeyFile",
     "ListenAddress",
     "MaxAge",
     "Password",
@@ -48,38 +44,9 @@ __all__ = [
     "TokenURL",
     "UserName",
     "Workers",
-    "is_loopback",
     "is_private_way",
-    "key_fault",
     "own_origin",
-    "pair_fault",
-    "shown",
 ]
-
-_SHOWN_CHARACTERS: Final = 100
-_SHOWN_NUMBERS: Final = 10**15
-
-# What stands before the last @ of a URL is user information, and a query can be a signature.
-_USER_INFORMATION: Final = re.compile(r"(?:(?<=://)|^(?!.*://)).*@")
-_QUERY: Final = re.compile(r"\?.+")
-
-
-def shown(value: object) -> str:
-    """Return `value` as a problem may show it: short, on one line, without likely secrets."""
-    if isinstance(value, (str, Path)):
-        return _shown_text(str(value))
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (int, float)):
-        return str(value) if abs(value) < _SHOWN_NUMBERS else "such a number"
-    return "a mapping" if isinstance(value, dict) else "a list"
-
-
-def _shown_text(text: str) -> str:
-    if "\n" in text:
-        return "a text of several lines"
-    text = _QUERY.sub("?…", _USER_INFORMATION.sub("***@", text))
-    return repr(text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…")
 
 
 def _number(kind: str, low: float, high: float) -> WrapValidator:
@@ -113,15 +80,8 @@ _PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 _PATH: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 
 
-def _split_port(authority: str) -> tuple[str, str, str]:
-    """Split `host:port` into host, colon and port, the last two "" where there is no port."""
-    bracket = authority.rfind("]") + 1
-    host, colon, port = authority[bracket:].partition(":")
-    return authority[:bracket] + host, colon, port
-
-
 def _authority_fault(authority: str) -> str | None:
-    host, colon, port = _split_port(authority)
+    host, colon, port = split_port(authority)
     if not authority.startswith("[") and authority.count(":") > 1:
         return "needs brackets around its IPv6 address, as in [2001:db8::1]:8042"
     if not host:
@@ -231,14 +191,6 @@ def _token_url(url: str) -> str:
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host, IPv6 without brackets, is this machine and nobody else can mean it."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
-
-
 def is_private_way(url: str) -> bool:
     """Whether nobody can listen in on the way to a URL: https, or this machine."""
     parts = urlsplit(url)
@@ -248,7 +200,7 @@ def is_private_way(url: str) -> bool:
 def own_origin(public_url: str) -> str:
     """Return the origin of a URL that `PublicURL` has let pass, as browsers write it."""
     parts = urlsplit(public_url)
-    host, _, port = _split_port(parts.netloc.lower())
+    host, _, port = split_port(parts.netloc.lower())
     suffix = "" if port in ("", str(DEFAULT_PORTS[parts.scheme])) else f":{port}"
     return f"{parts.scheme}://{host}{suffix}"
 
@@ -374,90 +326,3 @@ ClientID = Annotated[str, AfterValidator(_client_id)]
 Scope = Annotated[str, AfterValidator(_scope)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 TokenSecret = Annotated[SecretStr, AfterValidator(_bearer_token)]
-
-
-def _readable_file(path: Path) -> Path:
-    try:
-        with path.open("rb"):
-            return path
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
-
-
-def _unreadable(error: OSError | ValueError) -> str:
-    reason = error.strerror if isinstance(error, OSError) else "no valid path"
-    return f"can't be read ({reason}); name a PEM file that the proxy may read"
-
-
-def _certificate_file(path: Path) -> Path:
-    _readable_file(path)
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        is_key = b"PRIVATE KEY-----" in path.read_bytes()
-        instead = ", but a private key, which has a setting of its own" if is_key else ""
-        raise ValueError(f"{shown(path)} holds no certificate in PEM form{instead}") from None
-    except OSError as error:  # it is being replaced
-        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
-    return path
-
-
-CertificateFile = Annotated[Path, AfterValidator(_certificate_file)]
-KeyFile = Annotated[Path, AfterValidator(_readable_file)]
-
-
-def validity_fault(certificate: Path) -> str | None:
-    """Say of a file that its first certificate is not valid today; None: it is, or isn't there."""
-    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 (takes 50 ms)
-
-    try:
-        first = load_pem_x509_certificates(certificate.read_bytes())[0]
-    except (OSError, ValueError):
-        return None
-    if datetime.now(UTC) > first.not_valid_after_utc:
-        return f"{shown(certificate)} has expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
-    if datetime.now(UTC) < first.not_valid_before_utc:
-        begins = first.not_valid_before_utc
-        return f"{shown(certificate)} is valid only from {begins:%Y-%m-%d} on; renew it"
-    return None
-
-
-# OpenSSL's reasons for refusing a pair that fits.
-_WEAK: Final = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
-
-
-def key_fault(certificate: Path, key: Path) -> str | None:
-    """Say why `key` can't be used with `certificate`, a file that holds one; None if it can."""
-    asked = []
-
-    def passphrase() -> str:
-        asked.append(True)
-        return ""
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, passphrase)
-    except ssl.SSLError as error:
-        if asked:
-            return "is encrypted; name a key without a passphrase"
-        if error.reason == "KEY_VALUES_MISMATCH":
-            return f"is not the key of {shown(certificate)}"
-        if error.reason in _WEAK:
-            return (
-                f"is too weak, or what signed {shown(certificate)} is; make a key of 2048 bits "
-                "(RSA) or 256 (elliptic curve), and sign with SHA-256"
-            )
-        return "holds no private key in PEM form"
-    except OSError as error:  # one of them is being replaced
-        return _unreadable(error)
-    return None
-
-
-def pair_fault(certificate: Path, key: Path) -> str | None:
-    """Say why a certificate and its key can't be used; None if they can."""
-    try:
-        _certificate_file(certificate)
-        _readable_file(key)
-    except ValueError as error:
-        return str(error)
-    fault = key_fault(certificate, key)
-    return fault and f"{shown(key)} {fault}"

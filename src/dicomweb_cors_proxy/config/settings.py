@@ -1,26 +1,13 @@
-"""The configuration: what the settings are, what they have to be, and what they make together.
+"""The settings: their names, types, defaults and descriptions.
 
-`load` gathers them from flags, environment, secret files and a YAML file; `Settings(...)` takes
-them from Python alone. Either reports everything that is wrong at once, in sentences.
+`Settings(...)` takes values from Python; `loading.load` gathers them from flags, the
+environment, secret files and a YAML file. Both report every issue at once.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections import ChainMap
 from contextlib import suppress
-from dataclasses import replace
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    Literal,
-    NamedTuple,
-    Self,
-    get_args,
-    get_origin,
-)
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -35,25 +22,19 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from dicomweb_cors_proxy.config.issues import ConfigurationError, Problem, shown
 from dicomweb_cors_proxy.config.kinds import (
     AllowedHost,
     ArchiveURL,
     BasePath,
     BodyLimit,
-    CertificateFile,
     ClientID,
     Count,
     ExtraPath,
     Grace,
     HeadLimit,
-    KeyFile,
     ListenAddress,
     MaxAge,
     Password,
@@ -67,62 +48,29 @@ from dicomweb_cors_proxy.config.kinds import (
     TokenURL,
     UserName,
     Workers,
-    is_loopback,
     is_private_way,
-    key_fault,
     own_origin,
-    shown,
-    validity_fault,
 )
-from dicomweb_cors_proxy.config.sources import (
-    POLICIES_EXAMPLE,
-    Place,
-    Problem,
-    Schema,
-    Setting,
-    config_variable,
-    exposure,
-    read_environment,
-    read_file,
-    read_flags,
-    read_list,
-    read_secret_files,
-)
-from dicomweb_cors_proxy.cors.policy import CORS, CORSPolicy, PolicyError
-from dicomweb_cors_proxy.cors.policy import Problem as PolicyProblem
+from dicomweb_cors_proxy.config.pem_files import CertificateFile, KeyFile, key_fault, validity_fault
+from dicomweb_cors_proxy.config.report import Effective, printable
+from dicomweb_cors_proxy.config.schema import Schema, Setting, read_list
+from dicomweb_cors_proxy.config.validation import droppable, independent, issue_of, without
+from dicomweb_cors_proxy.cors.engine import CORS
+from dicomweb_cors_proxy.cors.policy import CORSPolicy
+from dicomweb_cors_proxy.cors.problems import PolicyError
+from dicomweb_cors_proxy.cors.problems import Problem as PolicyProblem
 from dicomweb_cors_proxy.dicomweb.resources import Service
+from dicomweb_cors_proxy.http.hosts import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["SCHEMA", "ConfigurationError", "Effective", "Settings", "load", "printable"]
-
-_MASK: Final = "********"
+__all__ = ["POLICY_SCHEMA", "SCHEMA", "Settings"]
 
 ResourcePolicy = Literal["cross-origin", "same-site", "same-origin"]
-
-
-class ConfigurationError(Exception):
-    """A configuration that can't be used.
-
-    `problems` are sentences, each naming a key, its value (never a secret's) and the remedy.
-    """
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.found = tuple(problems)
-        self.problems = tuple(map(str, self.found))
-        super().__init__("\n".join(self.problems))
-
-
-class Effective(NamedTuple):
-    """A setting as it is in force: its value as YAML, secrets masked, and where it comes from."""
-
-    key: str
-    value: str
-    source: str
 
 
 class _Group(BaseModel):
@@ -612,9 +560,9 @@ class Settings(BaseSettings):
             settings = handler(data)
         except ValidationError as error:
             errors = error.errors(include_url=False)
-            settings = handler(_without(data, {_droppable(e["loc"]) for e in errors}))
-        problems = [_problem(error) for error in errors]
-        problems += _independent(settings._broken_rules(), of=problems)  # noqa: SLF001
+            settings = handler(without(data, {droppable(e["loc"]) for e in errors}))
+        problems = [issue_of(error, SCHEMA, POLICY_SCHEMA) for error in errors]
+        problems += independent(settings._broken_rules(), of=problems)  # noqa: SLF001
         if problems:
             raise ConfigurationError(problems)
         return settings
@@ -753,152 +701,4 @@ def _types(annotation: object) -> Iterator[object]:
 
 
 SCHEMA: Final = Schema(_settings(Settings))
-_POLICY_SCHEMA: Final = Schema(_settings(OriginPolicy))
-
-
-def load(
-    *,
-    config_file: Path | None = None,
-    flags: Mapping[str, Any] | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> Settings:
-    """Gather the settings: flags come before environment, secret files, YAML file and defaults.
-
-    Args:
-        config_file: the YAML file; default: the one that the environment names, else none.
-        flags: values of command-line flags by dotted key, `{"server.port": 8080}`.
-        environ: environment variables.
-
-    Raises ConfigurationError with the problems of all places.
-    """
-    config_file = config_file or config_variable(environ)
-    places = [
-        read_flags(flags or {}, SCHEMA),
-        read_environment(environ, SCHEMA),
-        read_secret_files(environ, SCHEMA),
-        read_file(config_file, SCHEMA) if config_file else Place(),
-    ]
-    sources = ChainMap(*(place.sources for place in places))
-    problems = [problem for place in reversed(places) for problem in place.problems]
-    try:
-        settings = Settings(
-            _build_sources=(tuple(InitSettingsSource(Settings, p.nested()) for p in places), {})
-        )
-    except ConfigurationError as error:
-        blanks = {key: where for place in places for key, where in place.blanks.items()}
-        found = (
-            replace(p, source=sources.get(p.setting) or blanks.get(p.setting, ""))
-            for p in error.found
-        )
-        # A place that can't be read may hold what seems to be missing.
-        is_known = all(place.is_whole for place in places)
-        problems += [p for p in _independent(found, of=problems) if is_known or p.source]
-    if problems:
-        raise ConfigurationError(problems)
-    settings._sources = dict(sources)  # noqa: SLF001
-    if config_file:
-        in_file = places[-1]
-        secrets = [
-            key
-            for key, value in in_file.values.items()
-            if SCHEMA.settings[key].is_secret
-            and value is not None
-            and sources[key] == in_file.sources[key]
-        ]
-        settings._exposures = tuple(exposure(config_file, secrets))  # noqa: SLF001
-    return settings
-
-
-def printable(value: object) -> str:
-    """Return a setting's value as YAML has it, on one line; a secret is masked."""
-    if isinstance(value, SecretStr):
-        return _MASK
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, float):
-        return str(value).removesuffix(".0")
-    if isinstance(value, OriginPolicy):
-        return json.dumps(value.own())
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(printable, value))}]"
-    return str(value)
-
-
-_EXPECTED: Final = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "path_type": "a path",
-    "tuple_type": "a list",
-    "model_type": "a mapping with the keys of a policy",
-}
-
-_Location = tuple[int | str, ...]
-
-
-def _problem(error: ErrorDetails) -> Problem:
-    """Say in our words what pydantic says of a value."""
-    location, kind, value = error["loc"], error["type"], error["input"]
-    subject = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in location)[1:]
-    if kind == "value_error":
-        return Problem(subject, str(error["ctx"]["error"]))
-    if kind in ("extra_forbidden", "invalid_key"):
-        is_in_entry = location[:2] == ("cors", "per_origin")
-        schema, key = (_POLICY_SCHEMA, str(location[-1])) if is_in_entry else (SCHEMA, subject)
-        return Problem(subject, schema.misfit(key))
-    if subject in SCHEMA.groups:
-        return Problem(subject, SCHEMA.misfit(subject))
-    expected = error["ctx"]["expected"] if kind == "literal_error" else _EXPECTED.get(kind, "text")
-    setting = SCHEMA.settings.get(subject)
-    reason = f"{'this' if setting and setting.is_secret else shown(value)} is not {expected}"
-    if value is None:
-        reason += "; leave the key out for its default"
-    elif expected == "text" and isinstance(value, (bool, int, float)):
-        reason += "; put it in quotes"
-    elif subject == "cors.per_origin":
-        reason += f"; write {POLICIES_EXAMPLE}"
-    return Problem(subject, reason)
-
-
-def _independent(problems: Iterable[Problem], *, of: Sequence[Problem]) -> list[Problem]:
-    """Keep the problems that are not mere consequences of others."""
-    reported = {problem.subject for problem in of}
-    return [
-        problem
-        for problem in problems
-        if not any(
-            one == other
-            or one.startswith((f"{other}.", f"{other}["))
-            or other.startswith(f"{one}[")
-            for one in (problem.subject, *problem.because_of)
-            for other in reported
-        )
-    ]
-
-
-def _droppable(location: _Location) -> _Location:
-    """Return what to leave out for a value: the whole list for an item, unless it is a mapping."""
-    *parent, last = location
-    return location if isinstance(last, str) or parent[-1] == "per_origin" else tuple(parent)
-
-
-def _without(value: Any, locations: Collection[_Location]) -> Any:  # noqa: ANN401
-    """Copy mappings and lists without what stands at `locations`; list items become empty.
-
-    A name that is no text is never right, and pydantic doesn't locate it as it is.
-    """
-    if isinstance(value, dict):
-        return {
-            name: _without(each, _below(name, locations))
-            for name, each in value.items()
-            if isinstance(name, str) and (name,) not in locations
-        }
-    if isinstance(value, (list, tuple)):
-        return [
-            {} if (index,) in locations else _without(each, _below(index, locations))
-            for index, each in enumerate(value)
-        ]
-    return value
-
-
-def _below(name: int | str, locations: Collection[_Location]) -> Collection[_Location]:
-    return {location[1:] for location in locations if location[0] == name}
+POLICY_SCHEMA: Final = Schema(_settings(OriginPolicy))

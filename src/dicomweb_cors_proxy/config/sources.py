@@ -1,4 +1,4 @@
-"""The places where settings come from, each read into dotted keys with all that is wrong there.
+"""The sources of settings: flags, environment, secret files and a YAML file.
 
 A value is read by its key, never by its look: whatever a file, a variable or a secret file says is
 text until `Settings` knows what it is for. So `password: 007` stays 007, and `token: yes` is yes.
@@ -11,33 +11,37 @@ import os
 import re
 import shlex
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from stat import S_IRGRP, S_IROTH
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from pydantic import SecretStr
 
+from dicomweb_cors_proxy.config.issues import Problem
+from dicomweb_cors_proxy.config.schema import (
+    POLICIES_EXAMPLE,
+    VARIABLE_PREFIX,
+    Schema,
+    Setting,
+    key_of_name,
+    read_list,
+    variable_of_key,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
-    "POLICIES_EXAMPLE",
     "Place",
-    "Problem",
-    "Schema",
-    "Setting",
     "config_variable",
     "exposure",
     "read_environment",
     "read_file",
     "read_flags",
-    "read_list",
     "read_secret_files",
 ]
 
-_PREFIX: Final = "DICOMWEB_PROXY_"
 _CONFIG: Final = "DICOMWEB_PROXY_CONFIG"
 _SECRETS_DIR: Final = "DICOMWEB_PROXY_SECRETS_DIR"
 
@@ -48,95 +52,6 @@ _KUBERNETES: Final = re.compile(
     r"|(?:\w+_)?PORT=(?:tcp|udp|sctp)://.*",
     re.IGNORECASE | re.DOTALL,
 )
-POLICIES_EXAMPLE: Final = '[{"allow_origins": ["https://viewer.example"]}]'
-
-_JSON_LIST: Final = re.compile(r'\s*\[\s*["\]]')  # which [::1]:8080 is not
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing wrong: what it is about, what is wrong and the remedy, and where it stands.
-
-    It may be but a consequence, if there is a problem with one of the keys `because_of` as well.
-    """
-
-    subject: str
-    reason: str
-    source: str = ""
-    because_of: tuple[str, ...] = ()
-
-    @property
-    def setting(self) -> str:
-        """The dotted key that the subject is, or is a part of."""
-        return self.subject.partition("[")[0]
-
-    def __str__(self) -> str:
-        sentence = f"{self.subject}: {self.reason}{f' ({self.source})' if self.source else ''}"
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is known of a key before there is a value for it.
-
-    `form` is how a text is read for it: as it is, as a list (comma-separated or JSON), or as JSON.
-    """
-
-    key: str
-    description: str
-    default: object
-    form: Literal["text", "list", "json"]
-    is_secret: bool
-
-    @property
-    def variable(self) -> str:
-        """The name of the key's environment variable."""
-        return _variable(self.key)
-
-
-class Schema:
-    """The keys that exist, and each group that they stand in with its first key."""
-
-    def __init__(self, settings: Iterable[Setting]) -> None:
-        self.settings = {setting.key: setting for setting in settings}
-        self.groups = {
-            key[: dot.start()]: key
-            for key in reversed(self.settings)
-            for dot in re.finditer(r"\.", key)
-        }
-
-    def misfit(self, key: str, spell: Callable[[str], str] = str) -> str:
-        """Say why no value can stand at `key`; `spell` writes keys as that place has them."""
-        if key in self.groups:
-            return f"holds keys of its own, not a value; set {spell(self.groups[key])} or others"
-        nearest = self._nearest(key)
-        hint = f"did you mean {spell(nearest)}?" if nearest else "the README lists all keys"
-        return f"is not known; {hint}"
-
-    def _nearest(self, key: str) -> str | None:
-        """Find the key that was meant, be it under other separators or without its group."""
-        parent = key
-        while parent := parent.rpartition(".")[0]:
-            if parent in self.settings:
-                return parent
-        # Of names that are spelt alike, the first wins, and a whole one over one without its group.
-        spellings = {_plain(name.rpartition(".")[2]): name for name in reversed(self.settings)}
-        spellings |= {_plain(name): name for name in (*self.groups, *self.settings)}
-        return next(
-            (spellings[s] for s in get_close_matches(_plain(key), spellings, 1, 0.75)), None
-        )
-
-
-def _plain(name: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", name.lower())
-
-
-def _key(name: str) -> str:
-    return name.lower().replace("__", ".")
-
-
-def _variable(key: str) -> str:
-    return _PREFIX + key.upper().replace(".", "__")
 
 
 @dataclass(slots=True)
@@ -195,13 +110,6 @@ def _read(setting: Setting, text: str) -> object:
     return read_list(text) if setting.form == "list" else text
 
 
-def read_list(text: str) -> object:
-    """Read a list that is written as JSON, or with commas. Raises ValueError, RecursionError."""
-    if _JSON_LIST.match(text):
-        return json.loads(text)
-    return [item for item in map(str.strip, text.split(",")) if item]
-
-
 def read_flags(flags: Mapping[str, Any], schema: Schema) -> Place:
     """Take the values of command-line flags by dotted key; None and () are flags not given."""
     place = Place()
@@ -219,17 +127,19 @@ def read_environment(environ: Mapping[str, str], schema: Schema) -> Place:
     """Read the environment's variables with our prefix, in any case."""
     place = Place()
     for variable, text in environ.items():
-        if not variable.upper().startswith(_PREFIX):
+        if not variable.upper().startswith(VARIABLE_PREFIX):
             continue
-        name = variable[len(_PREFIX) :]
-        if setting := schema.settings.get(_key(name)):
+        name = variable[len(VARIABLE_PREFIX) :]
+        if setting := schema.settings.get(key_of_name(name)):
             place.read(setting, text, f"environment {variable}")
         elif (
             text
             and variable.upper() not in (_CONFIG, _SECRETS_DIR)
             and not _KUBERNETES.fullmatch(f"{name}={text}")
         ):
-            place.problems.append(Problem(variable, schema.misfit(_key(name), _variable)))
+            place.problems.append(
+                Problem(variable, schema.misfit(key_of_name(name), variable_of_key))
+            )
     return place
 
 
@@ -259,8 +169,8 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> Place:
             place.problems.append(Problem(str(named), reason, f"environment {_SECRETS_DIR}"))
         return place
     for file in files:
-        is_prefixed = file.name.upper().startswith(_PREFIX)
-        key = _key(file.name[len(_PREFIX) * is_prefixed :])
+        is_prefixed = file.name.upper().startswith(VARIABLE_PREFIX)
+        key = key_of_name(file.name[len(VARIABLE_PREFIX) * is_prefixed :])
         setting = schema.settings.get(key)
         if setting is None and not is_prefixed:
             continue
@@ -277,7 +187,7 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> Place:
             place.problems.append(Problem(source, reason))
             continue
         if setting is None:
-            reason = schema.misfit(key, lambda key: _variable(key).lower())
+            reason = schema.misfit(key, lambda key: variable_of_key(key).lower())
             place.problems.append(Problem(source, reason))
         else:
             place.read(setting, text.rstrip("\r\n"), source)

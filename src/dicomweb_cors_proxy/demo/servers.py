@@ -17,7 +17,8 @@ from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.demo.archive import ROOT, create_archive
 from dicomweb_cors_proxy.demo.recorder import Recorder
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server, bind
+from dicomweb_cors_proxy.server.listening import bind
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 
 if TYPE_CHECKING:
     import socket

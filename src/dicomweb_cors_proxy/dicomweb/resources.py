@@ -1,32 +1,16 @@
-"""The DICOMweb resources (DICOM PS3.18) and what else a proxy has to know of the protocol.
-
-`RESOURCES` is the one table of what is forwarded, with which methods and to which service. Its
-templates are the only form in which logs and metrics may show a path.
-"""
+"""The resources of DICOMweb, and the services that serve them (PS3.18)."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_to_bytes
-
-from dicomweb_cors_proxy.http.messages import SAFE_METHODS, TCHAR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-__all__ = [
-    "RESOURCES",
-    "Resource",
-    "ResourceTable",
-    "Route",
-    "Service",
-    "parse_extra_path",
-    "repair_accept",
-]
+__all__ = ["RESOURCES", "WADO", "Resource", "Service"]
 
 
 class Service(StrEnum):
@@ -67,7 +51,7 @@ def _resource(template: str, **methods: Service) -> Resource:
 _STUDY: Final = "studies/{study}"
 _SERIES: Final = _STUDY + "/series/{series}"
 _INSTANCE: Final = _SERIES + "/instances/{instance}"
-_WADO: Final = "wado"
+WADO: Final = "wado"
 
 RESOURCES: Final = (
     _resource("/"),
@@ -132,238 +116,5 @@ RESOURCES: Final = (
     # Storage Commitment Service, §13.
     _resource("commitment-requests/{transaction}", GET=Service.STORE, POST=Service.STORE),
     # URI Service, §9, which leaves the path open.
-    _resource(_WADO, GET=Service.WADO_URI),
+    _resource(WADO, GET=Service.WADO_URI),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What a path matched, under one configuration.
-
-    Attributes:
-        template: the resource's template, or the extra path as it was configured.
-        allow: the methods that are forwarded, in the order of the Allow header.
-    """
-
-    template: str
-    allow: tuple[str, ...]
-    _services: Mapping[str, Service | None]
-    _service_of_others: Service | None = None
-
-    def service(self, method: str) -> Service | None:
-        """Return the service that a request with `method` is for; None if that is a 405."""
-        return self._services.get(method, self._service_of_others)
-
-    def holds_urls(self, method: str) -> bool:
-        """Tell whether the answer is always a text in which the archive may name itself.
-
-        That is search results, store and worklist answers, and metadata.
-        """
-        service = self.service(method)
-        return service in _TEXT_SERVICES or (
-            service is Service.RETRIEVE and self.template.endswith("/metadata")
-        )
-
-    @property
-    def is_bulk_data(self) -> bool:
-        """Whether the answer is somebody's data (PS3.18 §10.4.1.1.5), of whatever media type."""
-        return self.template in _BULK_DATA
-
-
-_BULK_DATA: Final = frozenset(
-    resource.template for resource in RESOURCES if "/bulk" in resource.template
-)
-_TEXT_SERVICES: Final = frozenset({Service.SEARCH, Service.STORE, Service.WORKLIST})
-
-_METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-
-class ResourceTable:
-    """The paths that one configuration forwards.
-
-    Args:
-        read_write: forward every method of a resource, not only GET, HEAD and OPTIONS.
-        extra_paths: patterns of further paths, see `parse_extra_path`. The resources of the
-            standard come first, then these in their order. They are for `Service.ROOT`, with any
-            method but CONNECT and TRACE, or with GET, HEAD and OPTIONS when not `read_write`.
-        wado_uri: whether `wado` is a resource.
-
-    Raises ValueError, with a sentence, for the first of `extra_paths` that is malformed.
-    """
-
-    def __init__(
-        self, *, read_write: bool, extra_paths: Iterable[str] = (), wado_uri: bool = False
-    ) -> None:
-        rows = [
-            (resource.template.lstrip("/"), _route(resource, read_write=read_write))
-            for resource in RESOURCES
-            if wado_uri or resource.template != _WADO
-        ]
-        routes: list[Route] = []
-        patterns = [_pattern(rows, routes)]
-        for path in extra_paths:
-            patterns.append(parse_extra_path(path) + "()")
-            routes.append(_extra_route(path, read_write=read_write))
-        self._match = re.compile("|".join(patterns).encode("ascii")).match
-        self._routes: dict[int | None, Route] = dict(enumerate(routes, start=1))
-
-    def match(self, path: bytes) -> Route | None:
-        """Return the route of a path, or None if it is no resource (404).
-
-        `path` is what follows the base path in the request target, as it came: neither decoded
-        nor normalised, without the query. It is empty for the root, else it starts with a slash.
-        """
-        found = self._match(path)
-        if found is None or (
-            b"%25" in path and _AT_SECOND_SIGHT.search(unquote_to_bytes(path)) is not None
-        ):
-            return None
-        return self._routes[found.lastindex]
-
-
-def _route(resource: Resource, *, read_write: bool) -> Route:
-    services = {
-        method: resource.methods[method]
-        for method in _METHODS
-        if method in resource.methods and (read_write or method in SAFE_METHODS)
-    }
-    return Route(resource.template, tuple(services), services)
-
-
-def _extra_route(path: str, *, read_write: bool) -> Route:
-    if read_write:
-        return Route(path, _METHODS, {"CONNECT": None, "TRACE": None}, Service.ROOT)
-    allow = tuple(method for method in _METHODS if method in SAFE_METHODS)
-    return Route(path, allow, dict.fromkeys(allow, Service.ROOT))
-
-
-_UID: Final = r"[0-9]++(?:\.[0-9]++)*"  # no "..", unlike [0-9.]+
-
-# A dot segment, or what is one for an archive that drops path parameters ("..;x") first.
-_DOTS: Final = r"(?:\.|%2[Ee]){1,2}(?:[/;]|%3[Bb]|\Z)"
-_PCHAR: Final = r"[0-9A-Za-z._~!$&'()*+,;=:@-]"  # RFC 3986 §3.3, the unescaped ones
-# Of no control, slash or backslash; nor, for archives that decode twice or overlong UTF-8, of what
-# becomes one of them or a dot.
-_ESCAPE: Final = (
-    r"%(?![01]|2[Ff]|5[Cc]|7[Ff]|25(?:2[EeFf]|5[Cc])|[Cc][01]|[Ee]0%[89]|[Ff]0%8)[0-9A-Fa-f]{2}"
-)
-_SEGMENT: Final = rf"(?!{_DOTS})(?:{_PCHAR}|{_ESCAPE})+"
-
-# The same in a path that was decoded once.
-_AT_SECOND_SIGHT: Final = re.compile(
-    rf"/{_DOTS}|%(?:[01]|2[Ff]|5[Cc]|7[Ff]|[Cc][01])".encode()
-    + rb"|(?:%[Ee]0|\xe0)%[89]|(?:%[Ff]0|\xf0)%8"
-)
-
-_VARIABLES: Final = {
-    "{study}": _UID,
-    "{series}": _UID,
-    "{instance}": _UID,
-    "{workitem}": _UID,
-    "{transaction}": _UID,
-    "{uid}": _UID,
-    "{frames}": r"[0-9]++(?:(?:,|%2[Cc])[0-9]++)*",  # some clients encode the comma
-    "{aet}": _SEGMENT,
-    "{tag}": _SEGMENT,
-    "{path}": rf"{_SEGMENT}(?:/{_SEGMENT})*",
-}
-
-
-def _pattern(rows: Iterable[tuple[str, Route]], routes: list[Route]) -> str:
-    """Return one regular expression for many templates, and append their routes to `routes`.
-
-    Common beginnings are matched once, and no two branches fit the same path. Where a template
-    ends stands an empty group, in the order of `routes`, so that `Match.lastindex` tells which.
-    """
-    branches = []
-    children: dict[str, list[tuple[str, Route]]] = {}
-    for template, route in rows:
-        segment, _, rest = template.partition("/")
-        if segment:
-            children.setdefault(segment, []).append((rest, route))
-        else:
-            branches.append(r"\Z()")
-            routes.append(route)
-    if children:
-        below = (
-            (_VARIABLES.get(segment) or re.escape(segment)) + _pattern(rest, routes)
-            for segment, rest in children.items()
-        )
-        branches.append(f"/(?:{'|'.join(below)})")
-    return f"(?:{'|'.join(branches)})"
-
-
-def parse_extra_path(path: str) -> str:
-    """Return the regular expression of an extra path, a pattern such as `/reports/*`.
-
-    `*` is exactly one segment, `**` any number of them, none included. Neither stands for an empty
-    segment, a dot segment, or one with an encoded slash, backslash or control character. All else
-    stands for itself, byte for byte.
-
-    Raises ValueError, with a sentence that names the pattern and a remedy.
-    """
-    if not path.startswith("/"):
-        raise ValueError(f"{path!r} doesn't start with a slash: write {'/' + path!r}")
-    for segment in path.split("/")[1:]:
-        for fault, reason in _SEGMENT_FAULTS:
-            if fault.search(segment):
-                raise ValueError(f"{path!r} has {reason}")
-
-    # Segments between two "**" may be taken where they fit first, and for good: whatever distance
-    # is left, the next "**" makes up for. So the groups are atomic, and matching stays linear.
-    runs = [
-        "".join(
-            "/" + (_SEGMENT if segment == "*" else re.escape(segment))
-            for segment in run.split("/")[1:]
-        )
-        for run in path.split("/**")
-    ]
-    runs[-1] += r"\Z"
-    return runs[0] + "".join(f"(?>(?:/{_SEGMENT})*?{run})" for run in runs[1:])
-
-
-_SEGMENT_FAULTS: Final = tuple(
-    (re.compile(pattern), reason)
-    for pattern, reason in (
-        (r"\A\Z", "an empty segment: leave out the slash at the end, or the doubled one"),
-        (r"[?#]", "a query or a fragment: write the path alone, it matches with any query"),
-        (r"\A(?!\*\*?\Z)[^*]*\*", "a * within a segment: let it be the segment, or write %2A"),
-        (r"%(?![0-9A-Fa-f]{2})", "a % without two hexadecimal digits: write a literal % as %25"),
-        (r"%(?:[01]|2[Ff]|5[Cc]|7[Ff])", "an encoded slash, backslash or control: leave it out"),
-        (rf"\A{_DOTS}", "a dot segment: write the path that it resolves to"),
-        (rf"[^%](?<!{_PCHAR})", "a character that a URL's path can't hold: percent-encode it"),
-    )
-)
-_QUOTED: Final = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_VISIBLE: Final = r"[!#-+\--:<-\[\]-~]"  # but for what parts or quotes: " , ; \
-
-# A parameter that lacks its quotes; within a quoted string it may be a false alarm.
-_SUSPECT: Final = re.compile(rf"={TCHAR}*+{_VISIBLE}".encode())
-_PARAMETER: Final = re.compile(rf"(;[\t ]*+{TCHAR}++=)(?:{_QUOTED}|({_VISIBLE}++))".encode())
-_MEDIA_RANGE: Final = (
-    rf"[\t {_VISIBLE[1:]}*+"
-    rf"(?:;[\t ]*+(?:{TCHAR}++(?:=(?:{_QUOTED}|{_VISIBLE}++))?)?[\t ]*+)*"
-)
-_REPAIRABLE: Final = re.compile(rf"{_MEDIA_RANGE}(?:,{_MEDIA_RANGE})*\Z".encode())
-_IS_TOKEN: Final = re.compile(rf"{TCHAR}++\Z".encode())
-
-
-def repair_accept(value: bytes) -> bytes:
-    """Put back the quotes that the grammar wants around parameter values that are no tokens.
-
-    `type=application/dicom` becomes `type="application/dicom"`. Viewers leave the quotes out
-    because with them the browser sends a preflight first; strict archives answer 406 without
-    them. A well-formed value, or one whose meaning is not certain, is returned as it is.
-
-    Source: RFC 9110 §5.6.6 and §12.5.1, RFC 2387 §3.
-    """
-    if _SUSPECT.search(value) is None or _REPAIRABLE.match(value) is None:
-        return value
-    return _PARAMETER.sub(_with_quotes, value)
-
-
-def _with_quotes(parameter: re.Match[bytes]) -> bytes:
-    start, value = parameter.groups()
-    if value is None or _IS_TOKEN.match(value):
-        return parameter[0]
-    return b'%b"%b"' % (start, value)

@@ -1,18 +1,30 @@
-"""gzip for JSON and XML answers, streamed. Does no I/O."""
+"""Media types, gzip, and the headers that change with a body."""
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+
+from dicomweb_cors_proxy.http.messages import Header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dicomweb_cors_proxy.http.messages import Header
 
-__all__ = ["Gzip", "accepts_gzip", "compressed_headers", "is_compressible", "is_text"]
+__all__ = [
+    "Gzip",
+    "accepts_gzip",
+    "archive_tags",
+    "changed_body_headers",
+    "compressed_headers",
+    "is_compressible",
+    "is_text",
+    "parse_media_type",
+]
 
 _LONGEST_REMEMBERED: Final = 256
 
@@ -87,3 +99,58 @@ class Gzip:
 
     def flush(self) -> bytes:
         return self._compressor.flush()
+
+
+_PARAMETER: Final = re.compile(rb';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
+
+
+@lru_cache(maxsize=256)
+def parse_media_type(value: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
+    """Split a Content-Type into the type, in lower case, and its parameters."""
+    parameters = {
+        name.lower(): token or re.sub(rb"\\(.)", rb"\1", quoted)
+        for name, quoted, token in _PARAMETER.findall(value)
+    }
+    return value.partition(b";")[0].strip().lower(), parameters
+
+
+_BOUND_TO_BODY: Final = frozenset(
+    {
+        b"accept-ranges",
+        b"content-digest",
+        b"content-length",
+        b"content-md5",
+        b"digest",
+        b"repr-digest",
+    }
+)
+
+# Ends a weak ETag that was a strong one, so that it can be told from the archive's own.
+_WEAKENED: Final = b"~"
+_WEAKENED_TAG: Final = re.compile(rb'W/("[^"]*)~"')
+
+
+def changed_body_headers(headers: Iterable[Header]) -> list[Header]:
+    """Return the headers of an answer whose body changes on its way.
+
+    Its length, its digests and the offer of ranges go; a strong ETag becomes a weak one, which is
+    all that If-None-Match asks for. Source: RFC 9110 §8.8.1, §13.1.2.
+    """
+    return [
+        (name, _weakened(value) if name.lower() == b"etag" else value)
+        for name, value in headers
+        if name.lower() not in _BOUND_TO_BODY
+    ]
+
+
+def _weakened(tag: bytes) -> bytes:
+    strong = tag.startswith(b'"') and tag.endswith(b'"') and len(tag) > 1
+    return b"W/" + tag[:-1] + _WEAKENED + b'"' if strong else tag
+
+
+def archive_tags(if_none_match: bytes) -> bytes:
+    """Return the value with the ETags as the archive had sent them.
+
+    It should compare weakly (RFC 9110 §13.1.2), but RESTEasy, which dcm4chee runs on, doesn't.
+    """
+    return _WEAKENED_TAG.sub(rb'\1"', if_none_match)

@@ -1,4 +1,4 @@
-"""What our server and the application tell each other beyond ASGI.
+"""Extensions of ASGI between our server and the application.
 
 The application may have a method `at_once(scope) -> Answer | None`: the server sends that answer
 without running the application, which takes several times as long. The rest stands in

@@ -1,4 +1,4 @@
-"""Answers that the proxy makes itself: raised anywhere, sent with CORS headers at the top."""
+"""Responses of the proxy itself: raised anywhere, sent with CORS headers on top."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Response headers that keep browsers from running stored content on the proxy's own origin."""
+"""Response headers that keep browsers from running stored content on our origin."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Request targets that are refused before anything else looks at them."""
+"""Request targets: origin form, root path, and the checks before anything else."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import quote
 
 __all__ = ["target_problem", "unreadable_target"]
 
@@ -70,3 +71,26 @@ def unreadable_target(head: bytes) -> str | None:
         target = line[1].partition(b" ")[0]
     unprintable = _UNPRINTABLE.search(target)
     return None if unprintable is None else target_problem(b"/" + unprintable[0])
+
+
+# How a target begins: origin form, absolute form, asterisk form (RFC 9112 §3.2).
+_TARGET_FORMS = (b"/", b"http://", b"https://", b"*")
+
+
+def below_root_path(root_path: str, raw_path: bytes) -> bytes:
+    """What the client sent, without the root path that a server has put in front of it."""
+    # Some servers put it there as it is, some percent-encoded.
+    for root in (root_path.encode(), quote(root_path).encode()):
+        below = raw_path.removeprefix(root)
+        if below != raw_path and (not below or below.startswith(_TARGET_FORMS)):
+            return below or b"/"
+    return raw_path
+
+
+def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
+    """The path of a target, and the authority if it came in absolute form (RFC 9112 §3.2.2)."""
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in (b"http", b"https"):
+        return target, None
+    authority, slash, path = rest.partition(b"/")
+    return slash + path or b"/", authority

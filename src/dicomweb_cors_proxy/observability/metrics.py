@@ -1,28 +1,16 @@
-"""What the proxy counts, in Prometheus's terms.
-
-With `PROMETHEUS_MULTIPROC_DIR` set, the processes that share that directory add up their figures
-there, and each of them answers for all (`SharedMetrics`); else every `Metrics` stands for itself.
-"""
+"""The metrics of one process."""
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final
 
-import prometheus_client as prometheus
-from prometheus_client import CollectorRegistry, disable_created_metrics, values
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -33,17 +21,24 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from dicomweb_cors_proxy.observability.log_setup import Record
+    from dicomweb_cors_proxy.observability.records import Record
 
 __all__ = [
+    "BUCKETS",
+    "BYTES",
+    "CONNECTIONS",
     "CONTENT_TYPE",
+    "DROPPED_LINES",
+    "DURATION",
+    "ERRORS",
+    "IN_PROGRESS",
+    "OUTCOMES",
+    "PREFLIGHTS",
     "REFRESH",
+    "REQUESTS",
+    "TTFB",
     "Metrics",
-    "SharedMetrics",
     "files_of",
-    "metrics",
-    "share",
-    "worker_ended",
 ]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -52,58 +47,58 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 REFRESH: Final = 5.0
 
 # Seconds. From an answer out of a cache to one off a tape.
-_BUCKETS: Final = (
+BUCKETS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
 
 # Name, help, labels.
-_REQUESTS: Final = (
+REQUESTS: Final = (
     "dicomweb_proxy_requests",
     "Requests answered, preflights included.",
     ("method", "resource", "status"),
 )
-_DURATION: Final = (
+DURATION: Final = (
     "dicomweb_proxy_request_duration_seconds",
     "From a request's head to the last byte of its answer.",
     ("method", "resource"),
 )
-_TTFB: Final = (
+TTFB: Final = (
     "dicomweb_proxy_upstream_ttfb_seconds",
     "Until the archive's answer began, waiting for a connection included.",
     ("resource",),
 )
-_BYTES: Final = (
+BYTES: Final = (
     "dicomweb_proxy_response_bytes",
     "Bytes of answers' bodies sent to clients.",
     ("resource",),
 )
-_PREFLIGHTS: Final = (
+PREFLIGHTS: Final = (
     "dicomweb_proxy_preflights",
     "CORS preflights by what the policy said.",
     ("outcome",),
 )
-_ERRORS: Final = (
+ERRORS: Final = (
     "dicomweb_proxy_upstream_errors",
     "Failures of the archive, or on the way to it.",
     ("reason",),
 )
-_IN_PROGRESS: Final = (
+IN_PROGRESS: Final = (
     "dicomweb_proxy_requests_in_progress",
     "Requests that are being answered.",
     (),
 )
-_CONNECTIONS: Final = (
+CONNECTIONS: Final = (
     "dicomweb_proxy_upstream_connections",
     "Connections to the archive: active, idle; and requests waiting for one.",
     ("state",),
 )
-_DROPPED_LINES: Final = (
+DROPPED_LINES: Final = (
     "dicomweb_proxy_log_lines_dropped",
     "Lines of the log that could not be written.",
     (),
 )
 
-_OUTCOMES: Final = ("allowed", "refused")
+OUTCOMES: Final = ("allowed", "refused")
 
 # No second series beside every counter to tell when it began.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -115,11 +110,11 @@ class _Spread:
     __slots__ = ("counts", "total")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(_BUCKETS) + 1)
+        self.counts = [0] * (len(BUCKETS) + 1)
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        self.counts[bisect_left(_BUCKETS, value)] += 1
+        self.counts[bisect_left(BUCKETS, value)] += 1
         self.total += value
 
     def merge(self, other: _Spread) -> None:
@@ -130,7 +125,7 @@ class _Spread:
         """Bounds as Prometheus writes them, each with the number of all values up to it."""
         up_to = 0
         cumulative: list[tuple[str, float]] = []
-        for bound, count in zip((*_BUCKETS, float("inf")), self.counts, strict=True):
+        for bound, count in zip((*BUCKETS, float("inf")), self.counts, strict=True):
             up_to += count
             cumulative.append((floatToGoString(bound), up_to))  # type: ignore[no-untyped-call]
         return cumulative
@@ -207,20 +202,18 @@ class Metrics(Collector):
             durations[method, resource].merge(tally.durations)
             if any(tally.ttfbs.counts):
                 ttfbs[(resource,)].merge(tally.ttfbs)
-        yield _counter(_REQUESTS, requests)
-        yield _histogram(_DURATION, durations)
-        yield _histogram(_TTFB, ttfbs)
-        yield _counter(_BYTES, {(resource,): size for resource, size in sizes.items()})
-        yield _counter(
-            _PREFLIGHTS, {(each,): preflights[f"preflight-{each}"] for each in _OUTCOMES}
-        )
-        yield _counter(_ERRORS, {(reason,): count for reason, count in self._errors.items()})
-        yield GaugeMetricFamily(*_IN_PROGRESS[:2], value=self.in_progress)
-        connections = GaugeMetricFamily(*_CONNECTIONS[:2], labels=_CONNECTIONS[2])
+        yield _counter(REQUESTS, requests)
+        yield _histogram(DURATION, durations)
+        yield _histogram(TTFB, ttfbs)
+        yield _counter(BYTES, {(resource,): size for resource, size in sizes.items()})
+        yield _counter(PREFLIGHTS, {(each,): preflights[f"preflight-{each}"] for each in OUTCOMES})
+        yield _counter(ERRORS, {(reason,): count for reason, count in self._errors.items()})
+        yield GaugeMetricFamily(*IN_PROGRESS[:2], value=self.in_progress)
+        connections = GaugeMetricFamily(*CONNECTIONS[:2], labels=CONNECTIONS[2])
         for state, count in self._count_connections().items():
             connections.add_metric((state,), count)
         yield connections
-        yield CounterMetricFamily(*_DROPPED_LINES[:2], value=dropped_lines())
+        yield CounterMetricFamily(*DROPPED_LINES[:2], value=dropped_lines())
 
 
 def _counter(
@@ -241,89 +234,6 @@ def _histogram(
     return family
 
 
-T = TypeVar("T", prometheus.Counter, prometheus.Histogram)
-
-
-class _Children(dict[tuple[object, ...], T], Generic[T]):
-    """The children of a metric by their labels' values; `labels` would take a lock each time."""
-
-    def __init__(self, metric: T) -> None:
-        self._metric: T = metric
-
-    def __missing__(self, labels: tuple[object, ...]) -> T:
-        child: T = self._metric.labels(*labels)
-        self[labels] = child
-        return child
-
-
-class SharedMetrics(Metrics):
-    """The same, in the files of all processes that share the directory."""
-
-    is_shared = True
-
-    def __init__(
-        self,
-        *,
-        upstream_errors: Iterable[str] = (),
-        connections: Callable[[], Mapping[str, int]] = dict,
-    ) -> None:
-        super().__init__(upstream_errors=upstream_errors, connections=connections)
-        registry = CollectorRegistry()
-        counter = partial(prometheus.Counter, registry=registry)
-        histogram = partial(prometheus.Histogram, registry=registry, buckets=_BUCKETS)
-        gauge = partial(prometheus.Gauge, registry=registry, multiprocess_mode="livesum")
-        self._requests = _Children(counter(*_REQUESTS))
-        self._durations = _Children(histogram(*_DURATION))
-        self._ttfbs = _Children(histogram(*_TTFB))
-        self._bytes = _Children(counter(*_BYTES))
-        preflights = counter(*_PREFLIGHTS)
-        self._preflights = {f"preflight-{each}": preflights.labels(each) for each in _OUTCOMES}
-        failures = counter(*_ERRORS)
-        self._failures = {reason: failures.labels(reason) for reason in upstream_errors}
-        self._in_progress = gauge(*_IN_PROGRESS)
-        self._connections = gauge(*_CONNECTIONS)
-        self._dropped_lines = counter(*_DROPPED_LINES)
-        self._published_dropped_lines = 0
-
-    def observe(self, record: Record) -> None:
-        method, resource = record.method, record.resource
-        self._requests[method, resource, record.status].inc()
-        self._durations[method, resource].observe(record.duration)
-        self._bytes[(resource,)].inc(record.bytes_out)
-        if record.ttfb is not None:
-            self._ttfbs[(resource,)].observe(record.ttfb)
-        if record.cors in self._preflights:
-            self._preflights[record.cors].inc()
-        if record.upstream_error is not None:
-            self._failures[record.upstream_error].inc()
-
-    def refresh(self) -> None:
-        self._in_progress.set(self.in_progress)
-        for state, count in self._count_connections().items():
-            self._connections.labels(state).set(count)
-        dropped = dropped_lines()
-        self._dropped_lines.inc(dropped - self._published_dropped_lines)
-        self._published_dropped_lines = dropped
-
-    def exposition(self) -> bytes:
-        self.refresh()
-        registry = CollectorRegistry()
-        registry.register(_Files(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
-        return generate_latest(registry)
-
-
-class _Files(MultiProcessCollector):
-    """The sum of all processes' files. prometheus_client would read every file that ends in .db."""
-
-    def __init__(self, directory: str) -> None:
-        self._directory = directory
-
-    def collect(self) -> Iterable[Metric]:
-        files = list(map(str, files_of(self._directory)))
-        metrics: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
-        return metrics
-
-
 # The names that prometheus_client gives to the files of a process.
 _FILE: Final = re.compile(
     r"(?:counter|histogram|summary|gauge_(?:live)?(?:all|min|max|sum|mostrecent))_[0-9]+\.db"
@@ -335,33 +245,3 @@ def files_of(directory: str) -> Iterator[Path]:
     for path in Path(directory).iterdir():
         if _FILE.fullmatch(path.name) and path.is_file():
             yield path
-
-
-def metrics(
-    *, upstream_errors: Iterable[str], connections: Callable[[], Mapping[str, int]]
-) -> Metrics:
-    """Make those that the environment asks for."""
-    kind = Metrics
-    if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        kind = SharedMetrics
-    return kind(upstream_errors=upstream_errors, connections=connections)
-
-
-def share(directory: str, slot: int | None = None) -> None:
-    """Let every `Metrics` made from now on add up in `directory`.
-
-    Args:
-        directory: of all the processes that share it.
-        slot: this process's among them, in which it counts on from where its predecessor has ended;
-            default: one of its own.
-    """
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-    identity = os.getpid if slot is None else partial(int, slot)
-    # prometheus_client has looked for the variable when it was imported.
-    values.ValueClass = values.MultiProcessValue(identity)  # type: ignore[no-untyped-call]
-
-
-def worker_ended(slot: int) -> None:
-    """Take the gauges of a process that has ended out of the sum; its counters stay."""
-    mark_process_dead(slot)  # type: ignore[no-untyped-call]

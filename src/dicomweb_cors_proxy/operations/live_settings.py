@@ -1,4 +1,4 @@
-"""The configuration in force, and what of a new one can take its place while requests run."""
+"""The settings in force, and the part of new ones that a running process can adopt."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import logging
 from functools import reduce
 from typing import TYPE_CHECKING, Final
 
-from dicomweb_cors_proxy.config.settings import SCHEMA, ConfigurationError
-from dicomweb_cors_proxy.observability.log_setup import place
+from dicomweb_cors_proxy.config.issues import ConfigurationError
+from dicomweb_cors_proxy.config.settings import SCHEMA
+from dicomweb_cors_proxy.observability.records import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable

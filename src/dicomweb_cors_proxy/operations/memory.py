@@ -1,4 +1,4 @@
-"""How the allocator and the garbage collector are set for a process that only streams."""
+"""Allocator and garbage collector settings for a process that only streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes that serve on the same sockets, and the one that looks after them.
+"""Several serving processes on the same sockets, and their supervisor.
 
 The workers are forked, so they start at once and share the memory of what is loaded. The supervisor
 serves nothing. It alone hears signals, reads the configuration and looks for renewed certificates;
@@ -8,7 +8,6 @@ whose event loop does not run any more is killed and replaced.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
@@ -17,17 +16,15 @@ import signal
 import socket
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Pipe
-from pathlib import Path
-from shutil import rmtree
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Final
 
-from dicomweb_cors_proxy.observability.log_setup import configure, flush, place
-from dicomweb_cors_proxy.observability.metrics import files_of, share, worker_ended
+from dicomweb_cors_proxy.observability.log_setup import configure, flush
+from dicomweb_cors_proxy.observability.records import place
+from dicomweb_cors_proxy.observability.shared_metrics import share, worker_ended
 from dicomweb_cors_proxy.operations.certificates import POLL
 from dicomweb_cors_proxy.operations.heartbeats import HEARTBEAT_SECONDS, Heartbeats
 from dicomweb_cors_proxy.operations.systemd import (
@@ -38,24 +35,21 @@ from dicomweb_cors_proxy.operations.systemd import (
     stopping,
     watchdog_interval,
 )
-from dicomweb_cors_proxy.server.uvicorn_server import handling_signals, longest_end
+from dicomweb_cors_proxy.operations.worker import RENEWED
+from dicomweb_cors_proxy.server.listening import handling_signals
+from dicomweb_cors_proxy.server.uvicorn_server import longest_end
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.connection import Connection
 
     from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.operations.certificates import Certificates
     from dicomweb_cors_proxy.operations.live_settings import Configuration
-    from dicomweb_cors_proxy.server.uvicorn_server import Server
 
-__all__ = ["RENEWED", "Supervisor", "shared_metrics", "tethered"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger(__name__)
-
-# What supervisor and worker tell each other, beside new settings.
-SERVING: Final = "serving"  # the worker: I am ready, or done with what you told me
-RENEWED: Final = "renewed"  # the supervisor: read the certificate again
 
 # Seconds before a worker that has ended is replaced: doubled for each that ended soon.
 FIRST_PAUSE: Final = 0.1
@@ -69,9 +63,6 @@ ATTEMPTS: Final = 5
 # supervisor looks once a second, so it is killed within 10 s.
 HANG_SECONDS: Final = 8.0
 START_SECONDS: Final = 60.0
-
-# There even where the rest of a container is read-only; what is counted need not go to a disk.
-SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108
 
 
 @dataclass(eq=False)
@@ -369,75 +360,3 @@ class Supervisor:
             self._certificates.follow(settings.server)
         self._reloading = True
         self._tell_all(settings)
-
-
-@contextmanager
-def tethered(
-    connection: Connection[Any, Any],
-    server: Server,
-    apply: Callable[[Any], Awaitable[None]],
-    beat: Callable[[], None],
-) -> Iterator[None]:
-    """In a worker that serves: say so, and do as the supervisor tells until it is gone.
-
-    Args:
-        connection: this end of the pipe.
-        server: ends with the supervisor.
-        apply: takes what the supervisor sends.
-        beat: shows the supervisor that the event loop runs.
-    """
-    loop = asyncio.get_running_loop()
-    messages: asyncio.Queue[Any] = asyncio.Queue()
-
-    def receive() -> None:
-        try:
-            messages.put_nowait(connection.recv())
-        except (EOFError, OSError):
-            loop.remove_reader(connection.fileno())
-            logger.error("the supervisor is gone")  # noqa: TRY400
-            server.stop(drain=False)
-
-    async def obey() -> None:
-        while True:
-            await apply(await messages.get())
-            with suppress(OSError):
-                connection.send(SERVING)
-
-    async def keep_beating() -> None:
-        while True:
-            beat()
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-
-    loop.add_reader(connection.fileno(), receive)
-    tasks = [loop.create_task(obey()), loop.create_task(keep_beating())]
-    connection.send(SERVING)
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        loop.remove_reader(connection.fileno())
-
-
-@contextmanager
-def shared_metrics() -> Iterator[None]:
-    """Let the workers' figures add up, in `$PROMETHEUS_MULTIPROC_DIR` or a folder made for it.
-
-    The files of metrics that earlier processes have left there are removed, and no others.
-    Raises OSError.
-    """
-    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if given:
-        folder = given
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in list(files_of(folder)):
-            file.unlink()
-    else:
-        in_memory = os.access(SHARED_MEMORY, os.W_OK)
-        folder = mkdtemp(prefix="dicomweb-proxy-", dir=SHARED_MEMORY if in_memory else None)
-    share(folder)
-    try:
-        yield
-    finally:
-        if not given:
-            rmtree(folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from dicomweb_cors_proxy.config.settings import CORSSettings
-from dicomweb_cors_proxy.cors.policy import OriginPattern
+from dicomweb_cors_proxy.cors.origins import OriginPattern
 from dicomweb_cors_proxy.probe.fetch import Rule
 from dicomweb_cors_proxy.probe.page import Stage
 from dicomweb_cors_proxy.probe.reasons import varies

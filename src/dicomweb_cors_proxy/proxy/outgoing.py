@@ -1,4 +1,4 @@
-"""What makes the reverse proxy a DICOMweb one: which request goes where, and what comes back."""
+"""Map DICOMweb requests to the archive, and its responses back."""
 
 from __future__ import annotations
 
@@ -6,33 +6,28 @@ import base64
 import logging
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
-from dicomweb_cors_proxy.dicomweb.resources import (
-    RESOURCES,
-    ResourceTable,
-    Route,
-    Service,
-    repair_accept,
-)
+from dicomweb_cors_proxy.dicomweb.accept import repair_accept
+from dicomweb_cors_proxy.dicomweb.resources import RESOURCES, Service
+from dicomweb_cors_proxy.dicomweb.routes import ResourceTable, Route
+from dicomweb_cors_proxy.http import forwarding
 from dicomweb_cors_proxy.http import headers as fields
-from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
+from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
 from dicomweb_cors_proxy.http.replies import Answer, Problem
 from dicomweb_cors_proxy.proxy.responses import Contents
-from dicomweb_cors_proxy.proxy.reverse_proxy import (
-    UpstreamProblem,
-    body_too_large,
-    body_without_meaning,
-)
-from dicomweb_cors_proxy.upstream.native import Origin, Request
+from dicomweb_cors_proxy.proxy.reverse_proxy import body_without_meaning
+from dicomweb_cors_proxy.proxy.routing import BaseURL
+from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
+from dicomweb_cors_proxy.upstream.interface import Request
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.config.settings import Settings, UpstreamAuth
     from dicomweb_cors_proxy.http.messages import BodyFilter
-    from dicomweb_cors_proxy.observability.log_setup import Record
+    from dicomweb_cors_proxy.observability.records import Record
     from dicomweb_cors_proxy.proxy.incoming import Head, Inbound
 
 logger = logging.getLogger(__name__)
@@ -78,22 +73,6 @@ _NOT_FORWARDED = frozenset(
 _HIDEABLE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
 
 
-class BaseURL:
-    """One base URL of the archive; its path is kept byte for byte."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        port = parts.port or DEFAULT_PORTS[parts.scheme]
-        self.base_url = url
-        self.origin = Origin(parts.scheme, parts.hostname or "", port)
-        self.host: Header = (b"host", parts.netloc.encode("ascii"))
-        self._path = parts.path.encode("ascii")
-
-    def target(self, path: bytes) -> bytes:
-        """The target of a resource below the base; `path` is empty or starts with a slash."""
-        return self._path.rstrip(b"/") + path if path else self._path or b"/"
-
-
 class Gateway:
     """`rewrite` and `modify_response` of the reverse proxy, for one configuration."""
 
@@ -109,7 +88,7 @@ class Gateway:
             wado_uri=True,  # known, even where none is configured: its 404 says what to set
         )
         self._instance_name = settings.server.instance_name
-        self.trusted_proxies = fields.TrustedProxies(settings.server.trusted_proxies)
+        self.trusted_proxies = forwarding.TrustedProxies(settings.server.trusted_proxies)
         self._max_body_bytes = settings.server.max_body_bytes
         self._repair_accept = settings.repair_accept
         self._logs_in = settings.upstream.auth.type != "none"
@@ -256,7 +235,7 @@ class Gateway:
             )
             head.sent[key] = headers, _body_length(headers)
         headers, length = head.sent[key]
-        return fields.with_peer(headers, peer), length
+        return forwarding.with_peer(headers, peer), length
 
     def _headers(
         self, scope: Scope, head: Head, *, is_trusted: bool, is_chunked: bool, holds_urls: bool
@@ -276,7 +255,9 @@ class Gateway:
         if self._authorization:
             headers.append(self._authorization)
         headers.append(fields.via(scope["http_version"], self._instance_name))
-        return fields.forwarded(headers, scheme=scope["scheme"], host=head.host, trusted=is_trusted)
+        return forwarding.forwarded(
+            headers, scheme=scope["scheme"], host=head.host, trusted=is_trusted
+        )
 
     def _count_forwards(self, headers: list[Header], route: Route) -> list[Header]:
         forwards = fields.max_forwards(headers)

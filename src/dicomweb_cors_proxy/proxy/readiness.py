@@ -11,14 +11,14 @@ import httpx
 from starlette.responses import PlainTextResponse, Response
 
 from dicomweb_cors_proxy.http.replies import Problem
-from dicomweb_cors_proxy.proxy.reverse_proxy import UpstreamProblem, upstream_problem
+from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, upstream_problem
 
 if TYPE_CHECKING:
     from starlette import requests
 
     from dicomweb_cors_proxy.proxy.outgoing import Gateway
-    from dicomweb_cors_proxy.proxy.reverse_proxy import Limits, Upstream
-    from dicomweb_cors_proxy.upstream.native import Request, Timeouts
+    from dicomweb_cors_proxy.proxy.reverse_proxy import Limits
+    from dicomweb_cors_proxy.upstream.interface import Request, Timeouts, Upstream
 
 # Seconds for which a result is kept, so that probes can't load the archive.
 KEPT = 2.0

@@ -1,4 +1,4 @@
-"""What an answer becomes for browsers: its URLs lead through the proxy, its text is compressed."""
+"""Adapt responses for browsers: rewrite the archive's URLs and compress text."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.dicomweb.resources import Service
-from dicomweb_cors_proxy.dicomweb.url_search import (
-    URL_HEADERS,
-    ArchiveURLs,
-    URLRewriter,
-    archive_tags,
-    changed_body_headers,
-)
+from dicomweb_cors_proxy.dicomweb.rewriter import URL_HEADERS, ArchiveURLs, URLRewriter
 from dicomweb_cors_proxy.http.content import (
     Gzip,
     accepts_gzip,
+    archive_tags,
+    changed_body_headers,
     compressed_headers,
     is_compressible,
     is_text,
 )
 from dicomweb_cors_proxy.http.headers import merge_vary
+from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.sandbox import sandboxed
-from dicomweb_cors_proxy.proxy.incoming import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.config.settings import Settings
-    from dicomweb_cors_proxy.http.headers import TrustedProxies
+    from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
     from dicomweb_cors_proxy.proxy.incoming import Inbound
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dicomweb_cors_proxy.keepalive import enable_keepalive
-from dicomweb_cors_proxy.observability.log_setup import place
+from dicomweb_cors_proxy.observability.records import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

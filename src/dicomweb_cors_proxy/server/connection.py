@@ -1,8 +1,8 @@
-"""The server's side of HTTP/1.1 (RFC 9112), on httptools: what uvicorn gives every connection.
+"""One client's connection: HTTP/1.1 (RFC 9112) on httptools.
 
-uvicorn's own protocol has no deadlines and no limits for a head, refuses without CORS headers what
-it can't read, sends chunks to HTTP/1.0 clients, closes after a 304 that announces a length, and
-resets a client that it refuses in the middle of an upload.
+uvicorn's own protocol has no deadlines and no limits for a head, rejects without CORS
+headers what it cannot parse, sends chunks to HTTP/1.0 clients, closes after a 304 that
+announces a length, and resets a client that it rejects in the middle of an upload.
 """
 
 from __future__ import annotations
@@ -11,55 +11,46 @@ import asyncio
 import contextlib
 import logging
 import re
-import select
 import socket
 import struct
-import time
-from array import array
+import typing
 from collections import deque
-from email.utils import formatdate
 from enum import Enum, auto
-from functools import lru_cache, partial
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 
 from dicomweb_cors_proxy.http.chunked import ChunkedDecoder, ChunkedError
-from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, ON_LEAVING, REFUSAL
-from dicomweb_cors_proxy.http.limits import MAX_CACHED_HEAD_BYTES, MAX_CACHED_HEADS
-from dicomweb_cors_proxy.http.messages import TCHAR
-from dicomweb_cors_proxy.http.replies import Problem, ResponseAborted
-from dicomweb_cors_proxy.http.targets import unreadable_target
-from dicomweb_cors_proxy.observability.log_setup import place
-from dicomweb_cors_proxy.proxy.incoming import (
+from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REFUSAL
+from dicomweb_cors_proxy.http.limits import (
+    MAX_CACHED_HEAD_BYTES,
     head_too_large,
-    origin_form,
     target_too_long,
     too_many_headers,
 )
+from dicomweb_cors_proxy.http.messages import TCHAR
+from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.http.targets import origin_form, unreadable_target
 from dicomweb_cors_proxy.server.deadline import Deadline
+from dicomweb_cors_proxy.server.exchange import Exchange
+from dicomweb_cors_proxy.server.head_cache import HeaderLines, KnownHeads
+from dicomweb_cors_proxy.server.socket_state import is_ready, unsent_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from starlette.types import ASGIApp, Message, Scope
+    from starlette.types import ASGIApp, Scope
     from uvicorn.server import ServerState
 
+    from dicomweb_cors_proxy.config.settings import ServerSettings
     from dicomweb_cors_proxy.http.replies import Answer
-    from dicomweb_cors_proxy.server.uvicorn_server import Config
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    from dicomweb_cors_proxy.server.acceptor import ClientConnections
+    from dicomweb_cors_proxy.server.turns import Turns
 
 logger = logging.getLogger(__name__)
-
-SERVER_LINE = b"server: dicomweb-cors-proxy\r\n"
 
 # Bytes of an answer that wait for the client before the archive is made to wait.
 HIGH_WATER = 64 * 1024
@@ -73,9 +64,6 @@ UNASKED_READ_BYTES = 48 * 1024
 
 # Bytes read ahead while the application is busy. Then reading is paused.
 READ_AHEAD_BYTES = 16 * 1024
-
-# Bytes of a body up to which it is copied behind its head, for one system call instead of two.
-COPIED = 16 * 1024
 
 # Requests of one connection answered in one turn of the event loop: refusals wait for nothing, and
 # uvloop hands over as much as 8 MiB of them in a turn.
@@ -94,9 +82,6 @@ LINGER = 30.0
 
 # Seconds between two looks whether a client is still there while nothing is read from it.
 LOOK = 0.25
-
-# Seconds for an application to end by itself when its client has left.
-GRACE = 0.25
 
 # Seconds after which a connection without any request is idle, and may be closed for another one.
 # Sooner, a rush of clients would lose connections whose first request is still on its way.
@@ -122,55 +107,6 @@ _ORIGIN_LINE = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORE
 # Bytes of a head that are looked at once more for its Origin.
 LOOKED_AT = 4096
 
-_STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 600)} | {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
-
-
-class HeaderLines(NamedTuple):
-    """What the header lines of a request without a body say."""
-
-    headers: tuple[tuple[bytes, bytes], ...]
-    keep_alive: bool
-
-
-class KnownHeads(dict[bytes, HeaderLines]):
-    """Header lines that the parser has read, by their bytes, from the end of the request line on.
-
-    A viewer sends the same with each of hundreds of requests: they mean the same, and parsing them
-    takes longer than an answer to a preflight.
-    """
-
-    def remember(self, head: bytes, lines: HeaderLines) -> None:
-        if len(head) <= MAX_CACHED_HEAD_BYTES:
-            if len(self) >= MAX_CACHED_HEADS:
-                del self[next(iter(self))]
-            self[head[head.find(b"\r\n") :]] = lines
-
-
-# The head of an answer as it is sent, but for what depends on the moment and on the connection: the
-# status, the lines, the Content-Length, whether the connection ends with it, whether it has a Date.
-AnswerHead: TypeAlias = tuple[int, bytes, "int | None", bool, bool]
-
-
-def answer_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> AnswerHead:
-    """Write the head of an answer."""
-    known = dict(headers)
-    closes = False
-    if (option := known.get(b"connection")) is not None:
-        closes = option.lower() == b"close"
-        headers = [header for header in headers if header[0] != b"connection"]
-    lines = [_STATUS_LINES[status], *[b"%b: %b\r\n" % header for header in headers]]
-    if b"server" not in known:
-        lines.append(SERVER_LINE)
-    length = known.get(b"content-length")
-    size = None if length is None else int(length)
-    return status, b"".join(lines), size, closes, b"date" in known
-
-
-# Of the answers that are given at once, which are but a few.
-known_answer_head = lru_cache(maxsize=256)(answer_head)
-
 
 class Stage(Enum):
     """What the next byte of a client belongs to."""
@@ -180,211 +116,19 @@ class Stage(Enum):
     BODY = auto()
 
 
-class Exchange:
-    """One request and its answer: `receive` and `send` of an ASGI application."""
+class ConnectionConfig(typing.Protocol):
+    """The configuration of a server, as far as its connections use it."""
 
-    # What most requests never change stands here, and costs them nothing.
-    more_body = True  # to be read from the connection
-    is_running = False
-    task: asyncio.Task[None] | None = None
-    _body_ended = False  # all of it was given
-    _content = b""  # of the body, read but not given
-    _failure: Problem | None = None
-    _left = False
-    _on_leaving: Callable[[], object] | None = None
-    _news: asyncio.Future[None] | None = None  # of whoever waits in `receive`
-    _started = False
-    _complete = False
-    _chunked = False
-    _until_close = False  # the answer ends where the connection does
-    _remaining = 0  # bytes of a Content-Length
-    _head = b""  # of the answer, while it waits for the first of the body
-
-    def __init__(
-        self, connection: Protocol, scope: Scope, *, keep_alive: bool, expects_continue: bool
-    ) -> None:
-        self.scope = scope
-        self.keep_alive = keep_alive
-        self._connection = connection
-        self._expects_continue = expects_continue
-
-    def start(self, app: ASGIApp, at_once: Callable[[Scope], Answer | None] | None) -> None:
-        """Answer at once, as `at_once` says, or have the application do it in a task."""
-        if at_once is not None and self._connection.writable.is_set():
-            answer = at_once(self.scope)
-            if answer is not None:
-                self._send_head(known_answer_head(answer.status, tuple(answer.headers)))
-                self._send_body(answer.body, more=False)
-                return
-        self.scope["extensions"][ON_LEAVING] = self._call_on_leaving
-        self.task = asyncio.get_running_loop().create_task(self._run(app))
-
-    async def _run(self, app: ASGIApp) -> None:
-        try:
-            await app(self.scope, self.receive, self.send)
-        except ResponseAborted:
-            pass
-        except Exception as exc:  # noqa: BLE001  (its message may hold patient data)
-            logger.error("bug: %s", place(exc))  # noqa: TRY400
-        finally:
-            # Or each request would be a cycle, and a tenth of a search the collector's.
-            self.scope["extensions"].pop(ON_LEAVING, None)
-            self._on_leaving = None
-            if not self._complete:
-                self._flush_head()
-                self._connection.cut(reset=self._until_close)
-
-    # The request
-
-    def body_failed(self, problem: Problem) -> None:
-        self.keep_alive = False
-        self._failure = problem
-        self.wake()
-
-    def _call_on_leaving(self, callback: Callable[[], object]) -> None:
-        self._on_leaving = callback
-        if self._left:
-            callback()
-
-    def client_left(self) -> None:
-        """Tell the application, also when it next asks; end it if it doesn't end by itself."""
-        if not self._left:
-            self._left = True
-            self.wake()
-            if self._on_leaving is not None:
-                self._on_leaving()
-            if self.task is not None:
-                self.task.get_loop().call_later(GRACE, self.task.cancel)
-
-    async def receive(self) -> Message:
-        """Return the next part of the body, which is decoded only now."""
-        connection = self._connection
-        if self._expects_continue:  # RFC 9110 §10.1.1: only now is the body wanted
-            self._expects_continue = False
-            if self.more_body and not (connection.has_unread or self._content or self._left):
-                connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif connection.is_laborious:
-            await connection.turns.wait()
-        while True:
-            if self._left or self._complete:
-                return {"type": "http.disconnect"}
-            if self.more_body and not self._content:
-                self._content = connection.read_body()
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                if self._started:
-                    self.client_left()
-                    continue
-                raise failure
-            if self._content or not (self.more_body or self._body_ended):
-                body, self._content = self._content, b""
-                self._body_ended = not self.more_body
-                return {"type": "http.request", "body": body, "more_body": self.more_body}
-            self._news = asyncio.get_running_loop().create_future()
-            try:
-                await self._news
-            finally:
-                self._news = None
+    clients: ClientConnections
+    known_heads: KnownHeads
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether `receive` waits, or is about to go on."""
-        return self._news is not None
+    def limits(self) -> ServerSettings: ...
+    @property
+    def loaded_app(self) -> ASGIApp: ...
 
-    def wake(self) -> None:
-        """Have `receive` look again."""
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
-
-    # The answer
-
-    async def send(self, message: Message) -> None:
-        if not self._connection.writable.is_set():
-            await self._connection.writable.wait()
-        if self._left or self._complete:
-            return
-        if not self._started:
-            self._send_head(answer_head(message["status"], message["headers"]))
-        else:
-            self._send_body(message.get("body", b""), more=message.get("more_body", False))
-
-    def _send_head(self, head: AnswerHead) -> None:
-        status, lines, length, closes, is_dated = head
-        self._started = True
-        self._expects_continue = False
-        if closes:
-            self.keep_alive = False
-        date = b"" if is_dated else date_line()  # RFC 9110 §6.6.1
-        self._head = lines + date + self._framing(status, length)
-        if self.task is not None:
-            self.task.get_loop().call_soon(self._flush_head)
-
-    def _flush_head(self) -> None:
-        """Send the head alone: no body has followed it at once."""
-        if self._head and not self._left:
-            self._connection.transport.write(self._head)
-        self._head = b""
-
-    def _framing(self, status: int, length: int | None) -> bytes:
-        """Decide where the answer ends, and return the end of the head, which says so."""
-        end = b"\r\n"
-        if self.scope["method"] == "HEAD" or status in (204, 304):
-            pass  # whatever the head announces, no body follows
-        elif length is not None:
-            self._remaining = length
-        elif self.scope["http_version"] == "1.0":
-            self._until_close = True
-            self.keep_alive = False
-        else:
-            self._chunked = True
-            end = b"transfer-encoding: chunked\r\n\r\n"
-        if self.more_body and not self._content and self._connection.may_have_whole_body():
-            self._content = self._connection.read_body()
-        if self.more_body:
-            self.keep_alive = False  # the rest of it is not going to be read
-        if not self.keep_alive:
-            end = b"connection: close\r\n" + end
-        return end
-
-    def _send_body(self, body: bytes, *, more: bool) -> None:
-        if self.scope["method"] == "HEAD":
-            body = b""
-        if not (self._chunked or self._until_close):
-            self._remaining -= len(body)
-            if self._remaining < 0:
-                self._break_off()
-                return
-        self._write_body(body, more=more)
-        if more:
-            return
-        if self._remaining:
-            self._break_off()
-            return
-        self._complete = True
-        self.wake()
-        self._connection.answered(self)
-
-    def _write_body(self, body: bytes, *, more: bool) -> None:
-        """Write it with its framing, behind a head that waits."""
-        before, self._head = self._head, b""
-        after = b""
-        if self._chunked:
-            if body:
-                before += b"%x\r\n" % len(body)
-                after = b"\r\n"
-            if not more:
-                after += b"0\r\n\r\n"
-        transport = self._connection.transport
-        if len(body) > COPIED and (before or after):
-            transport.writelines([before, body, after])
-        else:
-            transport.write(before + body + after)
-
-    def _break_off(self) -> None:
-        """The body isn't as long as its head said."""
-        self._flush_head()
-        self.client_left()
-        self._connection.cut(reset=False)
+    read_buffer: memoryview
+    turns: Turns
 
 
 class Protocol(asyncio.BufferedProtocol):
@@ -398,7 +142,7 @@ class Protocol(asyncio.BufferedProtocol):
 
     def __init__(
         self,
-        config: Config,
+        config: ConnectionConfig,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
@@ -925,7 +669,7 @@ class Protocol(asyncio.BufferedProtocol):
 
     def _look_for_client(self) -> None:
         """Nothing is read, so the event loop wouldn't see the client leave."""
-        if _is_ready(self.transport, "POLLRDHUP"):  # be there bytes to read or not
+        if is_ready(self.transport, "POLLRDHUP"):  # be there bytes to read or not
             self.transport.abort()
         else:
             self._pause_watch = self._loop.call_later(LOOK, self._look_for_client)
@@ -934,7 +678,7 @@ class Protocol(asyncio.BufferedProtocol):
         """Abort once the client has taken no byte for `write_timeout`."""
         if self._write_watch is not None:
             self._write_watch.cancel()
-        size = self.transport.get_write_buffer_size() + _queued(self.transport)
+        size = self.transport.get_write_buffer_size() + unsent_bytes(self.transport)
         if stalled and size == last_size:
             self.transport.abort()
             return
@@ -962,7 +706,7 @@ class Protocol(asyncio.BufferedProtocol):
             return True
         has_begun = self._stage is not Stage.IDLE or self._exchanges or self._unread
         # A request may have arrived that the event loop has yet to read.
-        if has_begun or self._ignoring or _is_ready(self.transport, "POLLIN"):
+        if has_begun or self._ignoring or is_ready(self.transport, "POLLIN"):
             return False
         self._close_without_waiting()
         return True
@@ -1015,43 +759,9 @@ class Protocol(asyncio.BufferedProtocol):
 
         The system has room for more, and was not given any since it had: so there is none.
         """
-        has_room = _is_ready(self.transport, "POLLOUT")
+        has_room = is_ready(self.transport, "POLLOUT")
         if has_room and had_room:
             self.transport.abort()
         else:
             look_again = partial(self._abort_when_sent, had_room=has_room)
             self._deadline.set(FAREWELL, look_again)
-
-
-def _is_ready(transport: asyncio.Transport, event: str) -> bool:
-    """Whether the system would report the event of `select` for a connection, or its end."""
-    if not hasattr(select, "poll"):
-        return event == "POLLOUT"
-    sock = transport.get_extra_info("socket")
-    descriptor = -1 if sock is None else sock.fileno()
-    if descriptor < 0:
-        return True
-    poll = select.poll()
-    poll.register(descriptor, getattr(select, event, 0))
-    return bool(poll.poll(0))
-
-
-def _queued(transport: asyncio.Transport) -> int:
-    """Bytes that the system has taken, and the client not yet; 0 where the system doesn't tell."""
-    size = array("i", [0])
-    if fcntl is not None:
-        with contextlib.suppress(OSError, ValueError):
-            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, size)
-    return size[0]
-
-
-_date = (0, b"")
-
-
-def date_line() -> bytes:
-    """The header line with the time that it is now; RFC 9110 §5.6.7, §6.6.1."""
-    global _date  # noqa: PLW0603  (one clock for the process)
-    now = int(time.time())
-    if _date[0] != now:
-        _date = now, b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
-    return _date[1]

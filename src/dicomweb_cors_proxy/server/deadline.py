@@ -1,4 +1,4 @@
-"""A deadline that moves with every request, and seldom passes."""
+"""A deadline that moves with every request and rarely passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any transport of httpx in the place of our own engine."""
+"""An adapter for any httpx transport in place of our own client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 
     from dicomweb_cors_proxy.http.messages import Header
-    from dicomweb_cors_proxy.upstream.native import Request, Timeouts
+    from dicomweb_cors_proxy.upstream.interface import Request, Timeouts
 
 __all__ = ["HTTPXUpstream"]
 

@@ -15,11 +15,9 @@ from typing import Any
 import httpcore
 import httpx
 
-from dicomweb_cors_proxy.upstream.native import (
-    IDLE_EXPIRY,
-    REPEATABLE_METHODS,
-    ended_without_close_notify,
-)
+from dicomweb_cors_proxy.upstream.connection import ended_without_close_notify
+from dicomweb_cors_proxy.upstream.native import REPEATABLE_METHODS
+from dicomweb_cors_proxy.upstream.pool import IDLE_EXPIRY
 
 __all__ = ["HTTPXTransport"]
 

@@ -21,14 +21,13 @@ from urllib.parse import quote_plus, urlencode
 
 import httpx
 
-from dicomweb_cors_proxy.proxy.reverse_proxy import UpstreamProblem, lacks_descriptor
+from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, lacks_descriptor
 from dicomweb_cors_proxy.upstream.native import Transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Mapping
 
-    from dicomweb_cors_proxy.proxy.reverse_proxy import Upstream, UpstreamResponse
-    from dicomweb_cors_proxy.upstream.native import Request, Timeouts
+    from dicomweb_cors_proxy.upstream.interface import Request, Timeouts, Upstream, UpstreamResponse
 
 __all__ = ["Client", "LoggedIn", "Tokens"]
 

@@ -1,0 +1,82 @@
+"""Gather the settings from flags, environment, secret files and a YAML file."""
+
+from __future__ import annotations
+
+import os
+from collections import ChainMap
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic_settings import InitSettingsSource
+
+from dicomweb_cors_proxy.config.issues import ConfigurationError
+from dicomweb_cors_proxy.config.settings import SCHEMA, Settings
+from dicomweb_cors_proxy.config.sources import (
+    Place,
+    config_variable,
+    exposure,
+    read_environment,
+    read_file,
+    read_flags,
+    read_secret_files,
+)
+from dicomweb_cors_proxy.config.validation import independent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["load"]
+
+
+def load(
+    *,
+    config_file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Gather the settings: flags come before environment, secret files, YAML file and defaults.
+
+    Args:
+        config_file: the YAML file; default: the one that the environment names, else none.
+        flags: values of command-line flags by dotted key, `{"server.port": 8080}`.
+        environ: environment variables.
+
+    Raises ConfigurationError with the problems of all places.
+    """
+    config_file = config_file or config_variable(environ)
+    places = [
+        read_flags(flags or {}, SCHEMA),
+        read_environment(environ, SCHEMA),
+        read_secret_files(environ, SCHEMA),
+        read_file(config_file, SCHEMA) if config_file else Place(),
+    ]
+    sources = ChainMap(*(place.sources for place in places))
+    problems = [problem for place in reversed(places) for problem in place.problems]
+    try:
+        settings = Settings(
+            _build_sources=(tuple(InitSettingsSource(Settings, p.nested()) for p in places), {})
+        )
+    except ConfigurationError as error:
+        blanks = {key: where for place in places for key, where in place.blanks.items()}
+        found = (
+            replace(p, source=sources.get(p.setting) or blanks.get(p.setting, ""))
+            for p in error.found
+        )
+        # A place that can't be read may hold what seems to be missing.
+        is_known = all(place.is_whole for place in places)
+        problems += [p for p in independent(found, of=problems) if is_known or p.source]
+    if problems:
+        raise ConfigurationError(problems)
+    settings._sources = dict(sources)  # noqa: SLF001
+    if config_file:
+        in_file = places[-1]
+        secrets = [
+            key
+            for key, value in in_file.values.items()
+            if SCHEMA.settings[key].is_secret
+            and value is not None
+            and sources[key] == in_file.sources[key]
+        ]
+        settings._exposures = tuple(exposure(config_file, secrets))  # noqa: SLF001
+    return settings

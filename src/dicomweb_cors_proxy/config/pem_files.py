@@ -1,0 +1,101 @@
+"""Certificate and key files: readable, valid today, and a matching pair."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator
+
+from dicomweb_cors_proxy.config.issues import shown
+
+__all__ = ["CertificateFile", "KeyFile", "key_fault", "pair_fault"]
+
+
+def _readable_file(path: Path) -> Path:
+    try:
+        with path.open("rb"):
+            return path
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else "no valid path"
+    return f"can't be read ({reason}); name a PEM file that the proxy may read"
+
+
+def _certificate_file(path: Path) -> Path:
+    _readable_file(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        is_key = b"PRIVATE KEY-----" in path.read_bytes()
+        instead = ", but a private key, which has a setting of its own" if is_key else ""
+        raise ValueError(f"{shown(path)} holds no certificate in PEM form{instead}") from None
+    except OSError as error:  # it is being replaced
+        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
+    return path
+
+
+CertificateFile = Annotated[Path, AfterValidator(_certificate_file)]
+KeyFile = Annotated[Path, AfterValidator(_readable_file)]
+
+
+def validity_fault(certificate: Path) -> str | None:
+    """Say of a file that its first certificate is not valid today; None: it is, or isn't there."""
+    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 (takes 50 ms)
+
+    try:
+        first = load_pem_x509_certificates(certificate.read_bytes())[0]
+    except (OSError, ValueError):
+        return None
+    if datetime.now(UTC) > first.not_valid_after_utc:
+        return f"{shown(certificate)} has expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
+    if datetime.now(UTC) < first.not_valid_before_utc:
+        begins = first.not_valid_before_utc
+        return f"{shown(certificate)} is valid only from {begins:%Y-%m-%d} on; renew it"
+    return None
+
+
+# OpenSSL's reasons for refusing a pair that fits.
+_WEAK: Final = frozenset({"EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"})
+
+
+def key_fault(certificate: Path, key: Path) -> str | None:
+    """Say why `key` can't be used with `certificate`, a file that holds one; None if it can."""
+    asked = []
+
+    def passphrase() -> str:
+        asked.append(True)
+        return ""
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, passphrase)
+    except ssl.SSLError as error:
+        if asked:
+            return "is encrypted; name a key without a passphrase"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"is not the key of {shown(certificate)}"
+        if error.reason in _WEAK:
+            return (
+                f"is too weak, or what signed {shown(certificate)} is; make a key of 2048 bits "
+                "(RSA) or 256 (elliptic curve), and sign with SHA-256"
+            )
+        return "holds no private key in PEM form"
+    except OSError as error:  # one of them is being replaced
+        return _unreadable(error)
+    return None
+
+
+def pair_fault(certificate: Path, key: Path) -> str | None:
+    """Say why a certificate and its key can't be used; None if they can."""
+    try:
+        _certificate_file(certificate)
+        _readable_file(key)
+    except ValueError as error:
+        return str(error)
+    fault = key_fault(certificate, key)
+    return fault and f"{shown(key)} {fault}"

@@ -1,0 +1,100 @@
+"""The keys of the settings, their variables, and how text is read for them."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = [
+    "POLICIES_EXAMPLE",
+    "VARIABLE_PREFIX",
+    "Schema",
+    "Setting",
+    "key_of_name",
+    "read_list",
+    "variable_of_key",
+]
+
+VARIABLE_PREFIX: Final = "DICOMWEB_PROXY_"
+POLICIES_EXAMPLE: Final = '[{"allow_origins": ["https://viewer.example"]}]'
+
+_JSON_LIST: Final = re.compile(r'\s*\[\s*["\]]')  # which [::1]:8080 is not
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known of a key before there is a value for it.
+
+    `form` is how a text is read for it: as it is, as a list (comma-separated or JSON), or as JSON.
+    """
+
+    key: str
+    description: str
+    default: object
+    form: Literal["text", "list", "json"]
+    is_secret: bool
+
+    @property
+    def variable(self) -> str:
+        """The name of the key's environment variable."""
+        return variable_of_key(self.key)
+
+
+class Schema:
+    """The keys that exist, and each group that they stand in with its first key."""
+
+    def __init__(self, settings: Iterable[Setting]) -> None:
+        self.settings = {setting.key: setting for setting in settings}
+        self.groups = {
+            key[: dot.start()]: key
+            for key in reversed(self.settings)
+            for dot in re.finditer(r"\.", key)
+        }
+
+    def misfit(self, key: str, spell: Callable[[str], str] = str) -> str:
+        """Say why no value can stand at `key`; `spell` writes keys as that place has them."""
+        if key in self.groups:
+            return f"holds keys of its own, not a value; set {spell(self.groups[key])} or others"
+        nearest = self._nearest(key)
+        hint = f"did you mean {spell(nearest)}?" if nearest else "the README lists all keys"
+        return f"is not known; {hint}"
+
+    def _nearest(self, key: str) -> str | None:
+        """Find the key that was meant, be it under other separators or without its group."""
+        parent = key
+        while parent := parent.rpartition(".")[0]:
+            if parent in self.settings:
+                return parent
+        # Of names that are spelt alike, the first wins, and a whole one over one without its group.
+        spellings = {_plain(name.rpartition(".")[2]): name for name in reversed(self.settings)}
+        spellings |= {_plain(name): name for name in (*self.groups, *self.settings)}
+        return next(
+            (spellings[s] for s in get_close_matches(_plain(key), spellings, 1, 0.75)), None
+        )
+
+
+def _plain(name: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", name.lower())
+
+
+def key_of_name(name: str) -> str:
+    """Return the dotted key of a variable without its prefix."""
+    return name.lower().replace("__", ".")
+
+
+def variable_of_key(key: str) -> str:
+    """Return the environment variable of a dotted key."""
+    return VARIABLE_PREFIX + key.upper().replace(".", "__")
+
+
+def read_list(text: str) -> object:
+    """Read a list that is written as JSON, or with commas. Raises ValueError, RecursionError."""
+    if _JSON_LIST.match(text):
+        return json.loads(text)
+    return [item for item in map(str.strip, text.split(",")) if item]

@@ -1,0 +1,81 @@
+"""Choose the policy of an origin, decide on requests, and cache the decisions."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin
+from dicomweb_cors_proxy.cors.policy import CORSPolicy, Decision, PreflightDecision, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["CORS"]
+
+MAX_PREFLIGHT_BYTES: Final = 8192  # origin, method and header names together
+CACHED_ORIGINS: Final = 1024
+CACHED_PREFLIGHTS: Final = 256
+
+_OVERSIZED: Final = refused(
+    f"Origin and Access-Control-Request-* hold more than {MAX_PREFLIGHT_BYTES} bytes."
+)
+_MALFORMED_ORIGIN: Final = refused("Origin is malformed: no browser sends it like that.")
+_NULL_ORIGIN: Final = refused(
+    "This page's origin is null, as in a sandboxed frame or a local file, which can't be allowed: "
+    "serve the page over http or https and list its origin in cors.allow_origins."
+)
+
+
+class CORS:
+    """Answers requests by the first policy that allows their origin."""
+
+    def __init__(self, policies: Sequence[CORSPolicy], *, own_origin: str | None = None) -> None:
+        """Take the policies of `cors.per_origin` in order, and last that of `cors` itself.
+
+        Requests of `own_origin`, where browsers reach the proxy, need no CORS and are not refused.
+        """
+        *special, base = policies
+        self._policies = [(p, f"cors.per_origin[{i}]") for i, p in enumerate(special)]
+        self._policies.append((base, "cors"))
+        self._own_origin = None if own_origin is None else own_origin.encode()
+        # One answer for all origins: it may be cached as such, and serves requests without one.
+        same_for_all = policies[0].any_origin
+        vary = () if same_for_all else (b"Origin",)
+        headers = policies[0].actual_headers(b"*") if same_for_all else ()
+        self._none = Decision("none", headers, vary)
+        self._refused = Decision("refused", (), vary)
+        self._decide = lru_cache(CACHED_ORIGINS)(self._decide_anew)
+        self._preflight = lru_cache(CACHED_PREFLIGHTS)(self._preflight_anew)
+
+    def decide(self, origin: bytes | None) -> Decision:
+        """Decide on an actual request by the value of its Origin header, None or b"" for none."""
+        if not origin:
+            return self._none
+        # Cut where no origin can match any more: the cache's keys stay small.
+        return self._decide(origin[: MAX_ORIGIN_BYTES + 1])
+
+    def preflight(
+        self, origin: bytes, method: bytes, request_headers: Sequence[bytes]
+    ) -> PreflightDecision:
+        """Judge a preflight by Origin, Access-Control-Request-Method and the lines of -Headers."""
+        names = b",".join(request_headers)  # RFC 9110 §5.3
+        if len(origin) + len(method) + len(names) > MAX_PREFLIGHT_BYTES:
+            return _OVERSIZED
+        return self._preflight(origin, method, names)
+
+    def _decide_anew(self, origin: bytes) -> Decision:
+        for policy, _ in self._policies:
+            if policy.allows_origin(origin):
+                return Decision("allowed", policy.actual_headers(origin), self._none.vary)
+        return self._none if origin == self._own_origin else self._refused
+
+    def _preflight_anew(self, origin: bytes, method: bytes, names: bytes) -> PreflightDecision:
+        for policy, setting in self._policies:
+            if policy.allows_origin(origin):
+                return policy.judge(origin, method, names, setting)
+        if origin == b"null":
+            return _NULL_ORIGIN
+        if Origin.parse(origin) is None:
+            return _MALFORMED_ORIGIN
+        return refused(f"cors.allow_origins does not list {origin.decode()}.")

@@ -1,0 +1,320 @@
+"""Web origins, and the patterns that a policy allows them by."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Final, Self
+
+from dicomweb_cors_proxy.cors.fetch_names import ANY
+from dicomweb_cors_proxy.cors.problems import PolicyError, Problem, listed
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
+__all__ = ["APP_SCHEMES", "Origin", "OriginPattern"]
+
+MAX_ORIGIN_BYTES: Final = 327  # scheme of 64, "://", host of 253 and a dot, ":65535"
+APP_SCHEMES: Final = frozenset(
+    {
+        "app",
+        "capacitor",
+        "chrome-extension",
+        "ionic",
+        "moz-extension",
+        "safari-web-extension",
+        "tauri",
+    }
+)
+_OPAQUE_SCHEMES: Final = frozenset({"about", "blob", "data", "file", "javascript"})
+_PAGELESS_SCHEMES: Final = frozenset({"ftp", "ws", "wss"})
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,63}")  # RFC 3986 §3.1
+_ORIGIN: Final = re.compile(
+    rf"({_SCHEME.pattern})://([a-z0-9._-]+|\[[0-9a-f:]+\])(?::([1-9][0-9]{{0,4}}))?"
+)
+_DNS_NAME: Final = re.compile(r"(?=.{1,253}\.?\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
+_ENDS_IN_NUMBER: Final = re.compile(r"(?:\A|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z")  # URL, §3.5
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A tuple origin (HTML standard, "Origin"). `port` is None for the scheme's default.
+
+    `host` is serialised as in a URL: lower case, IPv6 in brackets.
+    """
+
+    scheme: str
+    host: str
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, value: bytes) -> Self | None:
+        """Read an Origin header's value; None for anything that no browser would have written.
+
+        There is one way to write an origin, so `str(Origin.parse(value)).encode() == value`.
+        """
+        if len(value) > MAX_ORIGIN_BYTES:
+            return None
+        match = _ORIGIN.fullmatch(value.decode("latin-1"))
+        if match is None:
+            return None
+        scheme, host, digits = match.groups()
+        port = int(digits) if digits else None
+        if port is not None and (port > MAX_PORT or port == DEFAULT_PORTS.get(scheme)):
+            return None
+        return cls(scheme, host, port) if _canonical_host(host) == host else None
+
+    def __str__(self) -> str:
+        """Return the origin as browsers write it."""
+        return _serialise(self.scheme, self.host, self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class OriginPattern:
+    """The origins that one entry of `allow_origins` stands for; a plain `*` is no pattern.
+
+    | pattern                  | matches                                                       |
+    |--------------------------|---------------------------------------------------------------|
+    | `https://viewer.example` | that origin                                                   |
+    | `https://*.example.edu`  | subdomains of any depth, never `https://example.edu`          |
+    | `http://localhost:*`     | any port, the default one included                            |
+    | `app://viewer`           | that origin; only http and https have the wildcards           |
+
+    `host` is what follows `*.`, `port` is None for the scheme's default.
+    """
+
+    scheme: str
+    host: str
+    port: int | None = None
+    any_subdomain: bool = False
+    any_port: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a pattern as strictly as browsers write origins.
+
+        Raises PolicyError with one problem of the key `allow_origins`; where the user's meaning is
+        evident, its reason ends with the corrected pattern.
+        """
+        faults: list[str] = []
+        try:
+            pattern = cls._read(text, faults)
+            if not faults:
+                return pattern
+        except _UnreadableError as error:
+            reason = f"has {listed(faults)} and {error}" if faults else str(error)
+        else:
+            reason = f"has {listed(faults)}, so no browser's Origin equals it; write {pattern}"
+        raise PolicyError([Problem("allow_origins", text, reason)])
+
+    @classmethod
+    def _read(cls, text: str, faults: list[str]) -> Self:
+        """Read a pattern, mending what can be mended and noting it in `faults`."""
+        stripped = text.strip()
+        lowered = stripped.lower()
+        if stripped != text:
+            faults.append("white space around it")
+        if lowered != stripped:
+            faults.append("upper-case letters")
+        scheme, authority = _split_scheme(lowered, faults)
+        host, port = _split_port(authority)
+        any_subdomain, any_port = host.startswith("*."), port == "*"
+        host = host.removeprefix("*.")
+        if "*" in host or ("*" in port and not any_port):
+            raise _UnreadableError(
+                "has a wildcard where none may be: it stands for subdomains, as in "
+                "https://*.example.edu, or for any port, as in http://localhost:*; "
+                "a * alone is any origin"
+            )
+        host = _read_host(host, faults, below="x." if any_subdomain else "")
+        if not scheme:
+            scheme = "http" if _is_loopback(host) else "https"
+        if scheme not in DEFAULT_PORTS and (any_subdomain or any_port):
+            raise _UnreadableError(
+                "has a wildcard, which only http and https may have; list each origin"
+            )
+        if scheme in DEFAULT_PORTS and not all(map(_is_valid_label, host.split("."))):
+            raise _UnreadableError(
+                "has a label that begins with xn-- and is no valid Punycode; write the name in "
+                "Unicode to be told its Punycode"
+            )
+        number = None if any_port else _read_port(port, scheme, faults)
+        return cls(scheme, host, number, any_subdomain, any_port)
+
+    @property
+    def has_wildcard(self) -> bool:
+        """Whether the pattern stands for more than one origin."""
+        return self.any_subdomain or self.any_port
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether no one on the network can pose as the origin.
+
+        True for https, for apps and extensions (they come with their code), and for hosts that
+        never leave the machine.
+        """
+        return self.scheme != "http" or _is_loopback(self.host)
+
+    def covers_public_suffix(self) -> bool:
+        """Whether strangers can register names that the pattern matches (publicsuffix.org)."""
+        if not self.any_subdomain or _is_loopback(self.host):
+            return False
+        return _public_suffixes().is_public(self.host)
+
+    def matches(self, origin: Origin) -> bool:
+        """Whether the pattern stands for `origin`."""
+        return (
+            origin.scheme == self.scheme
+            and (self.any_port or origin.port == self.port)
+            and (
+                origin.host.endswith(f".{self.host}")
+                if self.any_subdomain
+                else origin.host == self.host
+            )
+        )
+
+    def __str__(self) -> str:
+        """Return the pattern as the configuration has it."""
+        host = f"*.{self.host}" if self.any_subdomain else self.host
+        return _serialise(self.scheme, host, ANY if self.any_port else self.port)
+
+
+class _UnreadableError(Exception):
+    """The reason why an origin pattern is beyond mending."""
+
+
+def _split_scheme(text: str, faults: list[str]) -> tuple[str, str]:
+    """Split a lower-case pattern into its scheme, "" if it has none, and its authority."""
+    if text == "null" or text.partition(":")[0] in _OPAQUE_SCHEMES:
+        raise _UnreadableError(
+            "can't be told apart: browsers send null for local files and sandboxed frames of any "
+            "site; serve the viewer over http or https and list that origin"
+        )
+    if text[:1] in ("'", '"', "["):
+        raise _UnreadableError("has quotes or brackets around it: leave them out")
+    if re.search(r"[\s,;].*://", text):
+        raise _UnreadableError(
+            "holds several: give each an entry, or an --allow-origin, of its own"
+        )
+    scheme, separator, rest = text.partition("://")
+    if not separator and (begun := re.match("(https?)(?:/+|:/?(?=[a-z*[]))", text)):
+        faults.append("no :// behind the scheme")
+        scheme, rest = begun[1], text[begun.end() :]
+    elif not separator:
+        faults.append("no scheme")
+        scheme, rest = "", text.lstrip("/")
+    elif scheme in _PAGELESS_SCHEMES or not _SCHEME.fullmatch(scheme):
+        raise _UnreadableError("has a scheme that no page has; begin with https:// or http://")
+    authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+    if tail := rest[len(authority) :]:
+        names = {"?": "a query", "#": "a fragment"}
+        faults.append("a trailing slash" if tail == "/" else names.get(tail[0], "a path"))
+    if "@" in authority:
+        faults.append("user information")
+    return scheme, authority.rpartition("@")[2]
+
+
+def _split_port(authority: str) -> tuple[str, str]:
+    """Split host and port; ":" stands for a port that was announced and left out."""
+    bracket = authority.rfind("]") + 1
+    host, colon, port = authority[bracket:].partition(":")
+    return authority[:bracket] + host, port or colon
+
+
+def _read_host(host: str, faults: list[str], *, below: str) -> str:
+    """Return the host as browsers serialise it; `below` stands for labels in front of it."""
+    if not host.isascii():
+        from idna import IDNAError, encode  # noqa: PLC0415 (its tables are large)
+
+        try:
+            host = encode(host, uts46=True).decode()
+        except IDNAError:
+            raise _UnreadableError("has a Unicode host; write it in Punycode, xn--…") from None
+        faults.append("a Unicode host")
+    canonical = _canonical_host(below + host) if host else None
+    if canonical is None:
+        raise _UnreadableError(
+            "has no valid host: after https:// comes a DNS name, an IPv4 address such as "
+            "192.0.2.1 or an IPv6 address such as [2001:db8::1]"
+        )
+    canonical = canonical.removeprefix(below)
+    if canonical != host:
+        faults.append("an IPv6 address that isn't in its shortest form")
+    return canonical
+
+
+def _is_valid_label(label: str) -> bool:
+    """Whether a label that begins with xn-- is the Punycode of a name that URLs may have.
+
+    Source: URL standard, §3.3 "domain to ASCII", by UTS #46 §4. Its rules for the direction of
+    writing and for joiners are left out, because browsers differ over them.
+    """
+    if not label.startswith("xn--"):
+        return True
+    from idna import uts46_remap  # noqa: PLC0415 (its tables are large)
+
+    encoded = label.removeprefix("xn--").encode("ascii")
+    try:
+        name = encoded.decode("punycode")
+        return (
+            not name.isascii()
+            and name.encode("punycode") == encoded
+            and uts46_remap(name, std3_rules=False) == name
+        )
+    except UnicodeError:  # IDNAError is one
+        return False
+
+
+def _read_port(port: str, scheme: str, faults: list[str]) -> int | None:
+    if not port:
+        return None
+    digits = port.lstrip("0")
+    number = int(digits) if re.fullmatch("[0-9]{1,5}", digits) else 0
+    if not 1 <= number <= MAX_PORT:
+        raise _UnreadableError(f"has no valid port: it is a number from 1 to {MAX_PORT}")
+    if digits != port:
+        faults.append("a port with leading zeros")
+    if number == DEFAULT_PORTS.get(scheme):
+        faults.append(f"the default port of {scheme}")
+        return None
+    return number
+
+
+def _canonical_host(host: str) -> str | None:
+    """Return the host as a URL's serialisation has it (URL standard, §3.5), None if it is none."""
+    try:
+        if host.startswith("["):
+            if not host.endswith("]"):
+                return None
+            address = IPv6Address(host[1:-1])
+            # Serialisers differ over mapped addresses, and a zone is never part of an origin.
+            return None if address.ipv4_mapped or address.scope_id else f"[{address}]"
+        if _DNS_NAME.fullmatch(host) is None:
+            return None
+        return str(IPv4Address(host)) if _ENDS_IN_NUMBER.search(host) else host
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a canonical host never leaves the machine (RFC 6761 §6.3, RFC 1122 §3.2.1.3)."""
+    name = host.removesuffix(".")
+    return (
+        name in {"localhost", "[::1]"}
+        or name.endswith(".localhost")
+        or (name.startswith("127.") and _ENDS_IN_NUMBER.search(name) is not None)
+    )
+
+
+@cache
+def _public_suffixes() -> PublicSuffixList:
+    from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (reads a list of 300 KB)
+
+    return PublicSuffixList()
+
+
+def _serialise(scheme: str, host: str, port: int | str | None) -> str:
+    return f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"

@@ -1,0 +1,173 @@
+"""Run one serving process, alone or under a supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from dicomweb_cors_proxy.app import create_app
+from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.observability.records import place
+from dicomweb_cors_proxy.operations.certificates import POLL, Certificates
+from dicomweb_cors_proxy.operations.memory import settle
+from dicomweb_cors_proxy.operations.systemd import (
+    ALIVE,
+    READY,
+    notify,
+    reloading,
+    watchdog_interval,
+)
+from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine
+    from multiprocessing.connection import Connection
+
+    from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.operations.live_settings import Configuration
+
+logger = logging.getLogger(__name__)
+
+
+class ServeError(Exception):
+    """The proxy cannot serve; the text says why and what to do."""
+
+
+class Process:
+    """One process that serves, alone or as a worker."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        certificates: Certificates | None,
+        on_reload: Callable[[], None] | None = None,
+    ) -> None:
+        self._app = create_app(settings)
+        self._certificates = certificates
+        self.server = Server(
+            Config(self._app, settings.server, certificates),
+            on_stop=self._stop,
+            on_reload=on_reload,
+        )
+
+    def _stop(self) -> None:
+        self._app.draining = True
+
+    def run(self, main: Coroutine[Any, Any, None]) -> None:
+        """Run in an event loop of the fastest kind there is."""
+        with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
+            runner.run(main)
+
+    async def apply(self, settings: Settings) -> None:
+        """Go by these settings from the next request on."""
+        configure(settings.logging.level, settings.logging.format)
+        if self._certificates is not None:
+            self._certificates.follow(settings.server)
+        try:
+            await self._app.reload(settings)
+        except Exception as error:  # noqa: BLE001  (a file that is gone by now, or a bug)
+            logger.error("not reloaded: %s", place(error))  # noqa: TRY400
+
+
+async def _feed_watchdog() -> None:
+    """Tell the service manager, if it wants to know, that the event loop runs."""
+    interval = watchdog_interval()
+    while interval is not None:
+        notify(ALIVE)
+        await asyncio.sleep(interval)
+
+
+def serve_alone(
+    configuration: Configuration,
+    sockets: list[socket.socket],
+    certificates: Certificates | None,
+    on_ready: Callable[[], None],
+) -> None:
+    """Serve in this process until it is told to stop."""
+    hangup = asyncio.Event()
+
+    async def reload() -> None:
+        while True:
+            await hangup.wait()
+            hangup.clear()
+            notify(reloading())
+            settings = await asyncio.to_thread(configuration.reload)
+            if settings is not None:
+                await process.apply(settings)
+            notify(READY)
+
+    async def renew(certificates: Certificates) -> None:
+        while True:
+            await asyncio.sleep(POLL)
+            certificates.poll()
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(process.server.serve(sockets))
+            await process.server.ready.wait()
+            settle()
+            on_ready()
+            chores = [group.create_task(reload()), group.create_task(_feed_watchdog())]
+            if certificates is not None:
+                chores.append(group.create_task(renew(certificates)))
+            await serving
+            for chore in chores:
+                chore.cancel()
+
+    process = Process(configuration.settings, certificates, on_reload=hangup.set)
+    process.run(main())
+
+
+def serve_with_workers(
+    configuration: Configuration,
+    sockets: list[socket.socket],
+    certificates: Certificates | None,
+    on_ready: Callable[[], None],
+) -> int:
+    # They are of no use to a process that serves alone, and take time to import.
+    """Serve in several workers under a supervisor; return the exit status."""
+    from dicomweb_cors_proxy.operations.supervisor import Supervisor  # noqa: PLC0415
+    from dicomweb_cors_proxy.operations.worker import (  # noqa: PLC0415
+        RENEWED,
+        shared_metrics,
+        tethered,
+    )
+
+    def work(
+        settings: Settings, connection: Connection[Any, Any], beat: Callable[[], None]
+    ) -> None:
+        process = Process(settings, certificates)
+
+        async def apply(message: Settings | str) -> None:
+            if isinstance(message, str):
+                if message == RENEWED and certificates is not None:
+                    certificates.renew()
+            else:
+                await process.apply(message)
+
+        async def main() -> None:
+            async with asyncio.TaskGroup() as group:
+                serving = group.create_task(process.server.serve(sockets))
+                await process.server.ready.wait()
+                settle()
+                with tethered(connection, process.server, apply, beat):
+                    await serving
+
+        process.run(main())
+
+    with ExitStack() as sharing:
+        try:
+            sharing.enter_context(shared_metrics())
+        except OSError as error:
+            raise ServeError(
+                f"cannot add up the workers' metrics: {error.strerror}; "
+                "set PROMETHEUS_MULTIPROC_DIR to a folder that the proxy may write"
+            ) from None
+        settle()
+        supervisor = Supervisor(
+            configuration, sockets, certificates=certificates, work=work, on_ready=on_ready
+        )
+        return supervisor.run()

@@ -1,0 +1,108 @@
+"""Listening sockets, signals, and the limit of open descriptors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+# `localhost` may resolve to ::1 where there is no IPv6.
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+@contextmanager
+def handling_signals(
+    on_stop: Callable[[], None], on_reload: Callable[[], None] | None
+) -> Iterator[None]:
+    """While the block lasts, SIGTERM and SIGINT stop the process, SIGHUP reloads it.
+
+    A terminal that is closed sends SIGHUP too, and stops what was started from it.
+    """
+    handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(
+        (signal.SIGINT, signal.SIGTERM), lambda _, __: on_stop()
+    )
+    if on_reload is not None and hasattr(signal, "SIGHUP"):
+        reload = on_reload  # as mypy sees it
+        is_attached = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
+
+        def on_hangup(_: int, __: FrameType | None) -> None:
+            (on_stop if is_attached and not _has_terminal() else reload)()
+
+        handlers[signal.SIGHUP] = on_hangup
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def lift_descriptor_limit() -> None:
+    """Use as many descriptors as the system lets us have.
+
+    The usual soft limit, 1024, is for programs that `select`; every request takes two.
+    """
+    if resource is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets for every address of `host`, of which `::` is all, IPv4's too.
+
+    With port 0 it is one socket: no port is sure to be free on two addresses. An address that
+    this machine hasn't got is passed over if there is another.
+
+    Raises:
+        OSError: an address can't be bound, or the name does not resolve.
+    """
+    hosts = ("::", "0.0.0.0") if host == "::" else (host,)  # noqa: S104
+    sockets: list[socket.socket] = []
+    with ExitStack() as bound:
+        missing: OSError | None = None
+        for family, address in _addresses(hosts, port):
+            try:
+                listener = bound.enter_context(socket.create_server(address, family=family))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+            else:
+                sockets.append(listener)
+                if port == 0:
+                    break
+        if missing and not sockets:
+            raise missing
+        bound.pop_all()
+    return sockets
+
+
+def _addresses(hosts: Iterable[str], port: int) -> dict[tuple[socket.AddressFamily, Any], None]:
+    return dict.fromkeys(
+        (family, address)
+        for host in hosts
+        for family, _, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    )

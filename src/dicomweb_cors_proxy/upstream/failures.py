@@ -1,0 +1,179 @@
+"""Map failures of the archive to statuses, with advice for the operator."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import httpx
+
+from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.upstream.interface import ResolveTimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from dicomweb_cors_proxy.http.messages import Header
+    from dicomweb_cors_proxy.proxy.reverse_proxy import Limits
+
+# Why the archive's answer could not be had.
+UPSTREAM_ERRORS = (
+    "pool_timeout",
+    "resolve_timeout",
+    "connect_timeout",
+    "write_timeout",
+    "read_timeout",
+    "tls",
+    "connect",
+    "descriptors",
+    "protocol",
+    "credentials",
+    "token",
+)
+
+
+class UpstreamProblem(Problem):
+    """A problem that the archive is to blame for, or the way to it.
+
+    Attributes:
+        reason: one of `UPSTREAM_ERRORS`.
+    """
+
+    def __init__(
+        self, reason: str, status: int, detail: str, headers: Iterable[Header] = ()
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.reason = reason
+
+
+def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
+    """The one place that says which failure is which status, and what to do about it."""
+    headers: list[Header] = []
+    match error:
+        case httpx.PoolTimeout():
+            reason, status = "pool_timeout", 503
+            headers.append((b"retry-after", b"1"))
+            detail = (
+                f"All connections to the archive stayed busy for {limits.pool_timeout:g} s. "
+                "Try again shortly; the operator can raise upstream.max_connections."
+            )
+        case ResolveTimedOut():
+            reason, status = "resolve_timeout", 504
+            detail = (
+                f"The archive's name was not resolved within {limits.connect_timeout:g} s "
+                "(upstream.connect_timeout): the name server is slow or does not respond. Check "
+                "the DNS settings of the proxy's host, or write an address in upstream.url."
+            )
+        case httpx.ConnectTimeout():
+            reason, status = "connect_timeout", 504
+            detail = (
+                "The archive did not accept a connection within "
+                f"{limits.connect_timeout:g} s (upstream.connect_timeout). Is its address "
+                "right, and does a firewall drop the packets?"
+            )
+        case httpx.WriteTimeout():
+            reason, status = "write_timeout", 504
+            detail = (
+                f"The archive took nothing of the upload for {limits.read_timeout:g} s "
+                "(upstream.read_timeout)."
+            )
+        case httpx.TimeoutException():
+            reason, status = "read_timeout", 504
+            detail = (
+                f"The archive sent nothing for {limits.read_timeout:g} s. If it stages images "
+                "from tape or slow storage, raise upstream.read_timeout."
+            )
+        case httpx.ConnectError() if (fault := _tls_fault(error)) is not None:
+            reason, status = "tls", 502
+            detail = f"TLS with the archive failed{fault}"
+        case httpx.ConnectError() if any(isinstance(e, socket.gaierror) for e in _causes(error)):
+            reason, status = "connect", 502
+            detail = (
+                "The archive's name does not resolve. Is the host in upstream.url right, and does "
+                "the name server of the proxy's host respond?"
+            )
+        case httpx.ConnectError() if lacks_descriptor(error):
+            reason, status = "descriptors", 503
+            headers.append((b"retry-after", b"1"))
+            detail = (
+                "The proxy has no file descriptor left for a connection to the archive. Try again "
+                "shortly; the operator can raise the limit on open files (LimitNOFILE in systemd, "
+                "--ulimit nofile in a container) or lower server.max_connections."
+            )
+        case httpx.ConnectError():
+            reason, status = "connect", 502
+            detail = (
+                "The archive could not be reached: nothing listens at its address, or a firewall "
+                "refuses. Is it running, and are host and port in upstream.url right?"
+            )
+        case _:
+            reason, status = "protocol", 502
+            detail = (
+                "The archive closed the connection before its answer was complete, or "
+                "answered with something that is not HTTP. See the archive's own log; if it speaks "
+                "TLS at this port, write https:// in upstream.url."
+            )
+    return UpstreamProblem(reason, status, detail, headers)
+
+
+# By OpenSSL's X509_V_ERR_…; https://docs.openssl.org/master/man1/openssl-verification-options/
+_CERTIFICATE_FAULTS = {
+    10: ": its certificate has expired. Renew it there.",
+    **dict.fromkeys(
+        (18, 19, 20, 21),
+        ": no authority that the proxy trusts vouches for its certificate. Set upstream.ca_file to "
+        "the certificate of the one that does, PEM.",
+    ),
+    **dict.fromkeys(
+        (62, 64),
+        ": its certificate is not for the host in upstream.url. Write a name that the certificate "
+        "has.",
+    ),
+}
+
+
+def _tls_fault(error: httpx.HTTPError) -> str | None:
+    """What went wrong in a handshake, and what to do about it; None if it was no handshake."""
+    faults = [cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)]
+    if not faults:
+        return None
+    fault = faults[-1]
+    if fault.reason == "WRONG_VERSION_NUMBER":
+        return (
+            ": it speaks plain http there. Write http:// in upstream.url, or the port of its https."
+        )
+    return _CERTIFICATE_FAULTS.get(
+        getattr(fault, "verify_code", 0),
+        ". For a private certificate authority set upstream.ca_file; is the host name of "
+        "upstream.url in the certificate?",
+    )
+
+
+def lacks_descriptor(error: BaseException) -> bool:
+    """Return whether the limit on open files, of the process or the system, is the cause."""
+    return any(
+        isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)
+        for cause in _causes(error)
+    )
+
+
+def log_reason(error: httpx.HTTPError) -> str:
+    """What the log says of a failure.
+
+    What a library says in the middle of an answer may quote it; about connecting it can't.
+    """
+    if isinstance(error, httpx.ConnectError) or error.__cause__ is None:
+        return str(error)
+    return type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error`, and what it came of, though httpcore's pool raises it again `from None`."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):  # anyio's, of a name with several addresses
+            yield from cause.exceptions
+        cause = cause.__cause__ or cause.__context__

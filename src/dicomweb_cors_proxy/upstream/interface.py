@@ -1,0 +1,95 @@
+"""The interface to the archive: requests, responses, timeouts and endpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Mapping, Sequence
+
+    from dicomweb_cors_proxy.http.messages import Header
+
+
+class Upstream(Protocol):
+    """Carries requests to the archive; see `transport.Transport`, which is one."""
+
+    async def send(
+        self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
+    ) -> UpstreamResponse: ...
+
+    def connections(self) -> Mapping[str, int]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class UpstreamResponse(Protocol):
+    """An answer whose head is here; see `transport.Response`."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> list[Header]: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+    @property
+    def arrived(self) -> bool: ...
+
+    async def read(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
+class ResolveTimedOut(httpx.ConnectTimeout):
+    """The host name was not resolved within the connect timeout."""
+
+
+class Origin(NamedTuple):
+    """What connections are shared by (RFC 6454 §4)."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+class Timeouts(NamedTuple):
+    """Seconds, or None for no limit; the `timeout` extension of httpx.
+
+    `read` also bounds the wait for an archive that stops taking the bytes of an upload.
+    """
+
+    connect: float | None
+    read: float | None
+    pool: float | None
+
+
+class Request(NamedTuple):
+    """What the archive is sent, byte for byte.
+
+    Attributes:
+        headers: all lines, Host and the body's framing (RFC 9112 §6) included.
+        length: of the body in bytes, 0 for none; None: unknown, it is sent chunked.
+    """
+
+    origin: Origin
+    method: bytes
+    target: bytes
+    headers: Sequence[Header]
+    length: int | None = 0
+
+
+class ResponseHead(NamedTuple):
+    """Status line and header lines, as they came."""
+
+    http_version: bytes
+    status: int
+    reason: bytes
+    headers: list[Header]
