@@ -21,7 +21,6 @@ from dicomweb_cors_proxy.http.replies import ResponseAborted
 from dicomweb_cors_proxy.server import connection as server_connection
 from dicomweb_cors_proxy.server import exchange, socket_state
 from dicomweb_cors_proxy.server.listening import bind
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 from tests.support.sockets import (
     ORIGIN,
     Archive,
@@ -30,6 +29,7 @@ from tests.support.sockets import (
     Wire,
     answer,
     archive,
+    create_server,
     proxy,
     request,
     settings,
@@ -506,7 +506,7 @@ async def serving(
             await send({"type": f"lifespan.{stage}.complete"})
 
     (listener,) = bind("127.0.0.1", 0)
-    server = Server(Config(asgi, settings("http://archive.example", server=limits).server))
+    server = create_server(asgi, settings("http://archive.example", server=limits).server)
     running = asyncio.create_task(server.serve([listener]))
     await server.ready.wait()
     try:

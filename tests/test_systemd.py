@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from dicomweb_cors_proxy.operations.systemd import ALIVE, READY, notify, watchdog_interval
+from dicomweb_cors_proxy.operations.systemd import stopping as told_stopping
 from dicomweb_cors_proxy.server.listening import bind
 from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 from tests.support.processes import Child
@@ -166,7 +167,11 @@ async def test_not_ready_before_the_application_is(
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
 
-    server = Server(Config(app, settings(ARCHIVE).server))
+    server = Server(
+        Config(app, settings(ARCHIVE).server),
+        on_ready=lambda: notify(READY),
+        on_stopping=lambda seconds: notify(told_stopping(seconds)),
+    )
     server.should_exit = True
     await server.serve(bind(LOOPBACK, 0))
     assert during_startup == [[]]

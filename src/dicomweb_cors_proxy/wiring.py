@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
+from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.proxy.checks import Screen
 from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
 from dicomweb_cors_proxy.proxy.outgoing import Gateway
 from dicomweb_cors_proxy.proxy.readiness import Archive
+from dicomweb_cors_proxy.proxy.responses import Contents
 from dicomweb_cors_proxy.proxy.reverse_proxy import Limits, Load, ReverseProxy
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
 from dicomweb_cors_proxy.upstream.native import Transport
@@ -17,7 +20,8 @@ from dicomweb_cors_proxy.upstream.tls import archive_context, token_context
 if TYPE_CHECKING:
     import httpx
 
-    from dicomweb_cors_proxy.config.settings import Settings, UpstreamSettings
+    from dicomweb_cors_proxy.config.settings import Settings, UpstreamAuth, UpstreamSettings
+    from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.upstream.interface import Upstream
 
 
@@ -28,7 +32,7 @@ class Site:
         server = settings.server
         limits = create_limits(settings)
         self.upstream = upstream
-        self.gateway = Gateway(settings)
+        self.gateway = create_gateway(settings)
         self.archive = Archive(self.gateway, upstream, limits)
         self.handle = CORSMiddleware(
             ReverseProxy(
@@ -64,12 +68,24 @@ def create_upstream(
         return upstream
     secret = auth.client_secret.get_secret_value()
     client = Client(auth.token_url, auth.client_id, secret, auth.scope)
-    return LoggedIn(upstream, Tokens(client, ssl_context=token_context(settings)))
+    context = token_context(
+        ca_file=settings.ca_file,
+        client_certificate=settings.client_cert_file,
+        client_key=settings.client_key_file,
+    )
+    return LoggedIn(upstream, Tokens(client, ssl_context=context))
 
 
 def create_transport(upstream: UpstreamSettings) -> Upstream:
     """Create the client that the settings ask for."""
-    context = archive_context(upstream)
+    context = None
+    if upstream.uses_tls:
+        context = archive_context(
+            ca_file=upstream.ca_file,
+            verify=upstream.verify_tls,
+            client_certificate=upstream.client_cert_file,
+            client_key=upstream.client_key_file,
+        )
     if upstream.transport == "httpx":
         from dicomweb_cors_proxy.upstream.httpx_client import HTTPXTransport  # noqa: PLC0415  (slow)
 
@@ -88,3 +104,41 @@ def create_limits(settings: Settings) -> Limits:
         max_body_bytes=settings.server.max_body_bytes,
         max_concurrent_requests=settings.server.max_concurrent_requests,
     )
+
+
+def create_gateway(settings: Settings) -> Gateway:
+    """Create what maps requests to the archive, and its responses back."""
+    trusted_proxies = TrustedProxies(settings.server.trusted_proxies)
+    contents = Contents(
+        service_urls=settings.service_urls(),
+        aliases=settings.upstream.aliases,
+        rewrite_urls=settings.rewrite_urls,
+        compress=settings.compress,
+        base_path=settings.server.base_path,
+        public_url=settings.public_url,
+        trusted_proxies=trusted_proxies,
+    )
+    return Gateway(
+        base_path=settings.server.base_path,
+        service_urls=settings.service_urls(),
+        read_write=settings.access.mode == "read-write",
+        extra_paths=settings.access.extra_paths,
+        instance_name=settings.server.instance_name,
+        trusted_proxies=trusted_proxies,
+        max_body_bytes=settings.server.max_body_bytes,
+        repair_accept=settings.repair_accept,
+        logs_in=settings.upstream.auth.type != "none",
+        authorization=authorization(settings.upstream.auth),
+        resource_policy=settings.cross_origin_resource_policy,
+        contents=contents,
+    )
+
+
+def authorization(auth: UpstreamAuth) -> Header | None:
+    """The Authorization that is the same in all requests (RFC 7617, RFC 6750); see `oauth`."""
+    if auth.password is not None:
+        credentials = f"{auth.username}:{auth.password.get_secret_value()}".encode()
+        return b"authorization", b"Basic " + base64.b64encode(credentials)
+    if auth.token is not None:
+        return b"authorization", b"Bearer " + auth.token.get_secret_value().encode("ascii")
+    return None

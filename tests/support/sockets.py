@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from dicomweb_cors_proxy import Settings, create_app
+from dicomweb_cors_proxy.operations.certificates import Certificates
 from dicomweb_cors_proxy.server.listening import bind
 from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
 from tests.support.transport import TRANSPORT
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
     import httpx
+    from starlette.types import ASGIApp
+
+    from dicomweb_cors_proxy.config.settings import ServerSettings
 
 ORIGIN = b"https://viewer.example"
 
@@ -203,13 +207,21 @@ def settings(upstream: str, /, **changes: object) -> Settings:
     return Settings(**sections)
 
 
+def create_server(app: ASGIApp, settings: ServerSettings) -> Server:
+    """A server as `serve` makes it, with the certificate that the settings name."""
+    context = None
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        context = Certificates(settings.tls_cert_file, settings.tls_key_file).context
+    return Server(Config(app, settings, context))
+
+
 @asynccontextmanager
 async def proxy(
     configuration: Settings, *, transport: httpx.AsyncBaseTransport | None = None
 ) -> AsyncIterator[Proxy]:
     """The proxy as `serve` runs it, but for the signals."""
     sockets = bind("127.0.0.1", 0)
-    server = Server(Config(create_app(configuration, transport=transport), configuration.server))
+    server = create_server(create_app(configuration, transport=transport), configuration.server)
     running = asyncio.create_task(server.serve(sockets))
     try:
         await server.ready.wait()

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomweb_cors_proxy.cli.options import config_option, settings_or_exit
-from dicomweb_cors_proxy.proxy.outgoing import Gateway
 from dicomweb_cors_proxy.proxy.readiness import Archive
-from dicomweb_cors_proxy.wiring import create_limits, create_upstream
+from dicomweb_cors_proxy.wiring import create_gateway, create_limits, create_upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +65,7 @@ def _is_doubtful(status: int | None) -> bool:
 
 async def _signs(settings: Settings) -> list[Sign]:
     upstream = create_upstream(settings.upstream)
-    archive = Archive(Gateway(settings), upstream, create_limits(settings))
+    archive = Archive(create_gateway(settings), upstream, create_limits(settings))
     try:
         asking = asyncio.create_task(archive.signs())
         if not (await asyncio.wait([asking], timeout=SOON))[0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dicomweb_cors_proxy.app import create_app
@@ -17,6 +18,7 @@ from dicomweb_cors_proxy.operations.systemd import (
     READY,
     notify,
     reloading,
+    stopping,
     watchdog_interval,
 )
 from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
@@ -48,9 +50,15 @@ class Process:
         self._app = create_app(settings)
         self._certificates = certificates
         self.server = Server(
-            Config(self._app, settings.server, certificates),
+            Config(
+                self._app,
+                settings.server,
+                None if certificates is None else certificates.context,
+            ),
             on_stop=self._stop,
             on_reload=on_reload,
+            on_ready=partial(notify, READY),
+            on_stopping=lambda seconds: notify(stopping(seconds)),
         )
 
     def _stop(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import re
 from typing import TYPE_CHECKING
@@ -16,19 +15,21 @@ from dicomweb_cors_proxy.http import headers as fields
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
 from dicomweb_cors_proxy.http.replies import Answer, Problem
-from dicomweb_cors_proxy.proxy.responses import Contents
 from dicomweb_cors_proxy.proxy.reverse_proxy import body_without_meaning
 from dicomweb_cors_proxy.proxy.routing import BaseURL
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 from dicomweb_cors_proxy.upstream.interface import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from starlette.types import Scope
 
-    from dicomweb_cors_proxy.config.settings import Settings, UpstreamAuth
+    from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import BodyFilter
     from dicomweb_cors_proxy.observability.records import Record
     from dicomweb_cors_proxy.proxy.incoming import Head, Inbound
+    from dicomweb_cors_proxy.proxy.responses import Contents
 
 logger = logging.getLogger(__name__)
 
@@ -76,29 +77,42 @@ _HIDEABLE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
 class Gateway:
     """`rewrite` and `modify_response` of the reverse proxy, for one configuration."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._base_path = settings.server.base_path.rstrip("/").encode("ascii")
-        self._upstreams = {
-            service: BaseURL(url) for service, url in settings.service_urls().items()
-        }
-        self._read_write = settings.access.mode == "read-write"
+    def __init__(  # noqa: PLR0913  (each is a setting, and a keyword)
+        self,
+        *,
+        base_path: str,
+        service_urls: Mapping[Service, str],
+        read_write: bool,
+        extra_paths: Collection[str],
+        instance_name: str,
+        trusted_proxies: TrustedProxies,
+        max_body_bytes: int | None,
+        repair_accept: bool,
+        logs_in: bool,
+        authorization: Header | None,
+        resource_policy: str | None,
+        contents: Contents,
+    ) -> None:
+        self._base_path = base_path.rstrip("/").encode("ascii")
+        self._upstreams = {service: BaseURL(url) for service, url in service_urls.items()}
+        self._read_write = read_write
         self._resources = ResourceTable(
             read_write=self._read_write,
-            extra_paths=settings.access.extra_paths,
+            extra_paths=extra_paths,
             wado_uri=True,  # known, even where none is configured: its 404 says what to set
         )
-        self._instance_name = settings.server.instance_name
-        self.trusted_proxies = forwarding.TrustedProxies(settings.server.trusted_proxies)
-        self._max_body_bytes = settings.server.max_body_bytes
-        self._repair_accept = settings.repair_accept
-        self._logs_in = settings.upstream.auth.type != "none"
-        self._authorization = authorization(settings.upstream.auth)
+        self._instance_name = instance_name
+        self.trusted_proxies = trusted_proxies
+        self._max_body_bytes = max_body_bytes
+        self._repair_accept = repair_accept
+        self._logs_in = logs_in
+        self._authorization = authorization
         self._not_forwarded = _NOT_FORWARDED | ({b"authorization"} if self._logs_in else set())
         self._resource_policy: Header | None = None
-        if settings.cross_origin_resource_policy is not None:
-            value = settings.cross_origin_resource_policy.encode("ascii")
+        if resource_policy is not None:
+            value = resource_policy.encode("ascii")
             self._resource_policy = (b"cross-origin-resource-policy", value)
-        self._contents = Contents(settings, self.trusted_proxies)
+        self._contents = contents
         self._warned_of_cors = False
 
     def rewrite(self, scope: Scope) -> Request:
@@ -361,13 +375,3 @@ def _body_length(headers: list[Header]) -> int | None:
         if name == b"content-length":
             return int(value)
     return 0
-
-
-def authorization(auth: UpstreamAuth) -> Header | None:
-    """The Authorization that is the same in all requests (RFC 7617, RFC 6750); see `oauth`."""
-    if auth.password is not None:
-        credentials = f"{auth.username}:{auth.password.get_secret_value()}".encode()
-        return b"authorization", b"Basic " + base64.b64encode(credentials)
-    if auth.token is not None:
-        return b"authorization", b"Bearer " + auth.token.get_secret_value().encode("ascii")
-    return None

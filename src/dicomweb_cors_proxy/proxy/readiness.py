@@ -70,7 +70,7 @@ class Archive:
             late = f"did not answer within {timeouts.read:g} s. Does it hang?"
             return Sign(url, None, f"The archive took the request, and {late}")
         except httpx.HTTPError as error:
-            return Sign(url, None, upstream_problem(error, self.limits).detail)
+            return Sign(url, None, upstream_problem(error, self.limits.upstream_timeouts).detail)
         except UpstreamProblem as unanswered:
             return Sign(url, None, unanswered.detail)
         await response.aclose()

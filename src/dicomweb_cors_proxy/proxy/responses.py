@@ -18,16 +18,16 @@ from dicomweb_cors_proxy.http.content import (
     is_compressible,
     is_text,
 )
+from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.http.headers import merge_vary
 from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.sandbox import sandboxed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from starlette.types import Scope
 
-    from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
     from dicomweb_cors_proxy.proxy.incoming import Inbound
@@ -48,16 +48,24 @@ _PREFIX = re.compile(rb"(?:/[0-9A-Za-z._~!$&'()*+,;=:@%-]+)+")
 class Contents:
     """What one configuration makes of answers."""
 
-    def __init__(self, settings: Settings, trusted_proxies: TrustedProxies) -> None:
-        urls = settings.service_urls()
+    def __init__(  # noqa: PLR0913  (each is a setting, and a keyword)
+        self,
+        *,
+        service_urls: Mapping[Service, str],
+        aliases: Collection[str],
+        rewrite_urls: bool,
+        compress: bool,
+        base_path: str,
+        public_url: str | None,
+        trusted_proxies: TrustedProxies,
+    ) -> None:
+        urls = dict(service_urls)
         wado_uri = urls.pop(Service.WADO_URI, None)
-        archive = ArchiveURLs(
-            dict.fromkeys(urls.values()), wado_uri=wado_uri, aliases=settings.upstream.aliases
-        )
-        self._rewrite_urls = settings.rewrite_urls
-        self._compress = settings.compress
-        self._base_path = settings.server.base_path.rstrip("/").encode("ascii")
-        self._public_url = settings.public_url and settings.public_url.encode("ascii")
+        archive = ArchiveURLs(dict.fromkeys(urls.values()), wado_uri=wado_uri, aliases=aliases)
+        self._rewrite_urls = rewrite_urls
+        self._compress = compress
+        self._base_path = base_path.rstrip("/").encode("ascii")
+        self._public_url = public_url and public_url.encode("ascii")
         self._trusted_proxies = trusted_proxies
         self._rewriter = lru_cache(_PUBLIC_URLS)(
             lambda public, host: archive.to(public, hosts=[host])

@@ -170,7 +170,7 @@ class ReverseProxy:
             await response.aclose()
 
     def _failed(self, error: httpx.HTTPError, request: Request, record: Record) -> UpstreamProblem:
-        problem = upstream_problem(error, self._limits)
+        problem = upstream_problem(error, self._timeouts)
         record.upstream_error = problem.reason
         record.event = f"{request.origin}: {log_reason(error)}: {problem.detail}"
         if problem.reason == "descriptors" and perf_counter() >= self._next_descriptor_warning:

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
     from uvicorn.server import ServerState
 
-    from dicomweb_cors_proxy.config.settings import ServerSettings
     from dicomweb_cors_proxy.http.replies import Answer
     from dicomweb_cors_proxy.server.acceptor import ClientConnections
+    from dicomweb_cors_proxy.server.limits import ServerLimits
     from dicomweb_cors_proxy.server.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class ConnectionConfig(typing.Protocol):
     known_heads: KnownHeads
 
     @property
-    def limits(self) -> ServerSettings: ...
+    def limits(self) -> ServerLimits: ...
     @property
     def loaded_app(self) -> ASGIApp: ...
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from dicomweb_cors_proxy.operations.certificates import Certificates
-from dicomweb_cors_proxy.operations.systemd import READY, notify, stopping
 from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
 from dicomweb_cors_proxy.server.connection import READ_BYTES, Protocol
 from dicomweb_cors_proxy.server.head_cache import KnownHeads
@@ -20,12 +18,12 @@ from dicomweb_cors_proxy.server.turns import Turns
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import Callable, Coroutine, Iterator
+    from ssl import SSLContext
 
     from starlette.types import ASGIApp
 
-    from dicomweb_cors_proxy.config.settings import ServerSettings
+    from dicomweb_cors_proxy.server.limits import ServerLimits
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +42,9 @@ CUT = 1.0
 MARGIN = 5.0
 
 
-def longest_end(settings: ServerSettings) -> float:
+def longest_end(limits: ServerLimits) -> float:
     """Seconds from a signal until the process is gone, at the most."""
-    return settings.drain_delay + settings.shutdown_timeout + CUT + MARGIN
+    return limits.drain_delay + limits.shutdown_timeout + CUT + MARGIN
 
 
 class Config(uvicorn.Config):
@@ -54,23 +52,21 @@ class Config(uvicorn.Config):
 
     Args:
         app: what answers.
-        settings: how clients reach it.
-        certificates: shown to clients; default: as the settings say, for as long as it runs.
+        limits: of its connections.
+        ssl_context: for the listener; default: plain HTTP.
     """
 
-    ssl: ssl.SSLContext | None
+    ssl: SSLContext | None
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, certificates: Certificates | None = None
+        self, app: ASGIApp, limits: ServerLimits, ssl_context: SSLContext | None = None
     ) -> None:
-        self.limits = settings
+        self.limits = limits
         self.known_heads = KnownHeads()
-        self.clients = ClientConnections(settings.max_connections)
+        self.clients = ClientConnections(limits.max_connections)
         self.turns = Turns(DECODED_AT_ONCE)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
-        if certificates is None and settings.tls_cert_file and settings.tls_key_file:
-            certificates = Certificates(settings.tls_cert_file, settings.tls_key_file)
-        self._certificates = certificates
+        self._ssl_context = ssl_context
         super().__init__(
             app,
             http=Protocol,  # type: ignore[arg-type]
@@ -86,8 +82,8 @@ class Config(uvicorn.Config):
 
     def load(self) -> None:
         super().load()
-        if self._certificates is not None:
-            self.ssl = self._certificates.context
+        if self._ssl_context is not None:
+            self.ssl = self._ssl_context
 
 
 class Server(uvicorn.Server):
@@ -97,6 +93,8 @@ class Server(uvicorn.Server):
         config: what it serves, and how.
         on_stop: called once the end begins, while connections are still accepted.
         on_reload: called for SIGHUP; default: that ends the process, as it ends others.
+        on_ready: called once connections are accepted.
+        on_stopping: called when shutdown begins, with the seconds that it takes at most.
 
     Attributes:
         ready: set once connections are accepted and a signal ends the server in order.
@@ -110,11 +108,15 @@ class Server(uvicorn.Server):
         *,
         on_stop: Callable[[], None] | None = None,
         on_reload: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] | None = None,
+        on_stopping: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
         self._on_stop = on_stop
         self._on_reload = on_reload
+        self._on_ready = on_ready
+        self._on_stopping = on_stopping
         self._drain_delay = config.limits.drain_delay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -125,7 +127,8 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             self._acceptor.listen(listener)
         self.ready.set()
-        notify(READY)
+        if self._on_ready is not None:
+            self._on_ready()
 
     def _connect(self, sock: socket.socket) -> Coroutine[Any, Any, None]:
         """Count an accepted socket, and return the coroutine that connects it to a protocol."""
@@ -185,7 +188,8 @@ class Server(uvicorn.Server):
 
         Before that, requests are still taken for `drain_delay`.
         """
-        notify(stopping(longest_end(self.config.limits)))
+        if self._on_stopping is not None:
+            self._on_stopping(longest_end(self.config.limits))
         await self._drain()
         await self._acceptor.close()
         for listener in sockets or ():

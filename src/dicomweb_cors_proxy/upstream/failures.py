@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import httpx
 
 from dicomweb_cors_proxy.http.replies import Problem
-from dicomweb_cors_proxy.upstream.interface import ResolveTimedOut
+from dicomweb_cors_proxy.upstream.interface import ResolveTimedOut, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from dicomweb_cors_proxy.http.messages import Header
-    from dicomweb_cors_proxy.proxy.reverse_proxy import Limits
 
 # Why the archive's answer could not be had.
 UPSTREAM_ERRORS = (
@@ -48,7 +47,7 @@ class UpstreamProblem(Problem):
         self.reason = reason
 
 
-def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
+def upstream_problem(error: httpx.HTTPError, timeouts: Timeouts) -> UpstreamProblem:
     """The one place that says which failure is which status, and what to do about it."""
     headers: list[Header] = []
     match error:
@@ -56,13 +55,13 @@ def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
             reason, status = "pool_timeout", 503
             headers.append((b"retry-after", b"1"))
             detail = (
-                f"All connections to the archive stayed busy for {limits.pool_timeout:g} s. "
+                f"All connections to the archive stayed busy for {timeouts.pool:g} s. "
                 "Try again shortly; the operator can raise upstream.max_connections."
             )
         case ResolveTimedOut():
             reason, status = "resolve_timeout", 504
             detail = (
-                f"The archive's name was not resolved within {limits.connect_timeout:g} s "
+                f"The archive's name was not resolved within {timeouts.connect:g} s "
                 "(upstream.connect_timeout): the name server is slow or does not respond. Check "
                 "the DNS settings of the proxy's host, or write an address in upstream.url."
             )
@@ -70,19 +69,19 @@ def upstream_problem(error: httpx.HTTPError, limits: Limits) -> UpstreamProblem:
             reason, status = "connect_timeout", 504
             detail = (
                 "The archive did not accept a connection within "
-                f"{limits.connect_timeout:g} s (upstream.connect_timeout). Is its address "
+                f"{timeouts.connect:g} s (upstream.connect_timeout). Is its address "
                 "right, and does a firewall drop the packets?"
             )
         case httpx.WriteTimeout():
             reason, status = "write_timeout", 504
             detail = (
-                f"The archive took nothing of the upload for {limits.read_timeout:g} s "
+                f"The archive took nothing of the upload for {timeouts.read:g} s "
                 "(upstream.read_timeout)."
             )
         case httpx.TimeoutException():
             reason, status = "read_timeout", 504
             detail = (
-                f"The archive sent nothing for {limits.read_timeout:g} s. If it stages images "
+                f"The archive sent nothing for {timeouts.read:g} s. If it stages images "
                 "from tape or slow storage, raise upstream.read_timeout."
             )
         case httpx.ConnectError() if (fault := _tls_fault(error)) is not None:

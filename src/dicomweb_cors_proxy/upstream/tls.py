@@ -6,35 +6,38 @@ import ssl
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dicomweb_cors_proxy.config.settings import UpstreamSettings
+    from pathlib import Path
 
 
-def archive_context(upstream: UpstreamSettings) -> ssl.SSLContext | None:
-    """How the archive's certificate is judged, and which one we show; None without https."""
-    if not upstream.uses_tls:
-        return None
-    context = ssl.create_default_context(cafile=upstream.ca_file)
-    if not upstream.verify_tls:
+def archive_context(
+    *, ca_file: Path | None, verify: bool, client_certificate: Path | None, client_key: Path | None
+) -> ssl.SSLContext:
+    """Return the context for the archive: which certificates it trusts, and our own."""
+    context = ssl.create_default_context(cafile=ca_file)
+    if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    _introduce(context, upstream)
+    _introduce(context, client_certificate, client_key)
     return context
 
 
-def token_context(upstream: UpstreamSettings) -> ssl.SSLContext:
-    """How the token endpoint's certificate is judged: it gets a secret, so always.
+def token_context(
+    *, ca_file: Path | None, client_certificate: Path | None, client_key: Path | None
+) -> ssl.SSLContext:
+    """Return the context for the token endpoint, which is always verified: it gets a secret.
 
-    It may be the cloud's while the archive's authority is a private one: either will do.
+    Its certificate may come from a public authority while the archive's comes from a
+    private one, so both are trusted.
     """
     context = ssl.create_default_context()
-    if upstream.ca_file is not None:
-        context.load_verify_locations(upstream.ca_file)
-    _introduce(context, upstream)
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    _introduce(context, client_certificate, client_key)
     return context
 
 
-def _introduce(context: ssl.SSLContext, upstream: UpstreamSettings) -> None:
-    """Say which protocol we speak, and show our certificate to who asks for one."""
+def _introduce(context: ssl.SSLContext, certificate: Path | None, key: Path | None) -> None:
+    """Offer HTTP/1.1, and our certificate to servers that ask for one."""
     context.set_alpn_protocols(["http/1.1"])
-    if upstream.client_cert_file is not None:
-        context.load_cert_chain(upstream.client_cert_file, upstream.client_key_file)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
