@@ -28,10 +28,10 @@ from bench.processes import OTHER_CORES, PROXY_CORES, Process, listens, running
 from dicomweb_cors_proxy.config.settings import ServerSettings
 from dicomweb_cors_proxy.operations.memory import settle, tune_allocator
 from dicomweb_cors_proxy.server.listening import bind
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
+from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
-from dicomweb_cors_proxy.upstream.interface import Origin, Request, Timeouts
-from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.interface import Endpoint, Request, Timeouts
+from dicomweb_cors_proxy.upstream.native import NativeTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,7 @@ class Target(NamedTuple):
     process: Process
 
 
-def at_once() -> ASGIApp:
+def try_preflight() -> ASGIApp:
     """An application that answers a search by itself."""
     body = archive.search(2000)
     headers = [
@@ -94,7 +94,7 @@ def at_once() -> ASGIApp:
 
 def engine(upstream: Upstream, port: int) -> ASGIApp:
     """An application that passes requests without a body on."""
-    origin = Origin("http", "127.0.0.1", port)
+    origin = Endpoint("http", "127.0.0.1", port)
     host = (b"host", b"127.0.0.1:%d" % port)
     timeouts = Timeouts(5, 60, 10)
 
@@ -130,12 +130,12 @@ def _http_only(app: ASGIApp) -> ASGIApp:
 async def _serve(key: str, port: int, archive_port: int) -> None:
     match key:
         case "server":
-            app = at_once()
+            app = try_preflight()
         case "native":
-            app = engine(Transport(), archive_port)
+            app = engine(NativeTransport(), archive_port)
         case _:
             app = engine(HTTPXUpstream(httpx.AsyncHTTPTransport(trust_env=False)), archive_port)
-    config = Config(app, ServerSettings())
+    config = ServerConfig(app, ServerSettings())
     config.lifespan = "off"
     server = Server(config)
     settle()

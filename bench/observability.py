@@ -23,8 +23,8 @@ import httpx
 import uvloop
 
 from dicomweb_cors_proxy import Settings, create_app
-from dicomweb_cors_proxy.observability.log_setup import Format, configure
-from dicomweb_cors_proxy.observability.records import Record
+from dicomweb_cors_proxy.observability.log_setup import Format, setup_logging
+from dicomweb_cors_proxy.observability.records import RequestRecord
 from dicomweb_cors_proxy.operations.memory import settle
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Without:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["record"] = Record(method="GET", request_id="", client=None)
+        scope["record"] = RequestRecord(method="GET", request_id="", client=None)
         await self._app(scope, receive, send)
 
 
@@ -104,7 +104,7 @@ async def seconds(app: ASGIApp, case: str, requests: int) -> float:
 def measure(case: str, log_format: Format, requests: int, rounds: int) -> tuple[float, float]:
     """µs a request without and with log and metrics."""
     with Path("/dev/null").open("w", buffering=1, encoding="utf-8") as null, redirect_stderr(null):
-        configure("info", log_format)
+        setup_logging("info", log_format)
         full = application()
         bare = Without(full.app)
         settle()

@@ -103,9 +103,9 @@ def alone(data: bytes) -> float:
     archive = ArchiveURLs(["http://archive:8042/dicom-web"], aliases=[BASE])
     chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
     began = time.thread_time()
-    rewriter = archive.to(PUBLIC.encode(), hosts=[b"archive:8042", b"pacs.example"]).body(
-        200, {b"content-type": b"application/dicom+json"}
-    )
+    rewriter = archive.for_public_url(
+        PUBLIC.encode(), hosts=[b"archive:8042", b"pacs.example"]
+    ).body(200, {b"content-type": b"application/dicom+json"})
     assert rewriter is not None  # noqa: S101
     for chunk in chunks:
         rewriter.feed(chunk)

@@ -33,8 +33,8 @@ from tests.support.servers import free_port
 
 from bench.processes import CORES, listens, running
 from bench.rogue import BROKEN, EARLY, HANGING, WHOLE, Order, content, read_ledger
-from dicomweb_cors_proxy.upstream.interface import Origin, Request, Timeouts
-from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.interface import Endpoint, Request, Timeouts
+from dicomweb_cors_proxy.upstream.native import NativeTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -108,7 +108,7 @@ def plan(seed: int, number: int) -> Plan:
 class Soak:
     """Sends `requests` requests; `faults` are the sentences that must not be there."""
 
-    def __init__(self, transport: Transport, origins: Sequence[Origin], seed: int) -> None:
+    def __init__(self, transport: NativeTransport, origins: Sequence[Endpoint], seed: int) -> None:
         self._transport = transport
         self._origins = origins
         self._seed = seed
@@ -225,7 +225,7 @@ async def soak(requests: int, seed: int) -> list[str]:
             env = {"PYTHONPATH": str(ROOT)}
             process = stack.enter_context(running(command, cores=CORES, env=env))
             process.wait_until(partial(listens, port))
-            origins.append(Origin(scheme, "127.0.0.1", port))
+            origins.append(Endpoint(scheme, "127.0.0.1", port))
             ledgers.append(ledger)
 
         # With the first connection the event loop opens a descriptor of its own.
@@ -235,7 +235,7 @@ async def soak(requests: int, seed: int) -> list[str]:
         opened = Figures.now().descriptors
         context = ssl.create_default_context()
         authority.configure_trust(context)
-        transport = Transport(max_connections=CONNECTIONS, ssl_context=context)
+        transport = NativeTransport(max_connections=CONNECTIONS, ssl_context=context)
         run = Soak(transport, origins, seed)
         began = time.monotonic()
         await run.run(requests // 10)

@@ -18,7 +18,7 @@ from tests.support.upstream import until
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dicomweb_cors_proxy.observability.records import Record
+    from dicomweb_cors_proxy.observability.records import RequestRecord
     from tests.support.sockets import Head, Proxy
 
 STUDIES = "/dicom-web/studies"
@@ -33,7 +33,7 @@ def _everything_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "dicomweb_cors_proxy")
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[Record]:
+def told(caplog: pytest.LogCaptureFixture) -> list[RequestRecord]:
     """The requests that have been logged."""
     return [record.request for record in caplog.records if hasattr(record, "request")]
 

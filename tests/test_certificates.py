@@ -86,7 +86,9 @@ def test_another_host_is_added(tmp_path: Path, host: str) -> None:
 def test_it_is_renewed_before_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as earlier:
         earlier.setattr(
-            operations_self_signed, "VALIDITY", operations_self_signed.EARLY - timedelta(hours=1)
+            operations_self_signed,
+            "VALIDITY",
+            operations_self_signed.RENEW_BEFORE - timedelta(hours=1),
         )
         first = self_signed("localhost", tmp_path)
     second = self_signed("localhost", tmp_path)

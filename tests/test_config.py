@@ -27,7 +27,7 @@ from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.config.settings import SCHEMA, Settings
 from dicomweb_cors_proxy.dicomweb.resources import Service
-from dicomweb_cors_proxy.operations.live_settings import Configuration
+from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -1668,7 +1668,7 @@ def test_a_file_that_is_opened_is_warned_of_at_a_reload(
 ) -> None:
     places.write(nested(WITH_TOKEN))
     places.file.chmod(0o600)
-    configuration = Configuration(places.load(), places.load)
+    configuration = LiveSettings(places.load(), places.load)
     places.file.chmod(0o644)
     assert configuration.reload() is not None
     assert [m for m in caplog.messages if f"chmod 600 {places.file}" in m]

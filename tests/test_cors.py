@@ -16,8 +16,8 @@ from dicomweb_cors_proxy.cors import origins as cors_policy
 from dicomweb_cors_proxy.cors.engine import (
     CACHED_ORIGINS,
     CACHED_PREFLIGHTS,
-    CORS,
     MAX_PREFLIGHT_BYTES,
+    CORSEngine,
 )
 from dicomweb_cors_proxy.cors.origins import Origin, OriginPattern
 from dicomweb_cors_proxy.cors.policy import (
@@ -27,7 +27,7 @@ from dicomweb_cors_proxy.cors.policy import (
     Decision,
     PreflightDecision,
 )
-from dicomweb_cors_proxy.cors.problems import PolicyError, Problem
+from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -56,7 +56,7 @@ def policy(**changes: Any) -> CORSPolicy:  # noqa: ANN401 (each key has its type
     return CORSPolicy.compile(**{**DEFAULTS, **changes})
 
 
-def problems(**changes: Any) -> tuple[Problem, ...]:  # noqa: ANN401
+def problems(**changes: Any) -> tuple[PolicyIssue, ...]:  # noqa: ANN401
     with pytest.raises(PolicyError) as caught:
         policy(**changes)
     return caught.value.problems
@@ -264,7 +264,7 @@ def test_subdomains_of_a_domain_are_nothing_else(domain: str, label: str, port: 
 )
 def test_a_pattern_that_never_matches_is_corrected(text: str, fault: str, written: str) -> None:
     assert problems(allow_origins=[text]) == (
-        Problem(
+        PolicyIssue(
             "allow_origins",
             text,
             f"has {fault}, so no browser's Origin equals it; write {written}",
@@ -572,7 +572,7 @@ MAX_AGE = (b"access-control-max-age", b"7200")
     ],
 )
 def test_actual_requests(changes: dict[str, Any], origin: bytes | None, decision: Decision) -> None:
-    answering = CORS([policy(**changes)], own_origin="https://proxy.example")
+    answering = CORSEngine([policy(**changes)], own_origin="https://proxy.example")
     assert answering.decide(origin) == decision
 
 
@@ -652,7 +652,7 @@ def test_preflights_allowed(
     request_headers: list[str],
     headers: tuple[Header, ...],
 ) -> None:
-    answer = CORS([policy(**changes)]).preflight(
+    answer = CORSEngine([policy(**changes)]).preflight(
         ORIGIN, method.encode(), [line.encode() for line in request_headers]
     )
     assert answer == PreflightDecision(allowed=True, headers=(*headers, VARY))
@@ -702,14 +702,14 @@ def test_preflights_refused_disclose_nothing(
     request_headers: list[bytes],
     reason: str,
 ) -> None:
-    answer = CORS([policy(**changes)]).preflight(origin, method, request_headers)
+    answer = CORSEngine([policy(**changes)]).preflight(origin, method, request_headers)
     assert (answer.allowed, answer.headers) == (False, (VARY,))
     assert reason in answer.reason
     assert "secret" not in answer.reason.lower()
 
 
 def test_the_first_policy_that_allows_an_origin_answers() -> None:
-    answering = CORS(
+    answering = CORSEngine(
         [
             policy(allow_methods=["PUT"]),
             policy(allow_origins=["https://*.example", "http://localhost:*"], allow_methods=[]),
@@ -731,8 +731,8 @@ def test_the_first_policy_that_allows_an_origin_answers() -> None:
 
 def test_an_own_origin_that_a_policy_allows_too_gets_its_headers() -> None:
     # A page may reach the proxy under another name than its public one.
-    assert CORS([policy()], own_origin=VIEWER).decide(ORIGIN).outcome == "allowed"
-    assert CORS([policy()]).decide(b"https://proxy.example").outcome == "refused"
+    assert CORSEngine([policy()], own_origin=VIEWER).decide(ORIGIN).outcome == "allowed"
+    assert CORSEngine([policy()]).decide(b"https://proxy.example").outcome == "refused"
 
 
 # The browser's side, step by step as the Fetch standard has it
@@ -789,7 +789,7 @@ def preflight_passes(request: Request, answer: PreflightDecision) -> bool:
     )
 
 
-def browser_lets_through(answering: CORS, request: Request, lines: Sequence[bytes]) -> bool:
+def browser_lets_through(answering: CORSEngine, request: Request, lines: Sequence[bytes]) -> bool:
     answer = answering.preflight(request.origin.encode(), request.method.encode(), lines)
     if not preflight_passes(request, answer):
         return False
@@ -864,7 +864,7 @@ STEPS: Final[list[tuple[str, dict[str, Any], Request, bool]]] = [
 def test_outcomes_of_the_fetch_standard(
     changes: dict[str, Any], request_: Request, *, passes: bool
 ) -> None:
-    answering = CORS([policy(**changes)])
+    answering = CORSEngine([policy(**changes)])
     assert browser_lets_through(answering, request_, written(request_.headers)) is passes
 
 
@@ -938,7 +938,7 @@ def as_gateways_pass_it(draw: st.DrawFn, lines: list[bytes]) -> list[bytes]:
 def test_browsers_let_through_what_the_configuration_says_and_nothing_else(
     configuration: list[dict[str, Any]], request: Request, data: st.DataObject
 ) -> None:
-    answering = CORS([CORSPolicy.compile(**keys) for keys in configuration])
+    answering = CORSEngine([CORSPolicy.compile(**keys) for keys in configuration])
     deciding = next(
         (
             keys
@@ -1002,7 +1002,7 @@ def test_hostile_requests_are_refused_with_bounded_work(
     hostile: tuple[bytes, bytes, list[bytes]], *, any_: bool
 ) -> None:
     asked = ["*"] if any_ else ["x-a"]
-    answering = CORS(
+    answering = CORSEngine(
         [
             policy(
                 allow_origins=[VIEWER, "https://*.example.edu", "https://*.example.edu:*"],
@@ -1042,12 +1042,12 @@ def names(count: int) -> bytes:
     ],
 )
 def test_limits_of_a_preflight(lines: list[bytes], *, allowed: bool) -> None:
-    answering = CORS([policy(allow_headers=["*"])])
+    answering = CORSEngine([policy(allow_headers=["*"])])
     assert answering.preflight(ORIGIN, b"GET", lines).allowed is allowed
 
 
 def test_decisions_are_kept_but_not_without_end() -> None:
-    answering = CORS([policy(allow_origins=["https://*.example.edu"])])
+    answering = CORSEngine([policy(allow_origins=["https://*.example.edu"])])
     seen = b"https://seen.example.edu"
     assert answering.decide(seen) is answering.decide(seen)
     assert answering.preflight(seen, b"GET", []) is answering.preflight(seen, b"GET", [])
@@ -1064,7 +1064,7 @@ def test_decisions_are_kept_but_not_without_end() -> None:
 
 
 def test_long_origins_are_not_kept() -> None:
-    answering = CORS([policy()])
+    answering = CORSEngine([policy()])
     tracemalloc.start()
     try:
         for number in range(CACHED_ORIGINS):

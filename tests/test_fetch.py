@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.cors.engine import CORS
+from dicomweb_cors_proxy.cors.engine import CORSEngine
 from dicomweb_cors_proxy.cors.policy import CORSPolicy
 from dicomweb_cors_proxy.probe.fetch import (
     MAX_REDIRECTS,
-    Answer,
     Request,
+    Response,
     Rule,
     Step,
     combined,
@@ -255,9 +255,9 @@ CORS_CHECK: list[tuple[str, Headers, Request, Rule | None]] = [
 def test_cors_check(number: str, headers: Headers, request_: Request, rule: Rule | None) -> None:
     place = (rule, f"CORS check {number.partition(':')[0]}") if rule else None
     for status in (200, 302, 404, 500):
-        assert broken(judge(request_, Answer(status, headers))) == place
+        assert broken(judge(request_, Response(status, headers))) == place
     if request_.is_cross_origin:
-        assert broken(judge_preflight(request_, Answer(204, headers))) == place
+        assert broken(judge_preflight(request_, Response(204, headers))) == place
 
 
 # CORS-preflight fetch
@@ -324,18 +324,18 @@ def test_preflight(
     number: str, status: int, headers: Headers, request_: Request, rule: Rule | None
 ) -> None:
     place = (rule, f"CORS-preflight fetch {number.partition(':')[0]}") if rule else None
-    assert broken(judge_preflight(request_, Answer(status, (*headers, LET_IN)))) == place
+    assert broken(judge_preflight(request_, Response(status, (*headers, LET_IN)))) == place
 
 
 def test_names_that_are_lacking() -> None:
     request = asked("GET", LOGIN, QUOTED, ("X-A", "1"))
-    assert lacking_names(request, Answer(204, ((ALLOW_HEADERS, "x-a"),))) == (
+    assert lacking_names(request, Response(204, ((ALLOW_HEADERS, "x-a"),))) == (
         "accept",
         "authorization",
     )
-    assert lacking_names(request, Answer(204, ((ALLOW_HEADERS, "*"),))) == ("authorization",)
+    assert lacking_names(request, Response(204, ((ALLOW_HEADERS, "*"),))) == ("authorization",)
     with pytest.raises(ValueError, match="access-control-allow-headers is no list"):
-        lacking_names(request, Answer(204, ((ALLOW_HEADERS, "a b"),)))
+        lacking_names(request, Response(204, ((ALLOW_HEADERS, "a b"),)))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_names_that_are_lacking() -> None:
 )
 def test_max_age(values: tuple[str, ...], seconds: int) -> None:
     """CORS-preflight fetch, steps 7.8 and 7.9."""
-    assert max_age(Answer(204, tuple((MAX_AGE, value) for value in values))) == seconds
+    assert max_age(Response(204, tuple((MAX_AGE, value) for value in values))) == seconds
 
 
 # What scripts see of an answer
@@ -383,19 +383,21 @@ def test_exposed_headers(
     name: str, lines: tuple[str, ...], changes: dict[str, Any], *, seen: bool
 ) -> None:
     """CORS-safelisted response-header name; main fetch, step 14."""
-    answer = Answer(206, tuple((EXPOSE_HEADERS, line) for line in lines))
+    answer = Response(206, tuple((EXPOSE_HEADERS, line) for line in lines))
     assert exposes(asked(**changes), answer, name) is seen
 
 
 # HTTP-redirect fetch
 
 
-def redirect(location: str, status: int = 302) -> Answer:
-    return Answer(status, (("Location", location), LET_IN))
+def redirect(location: str, status: int = 302) -> Response:
+    return Response(status, (("Location", location), LET_IN))
 
 
-@pytest.mark.parametrize("answer", [Answer(200), Answer(304), Answer(302), redirect("/a", 300)])
-def test_no_redirect(answer: Answer) -> None:
+@pytest.mark.parametrize(
+    "answer", [Response(200), Response(304), Response(302), redirect("/a", 300)]
+)
+def test_no_redirect(answer: Response) -> None:
     assert follow(asked(), answer) is None
 
 
@@ -486,7 +488,7 @@ def test_redirects_end_and_keep_their_taint(locations: list[str]) -> None:
 def test_a_list_may_stand_on_any_number_of_lines(elements: list[str], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(elements)))
     lines = [",".join(part) for part in (elements[:cut], elements[cut:])]
-    answer = Answer(200, tuple(("A", line) for line in lines))
+    answer = Response(200, tuple(("A", line) for line in lines))
     assert combined(answer, "a") == ", ".join(lines)
     assert listed(answer, "a") == [text for element in elements if (text := element.strip())]
     assert listed(answer, "b") is None
@@ -508,7 +510,7 @@ def test_what_our_engine_grants_passes_and_what_it_refuses_does_not(
     configurations: list[dict[str, Any]], request: test_cors.Request, data: st.DataObject
 ) -> None:
     """Two readings of the standard, the other written with the engine's tests, agree."""
-    engine = CORS([CORSPolicy.compile(**keys) for keys in configurations])
+    engine = CORSEngine([CORSPolicy.compile(**keys) for keys in configurations])
     values = {"accept": '"', "authorization": "a", "x-a": "a", "range": "bytes=-1"}
     mine = Request(
         request.method,
@@ -519,8 +521,8 @@ def test_what_our_engine_grants_passes_and_what_it_refuses_does_not(
     )
     lines = data.draw(test_cors.as_gateways_pass_it(test_cors.written(mine.unsafe_names)))
     granted = engine.preflight(request.origin.encode(), request.method.encode(), lines)
-    preflight = Answer(204 if granted.allowed else 403, text(granted.headers))
-    answer = Answer(404, text(engine.decide(request.origin.encode()).headers))
+    preflight = Response(204 if granted.allowed else 403, text(granted.headers))
+    answer = Response(404, text(engine.decide(request.origin.encode()).headers))
 
     passed = judge_preflight(mine, preflight) is None and judge(mine, answer) is None
     assert passed is test_cors.browser_lets_through(engine, request, lines)

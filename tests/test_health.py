@@ -125,11 +125,11 @@ async def test_one_service_down_is_not_ready() -> None:
     assert "upstream.url" in json.loads(body)["detail"]
 
 
-@pytest.mark.parametrize(("seconds", "asked"), [(readiness.KEPT, 1), (0.0, 3)])
+@pytest.mark.parametrize(("seconds", "asked"), [(readiness.CACHE_TTL, 1), (0.0, 3)])
 async def test_a_result_is_kept_for_a_while(
     seconds: float, asked: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readiness, "KEPT", seconds)
+    monkeypatch.setattr(readiness, "CACHE_TTL", seconds)
     async with archive(hello) as a, proxy(settings(a.url)) as p:
         await asyncio.gather(p.ask(READY), p.ask(READY))
         await p.ask(READY)
@@ -139,7 +139,7 @@ async def test_a_result_is_kept_for_a_while(
 async def test_an_archive_that_hangs_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(readiness, "PATIENCE", 0.1)
+    monkeypatch.setattr(readiness, "READ_TIMEOUT_MAX", 0.1)
 
     async def handle(wire: Wire, _: Head) -> None:
         await wire.closed()

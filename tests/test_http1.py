@@ -760,7 +760,7 @@ async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatc
 
     class Counted(exchange.Exchange):
         def __init__(
-            self, connection: server_connection.Protocol, scope: Scope, **rest: bool
+            self, connection: server_connection.ClientConnection, scope: Scope, **rest: bool
         ) -> None:
             nonlocal most
             super().__init__(connection, scope, **rest)
@@ -783,7 +783,7 @@ async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> None:
-    many, most = 6_000, 50 * server_connection.TURN
+    many, most = 6_000, 50 * server_connection.REQUESTS_PER_TURN
     answered = 0
 
     async def read(flood: Wire) -> None:
@@ -1048,7 +1048,7 @@ async def test_who_takes_what_the_system_has_is_served() -> None:
             await loop.sock_sendall(client, request())
             await until(lambda: p.server.server_state.connections)
             connection = cast(
-                "server_connection.Protocol", next(iter(p.server.server_state.connections))
+                "server_connection.ClientConnection", next(iter(p.server.server_state.connections))
             )
             await until(lambda: not connection.writable.is_set())
             for _ in range(8):
@@ -1097,7 +1097,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No buffer's size tells of it."""
-    monkeypatch.setattr(server_connection, "FAREWELL", 0.01)
+    monkeypatch.setattr(server_connection, "TLS_CLOSE_GRACE", 0.01)
     authority = trustme.CA()
     file = tmp_path / "pair.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
@@ -1109,7 +1109,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
     async def app(_: Receive, send: Send) -> None:
         nonlocal chunks_sent
         connection = cast(
-            "server_connection.Protocol", next(iter(p.server.server_state.connections))
+            "server_connection.ClientConnection", next(iter(p.server.server_state.connections))
         )
         await send(start(200))
         queued = -1
@@ -1134,7 +1134,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
         (connection,) = p.server.server_state.connections
         p.server.should_exit = True
         await until(connection.transport.is_closing)
-        await asyncio.sleep(5 * server_connection.FAREWELL)
+        await asyncio.sleep(5 * server_connection.TLS_CLOSE_GRACE)
         assert len(await wire.body(await wire.head())) == 4096 * chunks_sent
         writer.close()
 
@@ -1198,7 +1198,7 @@ async def test_a_connection_leaves_nothing_for_the_collector(
 
     def left() -> int:
         return sum(
-            isinstance(each, (server_connection.Protocol, exchange.Exchange))
+            isinstance(each, (server_connection.ClientConnection, exchange.Exchange))
             for each in gc.get_objects()
         )
 

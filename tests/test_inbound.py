@@ -8,9 +8,9 @@ import pytest
 
 from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REFUSAL
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
-from dicomweb_cors_proxy.http.replies import Problem
-from dicomweb_cors_proxy.proxy.checks import Screen
-from dicomweb_cors_proxy.proxy.incoming import Heads, Inbound
+from dicomweb_cors_proxy.http.replies import HTTPProblem
+from dicomweb_cors_proxy.proxy.checks import RequestChecks
+from dicomweb_cors_proxy.proxy.incoming import IncomingRequest, RequestHeadCache
 from tests.support import asgi
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ def status(
     lines = [*((b"host", host) for host in hosts), *headers]
     scope = {**asgi.scope(path=path, **others), "headers": lines}
     trusted = TrustedProxies(["10.0.0.0/8"])
-    screen = Screen(**LIMITS, allowed_hosts=allowed_hosts, trusted_proxies=trusted)
-    heads = Heads()
+    screen = RequestChecks(**LIMITS, allowed_hosts=allowed_hosts, trusted_proxies=trusted)
+    heads = RequestHeadCache()
     found = {refusal(screen, scope, heads) for _ in range(2)}
     assert len(found) == 1, "a head that is known is judged as it was before"
     return found.pop()
 
 
-def refusal(screen: Screen, scope: Scope, heads: Heads) -> int:
+def refusal(screen: RequestChecks, scope: Scope, heads: RequestHeadCache) -> int:
     try:
-        screen.check(scope, Inbound.read(scope, heads))
-    except Problem as problem:
+        screen.check(scope, IncomingRequest.read(scope, heads))
+    except HTTPProblem as problem:
         return problem.status
     return 0
 
@@ -187,7 +187,7 @@ def test_the_query_counts() -> None:
 
 
 def test_what_the_server_found_comes_first() -> None:
-    assert status(hosts=(), extensions={REFUSAL: Problem(408, "late")}) == 408
+    assert status(hosts=(), extensions={REFUSAL: HTTPProblem(408, "late")}) == 408
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,12 @@ def test_what_the_server_found_comes_first() -> None:
     ],
 )
 def test_the_root_path_is_taken_off(root_path: str, raw_path: bytes, path: bytes) -> None:
-    assert Inbound.read(asgi.scope(path=raw_path, root_path=root_path), Heads()).path == path
+    assert (
+        IncomingRequest.read(
+            asgi.scope(path=raw_path, root_path=root_path), RequestHeadCache()
+        ).path
+        == path
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,9 +228,9 @@ def test_an_empty_query_is_one(
     path: bytes, query: bytes, extensions: dict[str, object], target: bytes
 ) -> None:
     scope = asgi.scope(path=path, query_string=query, extensions=extensions)
-    assert Inbound.read(scope, Heads()).target == target
+    assert IncomingRequest.read(scope, RequestHeadCache()).target == target
 
 
 def test_a_server_may_have_no_raw_path() -> None:
     scope = {**asgi.scope(), "raw_path": None, "path": "/dicom-web/a b"}
-    assert Inbound.read(scope, Heads()).path == b"/dicom-web/a%20b"
+    assert IncomingRequest.read(scope, RequestHeadCache()).path == b"/dicom-web/a%20b"

@@ -235,11 +235,11 @@ def test_a_flush_with_nothing_written_starts_no_thread() -> None:
 
 FORKS = """
 import os, sys
-from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.observability.log_setup import setup_logging
 from dicomweb_cors_proxy.observability.log_setup import flush
 from dicomweb_cors_proxy.observability.log_setup import print_lines
 
-configure()
+setup_logging()
 if sys.argv[1] == "before":
     print_lines(["parent"])
 pid = os.fork()
@@ -263,10 +263,10 @@ def test_a_forked_process_writes_its_own_lines_once(parent: str, count: int) -> 
 
 SIGNALLED = """
 import signal, sys
-from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.observability.log_setup import setup_logging
 from dicomweb_cors_proxy.observability.log_setup import print_lines
 
-configure()
+setup_logging()
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 print_lines(["ready"])
 input()

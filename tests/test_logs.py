@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dicomweb_cors_proxy.observability.log_setup import ACCESS_LOGS, configure, dropped_lines, flush
-from dicomweb_cors_proxy.observability.records import Record, request_id
+from dicomweb_cors_proxy.observability.log_setup import (
+    ACCESS_LOGS,
+    dropped_lines,
+    flush,
+    setup_logging,
+)
+from dicomweb_cors_proxy.observability.records import RequestRecord, request_id
 from tests.support.processes import Child
 
 if TYPE_CHECKING:
@@ -49,7 +54,7 @@ def fail(name: str, text: str) -> None:
 
 
 def test_our_messages_are_written(output: Callable[[], str]) -> None:
-    configure("info")
+    setup_logging("info")
     logging.getLogger(OURS).debug("hidden")
     logging.getLogger(OURS).warning("archive %s", "http://a")
     (line,) = output().splitlines()
@@ -62,7 +67,7 @@ def test_of_a_library_only_the_place_of_an_error_is_written(
 ) -> None:
     logging.getLogger("uvicorn").addHandler(logging.StreamHandler(sys.stderr))
     logging.getLogger("httpx").setLevel(logging.DEBUG)
-    configure("debug")
+    setup_logging("debug")
     logging.getLogger(name).warning("GET /studies?PatientName=%s", PATIENT)
     assert not output()
     fail(name, f"GET /studies?PatientName={PATIENT}")
@@ -73,13 +78,13 @@ def test_of_a_library_only_the_place_of_an_error_is_written(
 
 @pytest.mark.parametrize("name", ACCESS_LOGS)
 def test_access_logs_are_mute(name: str, output: Callable[[], str]) -> None:
-    configure("debug")
+    setup_logging("debug")
     logging.getLogger(name).critical("GET /studies")
     assert not output()
 
 
 def test_an_exceptions_message_is_not_written(output: Callable[[], str]) -> None:
-    configure("info")
+    setup_logging("info")
     fail(OURS, "bug")
     line = output()
     assert "bug: ValueError < fail" in line
@@ -90,7 +95,7 @@ def test_a_recursion_without_end_makes_no_long_line(output: Callable[[], str]) -
     def recur(depth: int) -> int:
         return recur(depth + 1) + 1
 
-    configure("info")
+    setup_logging("info")
     try:
         recur(0)
     except RecursionError:
@@ -100,7 +105,7 @@ def test_a_recursion_without_end_makes_no_long_line(output: Callable[[], str]) -
 
 def test_a_message_that_cannot_be_formatted(output: Callable[[], str]) -> None:
     """logging itself would print its arguments, and a traceback."""
-    configure("info")
+    setup_logging("info")
     logging.getLogger(OURS).info("%d studies", PATIENT)
     (line,) = output().splitlines()
     assert f"a log line of {OURS} fails: TypeError < getMessage" in line
@@ -119,7 +124,7 @@ def test_dropped_lines_are_told_of_in_the_logs_format(
     before = dropped_lines()
     with file.open("w") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
-        configure("info", "json")
+        setup_logging("info", "json")
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", full_disk)
             logging.getLogger(OURS).error("lost")
@@ -128,7 +133,7 @@ def test_dropped_lines_are_told_of_in_the_logs_format(
         logging.getLogger(OURS).error("kept")
         while len(file.read_text().splitlines()) < 2:
             assert flush()
-        configure()  # leaves the file before it is closed
+        setup_logging()  # leaves the file before it is closed
     lines = {line["event"]: line for line in map(json.loads, file.read_text().splitlines())}
     told = "1 log line was dropped because writing to the log failed: No space left on device"
     assert set(lines) == {"kept", told}
@@ -136,7 +141,7 @@ def test_dropped_lines_are_told_of_in_the_logs_format(
 
 
 def test_a_value_forges_no_line(output: Callable[[], str]) -> None:
-    configure("info")
+    setup_logging("info")
     logging.getLogger(OURS).info("origin %s", "a\r\n\x1b[31mb\u2028c\x9b")
     (line,) = output().splitlines()
     assert line.endswith(R"origin a\x0d\x0a\x1b[31mb\x2028c\x9b")
@@ -145,7 +150,7 @@ def test_a_value_forges_no_line(output: Callable[[], str]) -> None:
 # Formats
 
 
-def record(**changes: object) -> Record:
+def record(**changes: object) -> RequestRecord:
     fields: dict[str, Any] = {
         "method": "GET",
         "request_id": "0f" * 16,
@@ -159,11 +164,11 @@ def record(**changes: object) -> Record:
         "ttfb": 0.01,
         "bytes_out": 48_100,
     }
-    return Record(**{**fields, **changes})
+    return RequestRecord(**{**fields, **changes})
 
 
 def test_a_request_as_json(output: Callable[[], str]) -> None:
-    configure("info", "json")
+    setup_logging("info", "json")
     record().log(logging.getLogger(OURS), logging.INFO)
     line = json.loads(output())
     assert datetime.fromisoformat(line.pop("time")).tzinfo is not None
@@ -186,7 +191,7 @@ def test_a_request_as_json(output: Callable[[], str]) -> None:
 
 
 def test_what_is_not_known_is_null(output: Callable[[], str]) -> None:
-    configure("info", "json")
+    setup_logging("info", "json")
     unknown: dict[str, None] = dict.fromkeys(("client", "upstream_status", "origin", "ttfb"))
     record(**unknown).log(logging.getLogger(OURS), logging.INFO)
     line = json.loads(output())
@@ -199,7 +204,7 @@ def test_what_is_not_known_is_null(output: Callable[[], str]) -> None:
 
 
 def test_a_message_as_json(output: Callable[[], str]) -> None:
-    configure("info", "json")
+    setup_logging("info", "json")
     token = request_id.set("0f")
     logging.getLogger(OURS).warning('a "b"\r\n\x1b\x9b\u2028')
     request_id.reset(token)
@@ -214,7 +219,7 @@ def test_a_message_as_json(output: Callable[[], str]) -> None:
 
 
 def test_requests_on_the_console_stand_in_columns(output: Callable[[], str]) -> None:
-    configure("info")
+    setup_logging("info")
     logger = logging.getLogger(OURS)
     record().log(logger, logging.INFO)
     record(method="OPTIONS", upstream_status=None, bytes_out=0, event="a\x1bb", bytes_in=7).log(
@@ -233,7 +238,7 @@ def test_requests_on_the_console_stand_in_columns(output: Callable[[], str]) -> 
      (5_000_000_000, "5.0 GB"), (5_000_000_000_000, "5000.0 GB")],
 )  # fmt: skip
 def test_sizes(count: int, text: str, output: Callable[[], str]) -> None:
-    configure("info")
+    setup_logging("info")
     record(bytes_out=count).log(logging.getLogger(OURS), logging.INFO)
     assert f" ms {text:>8}  archive" in output()
 
@@ -242,7 +247,7 @@ def test_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch, output: Callable[
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for no_color, coloured in (("", True), ("1", False)):
         monkeypatch.setenv("NO_COLOR", no_color)
-        configure("info")
+        setup_logging("info")
         record(status=404).log(logging.getLogger(OURS), logging.INFO)
         logging.getLogger(OURS).error("oh")
         text = output()
@@ -251,7 +256,7 @@ def test_colour_on_a_terminal(monkeypatch: pytest.MonkeyPatch, output: Callable[
 
 
 def test_a_request_below_the_level_is_not_written(output: Callable[[], str]) -> None:
-    configure("warning")
+    setup_logging("warning")
     record().log(logging.getLogger(OURS), logging.INFO)
     assert not output()
 
@@ -260,7 +265,7 @@ def test_a_request_below_the_level_is_not_written(output: Callable[[], str]) -> 
 
 
 def test_levels_set_later_change_nothing(output: Callable[[], str]) -> None:
-    configure("debug")
+    setup_logging("debug")
     for name in ("", "httpx", "uvicorn.access", "uvicorn.error"):
         logging.getLogger(name).disabled = False
         logging.getLogger(name).setLevel(logging.DEBUG)
@@ -276,7 +281,7 @@ def test_another_servers_lines_may_name_its_process(
     """hypercorn's do."""
     for name in ("logThreads", "logProcesses", "logMultiprocessing"):
         monkeypatch.setattr(logging, name, True)
-    configure("info", life_cycle=of_others)
+    setup_logging("info", life_cycle=of_others)
     record = logging.makeLogRecord({})
     assert (record.process is not None) is of_others
 
@@ -285,7 +290,7 @@ def test_another_servers_lines_may_name_its_process(
 def test_a_foreign_server_tells_of_itself(
     life_cycle: bool, count: int, output: Callable[[], str]
 ) -> None:
-    configure("info", life_cycle=life_cycle)
+    setup_logging("info", life_cycle=life_cycle)
     logger = logging.getLogger("uvicorn.error")
     for module, text in (
         ("server", "Uvicorn running"),
@@ -303,7 +308,7 @@ def test_what_python_itself_would_print(output: Callable[[], str]) -> None:
         def __del__(self) -> None:
             raise ValueError(PATIENT)
 
-    configure("info")
+    setup_logging("info")
     Trap()
     text = output()
     assert "not raised: ValueError < __del__" in text

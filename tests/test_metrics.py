@@ -19,7 +19,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from dicomweb_cors_proxy.observability.metrics import Metrics, files_of
-from dicomweb_cors_proxy.observability.records import Record
+from dicomweb_cors_proxy.observability.records import RequestRecord
 from dicomweb_cors_proxy.observability.shared_metrics import SharedMetrics, share, worker_ended
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK, Reply, stub
@@ -48,7 +48,7 @@ def example() -> Metrics:
         upstream_errors=["connect"], connections=lambda: {"active": 1, "idle": 2, "waiting": 0}
     )
     metrics.observe(
-        Record(
+        RequestRecord(
             method="GET",
             request_id="",
             client=None,

@@ -21,7 +21,7 @@ import yaml
 from dicomweb_cors_proxy import create_app
 from dicomweb_cors_proxy.upstream import oauth
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
-from dicomweb_cors_proxy.upstream.oauth import Client, Tokens
+from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenCache
 from tests.support.login import CLIENT, SECRET, Login, login, refusal, saying
 from tests.support.processes import Child
 from tests.support.servers import free_port
@@ -357,7 +357,7 @@ def ending(raw: bytes) -> Callable[[Wire], Awaitable[None]]:
 async def test_a_failing_endpoint(
     raw: bytes, trouble: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oauth, "PAUSE", 0.0)
+    monkeypatch.setattr(oauth, "RETRY_INTERVAL", 0.0)
     caplog.set_level(logging.INFO, "dicomweb_cors_proxy")
     async with (
         login(script=[ending(raw)] * 2) as there,
@@ -396,8 +396,8 @@ async def test_an_endpoint_that_is_down() -> None:
 # By the clock
 
 
-def tokens(there: Login, clock: Callable[[], float], **more: Any) -> Tokens:  # noqa: ANN401
-    return Tokens(Client(there.url, CLIENT, SECRET), clock=clock, **more)
+def tokens(there: Login, clock: Callable[[], float], **more: Any) -> TokenCache:  # noqa: ANN401
+    return TokenCache(ClientCredentials(there.url, CLIENT, SECRET), clock=clock, **more)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ async def test_a_life_that_nobody_knows(life: object) -> None:
         assert await mine.get() == b"token-1"
         clock.now += 9e8
         assert await mine.get() == b"token-1"
-        assert await mine.other_than(b"token-1") == b"token-2"
+        assert await mine.replacement_for(b"token-1") == b"token-2"
         assert await mine.get() == b"token-2"
 
 
@@ -466,10 +466,10 @@ async def test_a_renewal_that_fails_leaves_the_old_one_until_its_end() -> None:
             assert await mine.get() == b"token-1"
             await until(lambda: len(there.script) == 2 and not mine._fetching)  # noqa: SLF001
             assert there.asked == asked
-        clock.now += oauth.PAUSE
+        clock.now += oauth.RETRY_INTERVAL
         assert await mine.get() == b"token-1"
         await until(lambda: len(there.script) == 1 and not mine._fetching)  # noqa: SLF001
-        clock.now += 25 - oauth.PAUSE
+        clock.now += 25 - oauth.RETRY_INTERVAL
         with pytest.raises(UpstreamProblem, match="502") as caught:
             await mine.get()
         assert "answered 500" in caught.value.detail
@@ -478,7 +478,7 @@ async def test_a_renewal_that_fails_leaves_the_old_one_until_its_end() -> None:
             with pytest.raises(UpstreamProblem):
                 await mine.get()
         assert there.asked == asked
-        clock.now += oauth.PAUSE
+        clock.now += oauth.RETRY_INTERVAL
         assert await mine.get() == b"token-2"
 
 
@@ -497,19 +497,19 @@ async def test_a_token_is_replaced_once_in_a_while() -> None:
         mine = tokens(there, clock)
         assert await mine.get() == b"token-1"
         # By two who had it, one of them late.
-        refused = [asyncio.create_task(mine.other_than(b"token-1")) for _ in range(2)]
+        refused = [asyncio.create_task(mine.replacement_for(b"token-1")) for _ in range(2)]
         assert await asyncio.gather(*refused) == [b"token-2"] * 2
-        assert await mine.other_than(b"token-1") == await mine.get() == b"token-2"
+        assert await mine.replacement_for(b"token-1") == await mine.get() == b"token-2"
         for number, pause in enumerate((1, 2, 4, 8, 16, 32, 60, 60), start=2):
             value = f"token-{number}".encode()
             assert await mine.get() == value
-            assert await mine.other_than(value) is None
-            clock.now += pause * oauth.PAUSE
-            assert await mine.other_than(value) == f"token-{number + 1}".encode()
-        clock.now += 120 * oauth.PAUSE
-        assert await mine.other_than(b"token-10") == b"token-11"
-        clock.now += oauth.PAUSE
-        assert await mine.other_than(b"token-11") == b"token-12"
+            assert await mine.replacement_for(value) is None
+            clock.now += pause * oauth.RETRY_INTERVAL
+            assert await mine.replacement_for(value) == f"token-{number + 1}".encode()
+        clock.now += 120 * oauth.RETRY_INTERVAL
+        assert await mine.replacement_for(b"token-10") == b"token-11"
+        clock.now += oauth.RETRY_INTERVAL
+        assert await mine.replacement_for(b"token-11") == b"token-12"
     assert there.asked == 12
 
 
@@ -518,7 +518,7 @@ async def test_a_refused_token_serves_the_others_until_there_is_another() -> Non
         mine = tokens(there, Clock())
         assert await mine.get() == b"token-1"
         there.gate = asyncio.Event()
-        refused = asyncio.create_task(mine.other_than(b"token-1"))
+        refused = asyncio.create_task(mine.replacement_for(b"token-1"))
         await until(lambda: there.asked == 2)
         assert await mine.get() == b"token-1"
         there.gate.set()
@@ -531,13 +531,13 @@ async def test_what_takes_its_place_may_fail_and_leaves_it() -> None:
         assert await mine.get() == b"token-1"
         there.script = [saying(answer(b"", status=b"500 Oh"))]
         with pytest.raises(UpstreamProblem, match="502"):
-            await mine.other_than(b"token-1")
+            await mine.replacement_for(b"token-1")
         assert await mine.get() == b"token-1"
-        assert await mine.other_than(b"token-1") is None
+        assert await mine.replacement_for(b"token-1") is None
 
 
 def test_the_secret_is_not_shown() -> None:
-    assert SECRET not in repr(Client("http://a", CLIENT, SECRET))
+    assert SECRET not in repr(ClientCredentials("http://a", CLIENT, SECRET))
 
 
 # Reload, and `check`

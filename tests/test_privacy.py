@@ -60,9 +60,10 @@ from dicomweb_cors_proxy.observability import log_setup
 from dicomweb_cors_proxy.upstream import oauth
 from dicomweb_cors_proxy.cli import main
 
-quiet, rewrite = log_setup.configure, outgoing.Gateway.rewrite
+quiet, rewrite = log_setup.setup_logging, outgoing.Gateway.rewrite
 modify, read, received = (
-    outgoing.Gateway.modify_response, incoming.Inbound.read, connection.Protocol.data_received
+    outgoing.Gateway.modify_response, incoming.IncomingRequest.read,
+    connection.ClientConnection.data_received,
 )
 
 def loud(*args, **kwargs):
@@ -121,10 +122,10 @@ def buggy_received(self, data):
         raise ValueError(repr(data))
     received(self, data)
 
-log_setup.configure, outgoing.Gateway.rewrite = loud, buggy
-outgoing.Gateway.modify_response, incoming.Inbound.read = buggy_answer, buggy_read
-connection.Protocol.data_received = buggy_received
-oauth.PAUSE, oauth.Tokens.__init__.__kwdefaults__["timeout"] = 0.0, 0.5
+log_setup.setup_logging, outgoing.Gateway.rewrite = loud, buggy
+outgoing.Gateway.modify_response, incoming.IncomingRequest.read = buggy_answer, buggy_read
+connection.ClientConnection.data_received = buggy_received
+oauth.RETRY_INTERVAL, oauth.TokenCache.__init__.__kwdefaults__["timeout"] = 0.0, 0.5
 main()
 """
 

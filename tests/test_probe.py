@@ -21,13 +21,13 @@ from dicomweb_cors_proxy.probe.fetch import (
     BEFORE,
     CORS_CHECK,
     PREFLIGHT,
-    Answer,
     Request,
+    Response,
     Rule,
     Step,
 )
 from dicomweb_cors_proxy.probe.links import Instance, Link, instance_of, links, shown_origin
-from dicomweb_cors_proxy.probe.page import Exchange, Stage
+from dicomweb_cors_proxy.probe.page import FetchResult, Stage
 from dicomweb_cors_proxy.probe.reasons import why
 from tests.support.faults import FAULTS, always, on_preflights, with_a_login
 from tests.support.probing import (
@@ -851,12 +851,14 @@ def test_a_client_certificate_is_asked_for(
 # Reasons and advice
 
 
-def exchange(step: Step, *, credentials: bool, origin: str, stage: Stage) -> Exchange:
+def exchange(step: Step, *, credentials: bool, origin: str, stage: Stage) -> FetchResult:
     request = Request("GET", f"{ROOT}/studies", origin, (("X-A", "a"),), credentials=credentials)
     headers = ((ALLOW_ORIGIN, "https://other.example"), (ALLOW_CREDENTIALS, "true"))
-    answer = None if step in BEFORE else Answer(200, headers)
-    culprits = ("x-a",) if step in PREFLIGHT[-2:] else ()
-    return Exchange(request, request, stage, step, answer=answer, culprits=culprits)
+    answer = None if step in BEFORE else Response(200, headers)
+    blocked_headers = ("x-a",) if step in PREFLIGHT[-2:] else ()
+    return FetchResult(
+        request, request, stage, step, answer=answer, blocked_headers=blocked_headers
+    )
 
 
 CASES = [
@@ -901,14 +903,14 @@ def test_every_step_has_a_reason_and_settings_that_the_proxy_accepts(
 def test_redirects_that_end_nowhere_have_a_reason(rule: str) -> None:
     request = Request("GET", f"{ROOT}/studies", VIEWER)
     step = Step(Rule(rule), "HTTP-redirect fetch", "6", lambda *_: True)
-    case = Exchange(request, request, Stage.REDIRECT, step, answer=Answer(302))
+    case = FetchResult(request, request, Stage.REDIRECT, step, answer=Response(302))
     assert why(case, origin=VIEWER, succeeded=False).startswith("The answer redirects")
     assert not Advisor(ROOT, VIEWER, (), credentials=False).advice(case).ours
 
 
 def test_a_redirect_to_plain_http() -> None:
     request = Request("GET", f"{ROOT}/studies", VIEWER)
-    case = Exchange(request, request, Stage.REDIRECT, BEFORE[1], sent=True)
+    case = FetchResult(request, request, Stage.REDIRECT, BEFORE[1], sent=True)
     assert "the redirect's target on plain http" in why(case, origin=VIEWER, succeeded=False)
 
 

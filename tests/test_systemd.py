@@ -13,7 +13,7 @@ import pytest
 from dicomweb_cors_proxy.operations.systemd import ALIVE, READY, notify, watchdog_interval
 from dicomweb_cors_proxy.operations.systemd import stopping as told_stopping
 from dicomweb_cors_proxy.server.listening import bind
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
+from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 from tests.support.sockets import settings
@@ -168,7 +168,7 @@ async def test_not_ready_before_the_application_is(
         await send({"type": "lifespan.shutdown.complete"})
 
     server = Server(
-        Config(app, settings(ARCHIVE).server),
+        ServerConfig(app, settings(ARCHIVE).server),
         on_ready=lambda: notify(READY),
         on_stopping=lambda seconds: notify(told_stopping(seconds)),
     )

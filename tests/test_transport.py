@@ -19,14 +19,14 @@ import uvloop
 
 from dicomweb_cors_proxy.http.chunked import MAX_CHUNKS_PER_CALL
 from dicomweb_cors_proxy.upstream.connection import Connection
-from dicomweb_cors_proxy.upstream.interface import Origin, ResponseHead
-from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.interface import Endpoint, ResponseHead
+from dicomweb_cors_proxy.upstream.native import NativeTransport
 from dicomweb_cors_proxy.upstream.pool import IDLE_EXPIRY, Pool
 from dicomweb_cors_proxy.upstream.response_parser import (
     MAX_HEADERS,
     MAX_INTERIM_RESPONSES,
     READ_HIGH_WATER,
-    Answer,
+    ResponseParser,
 )
 from tests.support.sockets import answer, archive
 from tests.support.upstream import (
@@ -53,8 +53,8 @@ MAX_HEAD = 4096
 
 
 @pytest.fixture
-async def transport() -> AsyncIterator[Transport]:
-    transport = Transport(max_connections=3, max_head_bytes=MAX_HEAD)
+async def transport() -> AsyncIterator[NativeTransport]:
+    transport = NativeTransport(max_connections=3, max_head_bytes=MAX_HEAD)
     yield transport
     assert [pool.in_use for pool in transport.pools.values() if pool.in_use] == []
     await transport.aclose()
@@ -300,8 +300,8 @@ class Parsed(NamedTuple):
 
 
 def parse(pieces: Iterable[bytes], method: str = "GET", *, closes: bool = True) -> Parsed:
-    """What an `Answer` makes of `pieces`."""
-    answer = Answer(method.encode(), MAX_HEAD)
+    """What an `ResponseParser` makes of `pieces`."""
+    answer = ResponseParser(method.encode(), MAX_HEAD)
     error = None
     persistent = False
     try:
@@ -363,7 +363,7 @@ def test_a_bad_answer_is_refused_however_it_is_split(script: bytes, error: str) 
 
 @pytest.mark.parametrize(("start", "more"), ENDLESS.values(), ids=ENDLESS)
 def test_what_never_ends_is_refused_in_time(start: bytes, more: bytes) -> None:
-    answer = Answer(b"GET", MAX_HEAD)
+    answer = ResponseParser(b"GET", MAX_HEAD)
     answer.feed(start)
     for _ in range((MAX_HEAD - len(start)) // len(more)):
         answer.feed(more)
@@ -379,7 +379,7 @@ def test_the_limit_on_a_head_starts_anew_with_each() -> None:
 
 
 def test_small_chunks_are_handed_on_together() -> None:
-    answer = Answer(b"GET", MAX_HEAD)
+    answer = ResponseParser(b"GET", MAX_HEAD)
     count = MAX_CHUNKS_PER_CALL
     answer.feed(head(b"Transfer-Encoding: chunked") + b"1\r\na\r\n" * count)
     assert (answer.buffered, answer.take()) == (count, b"a" * count)
@@ -394,7 +394,7 @@ def test_small_chunks_are_handed_on_together() -> None:
 def test_a_body_in_tiny_pieces_takes_little_more_memory_than_its_content(
     framing: bytes, piece: bytes
 ) -> None:
-    answer = Answer(b"GET", MAX_HEAD)
+    answer = ResponseParser(b"GET", MAX_HEAD)
     answer.feed(head(framing))
     tracemalloc.start()
     try:
@@ -408,7 +408,7 @@ def test_a_body_in_tiny_pieces_takes_little_more_memory_than_its_content(
 
 
 def test_a_body_of_small_and_large_pieces_keeps_its_order() -> None:
-    answer = Answer(b"GET", MAX_HEAD)
+    answer = ResponseParser(b"GET", MAX_HEAD)
     answer.feed(head())
     pieces = [bytes([number]) * (1 + number * 37 % 3000) for number in range(200)]
     for piece in pieces:
@@ -419,7 +419,7 @@ def test_a_body_of_small_and_large_pieces_keeps_its_order() -> None:
 
 
 def test_an_answer_that_was_given_up_is_freed_at_once() -> None:
-    answer = Answer(b"GET", MAX_HEAD)
+    answer = ResponseParser(b"GET", MAX_HEAD)
     answer.feed(head(b"Transfer-Encoding: chunked") + b"5\r\nhe")
     reference = weakref.ref(answer)
     gc.disable()
@@ -444,7 +444,7 @@ def script(pieces: Iterable[bytes], *, closes: bool) -> Callable[[Wire, Head], A
 
 
 @pytest.mark.parametrize("good", GOOD.values(), ids=GOOD)
-async def test_good_answers_arrive(good: Good, transport: Transport) -> None:
+async def test_good_answers_arrive(good: Good, transport: NativeTransport) -> None:
     pieces = (good.script[at : at + 7] for at in range(0, len(good.script), 7))
     async with archive(script(list(pieces), closes=good.closes)) as upstream:
         for _ in range(2):
@@ -457,7 +457,7 @@ async def test_good_answers_arrive(good: Good, transport: Transport) -> None:
 
 @pytest.mark.parametrize("good", SURPLUS.values(), ids=SURPLUS)
 async def test_a_connection_with_bytes_after_the_end_is_not_used_again(
-    good: Good, transport: Transport
+    good: Good, transport: NativeTransport
 ) -> None:
     async with archive(script([good.script], closes=False)) as upstream:
         for _ in range(2):
@@ -467,7 +467,9 @@ async def test_a_connection_with_bytes_after_the_end_is_not_used_again(
 
 
 @pytest.mark.parametrize(("script_", "error"), BAD.values(), ids=BAD)
-async def test_bad_answers_are_refused(script_: bytes, error: str, transport: Transport) -> None:
+async def test_bad_answers_are_refused(
+    script_: bytes, error: str, transport: NativeTransport
+) -> None:
     closed = asyncio.Event()
 
     async def handle(wire: Wire, _: Head) -> None:
@@ -484,7 +486,7 @@ async def test_bad_answers_are_refused(script_: bytes, error: str, transport: Tr
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 2", head(FIVE) + b"he", head() + b"he"])
-async def test_a_reset_is_a_read_error(sent: bytes, transport: Transport) -> None:
+async def test_a_reset_is_a_read_error(sent: bytes, transport: NativeTransport) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(sent)
         wire.reset()
@@ -494,7 +496,7 @@ async def test_a_reset_is_a_read_error(sent: bytes, transport: Transport) -> Non
             await ask(transport, request(upstream.url))
 
 
-async def test_what_came_before_the_cut_is_delivered(transport: Transport) -> None:
+async def test_what_came_before_the_cut_is_delivered(transport: NativeTransport) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(head(FIVE) + b"he")
         wire.reset()
@@ -508,7 +510,7 @@ async def test_what_came_before_the_cut_is_delivered(transport: Transport) -> No
         await response.aclose()
 
 
-async def test_version_and_reason_are_told(transport: Transport) -> None:
+async def test_version_and_reason_are_told(transport: NativeTransport) -> None:
     said = head(status=b"HTTP/1.1 100 Continue")
     said += head(b"Content-Length: 0", status=b"HTTP/1.0 202 Tr\xe8s bien")
     async with archive(script([said], closes=True)) as upstream:
@@ -517,7 +519,9 @@ async def test_version_and_reason_are_told(transport: Transport) -> None:
     assert response.extensions == {"http_version": b"HTTP/1.0", "reason_phrase": b"Tr\xe8s bien"}
 
 
-async def test_an_answer_streams_before_the_archive_has_finished(transport: Transport) -> None:
+async def test_an_answer_streams_before_the_archive_has_finished(
+    transport: NativeTransport,
+) -> None:
     proceed = asyncio.Event()
 
     async def handle(wire: Wire, _: Head) -> None:
@@ -540,7 +544,7 @@ async def test_an_answer_streams_before_the_archive_has_finished(transport: Tran
         await response.aclose()
 
 
-async def test_a_body_is_closed_with_its_exchange(transport: Transport) -> None:
+async def test_a_body_is_closed_with_its_exchange(transport: NativeTransport) -> None:
     async with archive(script([answer(b"hello")], closes=False)) as upstream:
         response = await transport.handle_async_request(request(upstream.url))
         body = body_of(response)
@@ -557,7 +561,7 @@ async def test_a_body_is_closed_with_its_exchange(transport: Transport) -> None:
 # A request's bytes
 
 
-async def test_a_request_goes_out_byte_for_byte(transport: Transport) -> None:
+async def test_a_request_goes_out_byte_for_byte(transport: NativeTransport) -> None:
     lines = [(b"x-B", b"1"), (b"aCCEPT", b'a/b; c="d", \xe9\xff'), (b"X-b", b"2"), (b"X-E", b"")]
     target = b"/pacs//studies?PatientName=M%C3%BCller%2F^*&x=%2e%2E#"
 
@@ -569,7 +573,7 @@ async def test_a_request_goes_out_byte_for_byte(transport: Transport) -> None:
     )
 
 
-async def test_the_target_is_by_default_that_of_the_url(transport: Transport) -> None:
+async def test_the_target_is_by_default_that_of_the_url(transport: NativeTransport) -> None:
     async with archive(script([answer()], closes=False)) as upstream:
         await ask(transport, httpx.Request("GET", upstream.url + "/a%2Fb?c=%20", headers={}))
     assert upstream.requests[0].first_line == b"GET /pacs/a%2Fb?c=%20 HTTP/1.1"
@@ -596,7 +600,7 @@ class Upload(NamedTuple):
 )
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_an_upload_goes_out_framed_as_announced(
-    upload: Upload, method: str, transport: Transport
+    upload: Upload, method: str, transport: NativeTransport
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         assert await wire.reader.readexactly(len(upload.sent)) == upload.sent
@@ -621,7 +625,7 @@ async def test_an_upload_goes_out_framed_as_announced(
     ],
 )
 async def test_a_body_of_another_length_than_announced_cuts_the_request(
-    chunks: list[bytes | None], received: bytes, error: str, transport: Transport
+    chunks: list[bytes | None], received: bytes, error: str, transport: NativeTransport
 ) -> None:
     seen = asyncio.get_running_loop().create_future()
 
@@ -650,7 +654,7 @@ async def test_a_body_of_another_length_than_announced_cuts_the_request(
     ids=repr,
 )
 async def test_a_request_framed_ambiguously_is_not_sent(framing: list[Header]) -> None:
-    transport = Transport()
+    transport = NativeTransport()
     with pytest.raises(httpx.LocalProtocolError, match="framed"):
         await ask(transport, request("http://127.0.0.1:1", "POST", *framing, body=Source(b"hello")))
     assert not transport.pools
@@ -659,10 +663,10 @@ async def test_a_request_framed_ambiguously_is_not_sent(framing: list[Header]) -
 async def test_a_body_must_be_asynchronous() -> None:
     outgoing = httpx.Request("POST", "http://127.0.0.1:1", content=iter([b"x"]))
     with pytest.raises(httpx.LocalProtocolError, match="asynchronous"):
-        await Transport().handle_async_request(outgoing)
+        await NativeTransport().handle_async_request(outgoing)
 
 
-async def test_any_iterator_can_be_a_body(transport: Transport) -> None:
+async def test_any_iterator_can_be_a_body(transport: NativeTransport) -> None:
     class Once(httpx.AsyncByteStream):
         chunks = [b"abc"]  # noqa: RUF012
 
@@ -685,7 +689,7 @@ async def test_any_iterator_can_be_a_body(transport: Transport) -> None:
 # Both at once
 
 
-async def test_an_upload_streams_before_its_source_has_finished(transport: Transport) -> None:
+async def test_an_upload_streams_before_its_source_has_finished(transport: NativeTransport) -> None:
     arrived = asyncio.Event()
 
     async def handle(wire: Wire, _: Head) -> None:
@@ -705,7 +709,7 @@ async def test_an_upload_streams_before_its_source_has_finished(transport: Trans
         assert (await asking).status == 200
 
 
-async def test_a_2xx_answer_and_its_upload_run_side_by_side(transport: Transport) -> None:
+async def test_a_2xx_answer_and_its_upload_run_side_by_side(transport: NativeTransport) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(head(b"Transfer-Encoding: chunked", b"Connection: close"))
         while chunk := await wire.chunk():
@@ -730,7 +734,7 @@ async def test_a_2xx_answer_and_its_upload_run_side_by_side(transport: Transport
 @pytest.mark.parametrize("status", [b"413 Too Large", b"401 Unauthorized", b"302 Found"])
 @pytest.mark.parametrize("then", ["closes", "reads on", "resets"])
 async def test_an_early_refusal_arrives_and_stops_the_upload(
-    status: bytes, then: str, transport: Transport
+    status: bytes, then: str, transport: NativeTransport
 ) -> None:
     stopped = asyncio.Event()
 
@@ -759,7 +763,7 @@ async def test_an_early_refusal_arrives_and_stops_the_upload(
         assert body.pulled == pulled
 
 
-async def test_an_answer_that_is_complete_ends_its_upload(transport: Transport) -> None:
+async def test_an_answer_that_is_complete_ends_its_upload(transport: NativeTransport) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"thanks"))
         with pytest.raises(asyncio.IncompleteReadError):
@@ -775,7 +779,7 @@ async def test_an_answer_that_is_complete_ends_its_upload(transport: Transport) 
 @pytest.mark.parametrize("complete", [True, False])
 @pytest.mark.parametrize("resets", [True, False])
 async def test_an_archive_that_closes_stops_the_upload(
-    complete: bool, resets: bool, transport: Transport
+    complete: bool, resets: bool, transport: NativeTransport
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"hello", length=5 if complete else 6))
@@ -799,7 +803,7 @@ async def test_an_archive_that_closes_stops_the_upload(
 
 
 async def test_an_archive_that_closes_its_side_stops_an_upload_that_it_does_not_read(
-    transport: Transport,
+    transport: NativeTransport,
 ) -> None:
     with Stalling() as upstream:
         body = Source(b"x" * 50_000_000)
@@ -817,7 +821,7 @@ async def test_an_archive_that_closes_its_side_stops_an_upload_that_it_does_not_
 
 @pytest.mark.parametrize("lost", ["reset", "closed"])
 async def test_a_connection_lost_after_its_answer_is_not_kept(
-    lost: str, transport: Transport
+    lost: str, transport: NativeTransport
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"hello"))
@@ -838,7 +842,7 @@ async def test_a_connection_lost_after_its_answer_is_not_kept(
 
 @pytest.mark.parametrize("size", [100, 1_000_000])
 async def test_a_refusal_right_before_a_reset_is_not_lost_to_the_next_write(
-    size: int, transport: Transport
+    size: int, transport: NativeTransport
 ) -> None:
     """The refusal is in our kernel when the write fails, and the event loop has yet to look."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -863,7 +867,9 @@ async def test_a_refusal_right_before_a_reset_is_not_lost_to_the_next_write(
 
 
 @pytest.mark.parametrize("failure", [ValueError("stalled"), TimeoutError("408")])
-async def test_what_the_source_raises_is_raised(failure: Exception, transport: Transport) -> None:
+async def test_what_the_source_raises_is_raised(
+    failure: Exception, transport: NativeTransport
+) -> None:
     cut = asyncio.Event()
 
     async def handle(wire: Wire, _: Head) -> None:
@@ -884,7 +890,7 @@ async def test_what_the_source_raises_is_raised(failure: Exception, transport: T
         await cut.wait()
 
 
-async def test_a_source_that_fails_in_mid_answer_cuts_it(transport: Transport) -> None:
+async def test_a_source_that_fails_in_mid_answer_cuts_it(transport: NativeTransport) -> None:
     async with archive(script([head(FIVE) + b"he"], closes=False)) as upstream:
         body = Source()
         response = await transport.handle_async_request(
@@ -896,14 +902,14 @@ async def test_a_source_that_fails_in_mid_answer_cuts_it(transport: Transport) -
         await response.aclose()
 
 
-async def test_a_source_that_was_cancelled_is_no_whole_body(transport: Transport) -> None:
+async def test_a_source_that_was_cancelled_is_no_whole_body(transport: NativeTransport) -> None:
     async with archive(script([], closes=False)) as upstream:
         body = Source(b"first", asyncio.CancelledError())
         with pytest.raises(httpx.LocalProtocolError, match="broke off"):
             await ask(transport, request(upstream.url, "POST", CHUNKED, body=body))
 
 
-async def test_a_source_that_cannot_be_read_is_no_body(transport: Transport) -> None:
+async def test_a_source_that_cannot_be_read_is_no_body(transport: NativeTransport) -> None:
     class Broken(httpx.AsyncByteStream):
         def __aiter__(self) -> AsyncIterator[bytes]:
             raise ValueError("read twice")
@@ -964,7 +970,9 @@ async def receive(peer: socket.socket, size: int) -> None:
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100000000", b"X: until it closes"])
-async def test_the_archive_waits_while_nobody_reads(framing: bytes, transport: Transport) -> None:
+async def test_the_archive_waits_while_nobody_reads(
+    framing: bytes, transport: NativeTransport
+) -> None:
     block = b"x" * 65536
     with Stalling() as upstream:
         asking = asyncio.create_task(transport.handle_async_request(request(upstream.url)))
@@ -984,7 +992,9 @@ async def test_the_archive_waits_while_nobody_reads(framing: bytes, transport: T
             await response.aclose()
 
 
-async def test_a_source_is_not_pulled_while_the_archive_does_not_read(transport: Transport) -> None:
+async def test_a_source_is_not_pulled_while_the_archive_does_not_read(
+    transport: NativeTransport,
+) -> None:
     pulled = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -1014,7 +1024,7 @@ async def test_a_source_is_not_pulled_while_the_archive_does_not_read(transport:
 # Time
 
 
-async def test_the_read_timeout_counts_from_the_last_byte(transport: Transport) -> None:
+async def test_the_read_timeout_counts_from_the_last_byte(transport: NativeTransport) -> None:
     proceed = asyncio.Event()
 
     async def handle(wire: Wire, _: Head) -> None:
@@ -1041,7 +1051,7 @@ async def test_the_read_timeout_counts_from_the_last_byte(transport: Transport) 
 
 
 async def test_the_read_timeout_covers_the_body_but_not_a_reader_that_holds_back(
-    transport: Transport,
+    transport: NativeTransport,
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(head(FIVE) + b"he")
@@ -1063,7 +1073,7 @@ async def test_the_read_timeout_covers_the_body_but_not_a_reader_that_holds_back
             await response.aclose()
 
 
-async def test_the_read_timeout_waits_for_the_upload(transport: Transport) -> None:
+async def test_the_read_timeout_waits_for_the_upload(transport: NativeTransport) -> None:
     async def handle(wire: Wire, head: Head) -> None:
         await wire.body(head)
         assert await wire.closed()
@@ -1084,7 +1094,7 @@ async def test_the_read_timeout_waits_for_the_upload(transport: Transport) -> No
 
 
 async def test_the_read_timeout_runs_again_when_a_refusal_stops_the_upload(
-    transport: Transport,
+    transport: NativeTransport,
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(head(FIVE, status=b"HTTP/1.1 413 Too Large"))
@@ -1109,7 +1119,7 @@ class Wired(asyncio.Transport):
         self.unsent = 0
         self.reading = True
         self.aborted = False
-        pool = Pool(Origin("http", "archive", 80), 1, None, MAX_HEAD, PluggedDialer())
+        pool = Pool(Endpoint("http", "archive", 80), 1, None, MAX_HEAD, PluggedDialer())
         self.connection = Connection(pool, MAX_HEAD)
         self.connection.connection_made(self)
 
@@ -1208,7 +1218,7 @@ async def test_a_byte_in_time_beats_the_timeout_of_the_same_turn() -> None:
 
 
 async def test_the_read_timeout_is_also_that_of_an_archive_that_takes_nothing(
-    transport: Transport,
+    transport: NativeTransport,
 ) -> None:
     with Stalling() as upstream, Clock() as clock:
         body = Source(b"x" * 50_000_000)
@@ -1260,7 +1270,7 @@ async def test_a_slow_upload_is_no_timeout() -> None:
             await connection.read()
 
 
-async def test_without_timeouts_no_timer_is_armed(transport: Transport) -> None:
+async def test_without_timeouts_no_timer_is_armed(transport: NativeTransport) -> None:
     async def handle(wire: Wire, head: Head) -> None:
         await wire.body(head)
         await wire.send(answer(b"hello"))

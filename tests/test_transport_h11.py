@@ -13,7 +13,7 @@ import httpx
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.upstream.response_parser import Answer
+from dicomweb_cors_proxy.upstream.response_parser import ResponseParser
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,7 +34,7 @@ REFUSED = Verdict(accepted=False)
 
 
 def ours(method: bytes, pieces: Iterable[bytes]) -> Verdict:
-    answer = Answer(method, MAX_HEAD)
+    answer = ResponseParser(method, MAX_HEAD)
     try:
         for piece in pieces:
             answer.feed(piece)

@@ -27,8 +27,8 @@ from hypothesis.stateful import (
 
 from dicomweb_cors_proxy.upstream.connection import CONNECTION_MAX_AGE_SECONDS, Connection
 from dicomweb_cors_proxy.upstream.dialer import Dialer
-from dicomweb_cors_proxy.upstream.interface import Origin, Timeouts
-from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.interface import Endpoint, Timeouts
+from dicomweb_cors_proxy.upstream.native import NativeTransport
 from dicomweb_cors_proxy.upstream.pool import IDLE_EXPIRY, Pool
 from tests.support.servers import free_port, serving, silence
 from tests.support.sockets import answer, archive
@@ -55,15 +55,15 @@ LIMIT = 3
 
 
 @pytest.fixture
-async def transport() -> AsyncIterator[Transport]:
-    transport = Transport(max_connections=LIMIT)
+async def transport() -> AsyncIterator[NativeTransport]:
+    transport = NativeTransport(max_connections=LIMIT)
     yield transport
     for pool in transport.pools.values():
         assert pool.in_use == 0
     await transport.aclose()
 
 
-def pool_of(transport: Transport) -> Pool:
+def pool_of(transport: NativeTransport) -> Pool:
     [pool] = transport.pools.values()
     return pool
 
@@ -121,14 +121,14 @@ async def test_what_is_dialled(
 
     monkeypatch.setattr(Dialer, "connect", connect)
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", create_connection)
-    transport = Transport()
+    transport = NativeTransport()
     with pytest.raises(httpx.ConnectError, match="Dialled"):
         await ask(transport, request(url))
     assert dialled == [host, port, server_hostname, url.startswith("https")]
     assert pool_of(transport).in_use == 0
 
 
-async def test_small_writes_are_not_delayed(transport: Transport) -> None:
+async def test_small_writes_are_not_delayed(transport: NativeTransport) -> None:
     """Nagle's algorithm and delayed acknowledgements would add 40 ms to an upload."""
     async with archive(hello) as upstream:
         await ask(transport, request(upstream.url))
@@ -175,19 +175,19 @@ async def test_ipv6(authority: trustme.CA, tls: bool) -> None:
     await transport.aclose()
 
 
-async def test_origins_share_no_connections(transport: Transport) -> None:
+async def test_origins_share_no_connections(transport: NativeTransport) -> None:
     async with archive(hello) as one, archive(hello) as other:
         for upstream in (one, other, one, other):
             await ask(transport, request(upstream.url))
         assert len(one.connections) == len(other.connections) == 1
 
 
-async def test_a_refused_connection(transport: Transport) -> None:
+async def test_a_refused_connection(transport: NativeTransport) -> None:
     with pytest.raises(httpx.ConnectError):
         await ask(transport, request(f"http://127.0.0.1:{free_port()}", connect=60))
 
 
-async def test_the_connect_timeout_includes_the_tls_handshake(transport: Transport) -> None:
+async def test_the_connect_timeout_includes_the_tls_handshake(transport: NativeTransport) -> None:
     with silence() as url, Clock() as clock:
         asking = asyncio.create_task(
             ask(transport, request(url.replace("http:", "https:"), connect=5))
@@ -201,7 +201,7 @@ async def test_the_connect_timeout_includes_the_tls_handshake(transport: Transpo
 
 
 async def test_a_connect_timeout_of_the_operating_system(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
+    transport: NativeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def sock_connect(*_: object) -> None:
         raise TimeoutError(110, "Connection timed out")
@@ -225,11 +225,11 @@ def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLCon
     return context
 
 
-def trusting(*authorities: trustme.CA) -> Transport:
+def trusting(*authorities: trustme.CA) -> NativeTransport:
     context = ssl.create_default_context()
     for authority in authorities:
         authority.configure_trust(context)
-    return Transport(ssl_context=context)
+    return NativeTransport(ssl_context=context)
 
 
 async def test_tls(authority: trustme.CA) -> None:
@@ -278,7 +278,7 @@ async def test_an_archive_that_closes_behind_its_answer(authority: trustme.CA) -
 
 @pytest.mark.parametrize("trusted", ["another authority", "the system's authorities"])
 async def test_an_authority_we_do_not_trust(authority: trustme.CA, trusted: str) -> None:
-    transport = trusting(trustme.CA()) if trusted == "another authority" else Transport()
+    transport = trusting(trustme.CA()) if trusted == "another authority" else NativeTransport()
     async with archive(hello, tls=server_context(authority)) as upstream:
         with pytest.raises(httpx.ConnectError) as raised:
             await ask(transport, request(upstream.url))
@@ -311,7 +311,7 @@ async def test_a_client_certificate(authority: trustme.CA, shown: bool) -> None:
     authority.configure_trust(client)
     if shown:
         authority.issue_cert("proxy.example").configure_cert(client)
-    transport = Transport(ssl_context=client)
+    transport = NativeTransport(ssl_context=client)
     async with archive(hello, tls=server) as upstream:
         asking = ask(transport, request(upstream.url))
         if shown:
@@ -406,7 +406,7 @@ def numbered(
     return request(upstream.url, method, target=b"/%d" % number, pool=pool)
 
 
-async def test_the_last_used_connection_is_used_first(transport: Transport) -> None:
+async def test_the_last_used_connection_is_used_first(transport: NativeTransport) -> None:
     recorder = Recorder()
     async with archive(recorder) as upstream:
         two = [await transport.handle_async_request(numbered(upstream, n)) for n in (0, 1)]
@@ -419,7 +419,7 @@ async def test_the_last_used_connection_is_used_first(transport: Transport) -> N
 
 @pytest.mark.parametrize("missing", [0, 1])
 async def test_an_answer_closed_unread_costs_its_connection_if_bytes_are_missing(
-    missing: int, transport: Transport
+    missing: int, transport: NativeTransport
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"hello", length=5 + missing))
@@ -434,7 +434,7 @@ async def test_an_answer_closed_unread_costs_its_connection_if_bytes_are_missing
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "REPORT"])
 async def test_a_write_travels_on_a_connection_of_its_own(
-    method: str, transport: Transport
+    method: str, transport: NativeTransport
 ) -> None:
     recorder = Recorder()
     async with archive(recorder) as upstream:
@@ -444,7 +444,9 @@ async def test_a_write_travels_on_a_connection_of_its_own(
     assert recorder.log == [("GET 0", 0), (f"{method} 1", 1), ("GET 2", 1)]
 
 
-async def test_a_get_with_a_body_travels_on_a_connection_of_its_own(transport: Transport) -> None:
+async def test_a_get_with_a_body_travels_on_a_connection_of_its_own(
+    transport: NativeTransport,
+) -> None:
     recorder = Recorder()
     async with archive(recorder) as upstream:
         await ask(transport, numbered(upstream, 0))
@@ -454,7 +456,7 @@ async def test_a_get_with_a_body_travels_on_a_connection_of_its_own(transport: T
 
 
 async def test_a_new_connection_at_the_limit_costs_the_oldest_idle_one(
-    transport: Transport,
+    transport: NativeTransport,
 ) -> None:
     async with archive(hello) as upstream:
         responses = [
@@ -470,7 +472,7 @@ async def test_a_new_connection_at_the_limit_costs_the_oldest_idle_one(
 
 
 @pytest.mark.parametrize("how", ["closes", "resets", "speaks"])
-async def test_what_an_idle_connection_does_ends_it(how: str, transport: Transport) -> None:
+async def test_what_an_idle_connection_does_ends_it(how: str, transport: NativeTransport) -> None:
     async with archive(hello) as upstream:
         await ask(transport, numbered(upstream, 0))
         [wire] = upstream.connections
@@ -510,7 +512,7 @@ async def reset(wire: Wire) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
 @pytest.mark.parametrize("how", [close, reset])
 async def test_a_stale_connection_is_replaced_once(
-    how: Callable[[Wire], Awaitable[None]], method: str, transport: Transport
+    how: Callable[[Wire], Awaitable[None]], method: str, transport: NativeTransport
 ) -> None:
     recorder = Recorder(once(how))
     async with archive(recorder) as upstream:
@@ -525,7 +527,7 @@ async def test_a_stale_connection_is_replaced_once(
 )
 @pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
 async def test_what_comes_late_is_no_other_requests_answer(
-    method: str, status: bytes, framing: bytes, transport: Transport
+    method: str, status: bytes, framing: bytes, transport: NativeTransport
 ) -> None:
     """Some archives send the body that such an answer announces, and not in one go."""
 
@@ -542,7 +544,7 @@ async def test_what_comes_late_is_no_other_requests_answer(
         assert (await ask(transport, numbered(upstream, 1))).body == b"hello"
 
 
-async def test_a_stale_connection_is_replaced_only_once(transport: Transport) -> None:
+async def test_a_stale_connection_is_replaced_only_once(transport: NativeTransport) -> None:
     async def handle(wire: Wire, head: Head) -> None:
         if len(upstream.requests) > 1:
             wire.writer.close()
@@ -556,7 +558,7 @@ async def test_a_stale_connection_is_replaced_only_once(transport: Transport) ->
     assert (len(upstream.requests), len(upstream.connections)) == (3, 2)
 
 
-async def test_a_stale_connection_is_not_replaced_after_a_byte(transport: Transport) -> None:
+async def test_a_stale_connection_is_not_replaced_after_a_byte(transport: NativeTransport) -> None:
     async def say_h(wire: Wire) -> None:
         await wire.send(b"H")
         wire.writer.close()
@@ -568,7 +570,7 @@ async def test_a_stale_connection_is_not_replaced_after_a_byte(transport: Transp
     assert len(upstream.requests) == 2
 
 
-async def test_a_timeout_is_not_repeated(transport: Transport) -> None:
+async def test_a_timeout_is_not_repeated(transport: NativeTransport) -> None:
     async def hang(wire: Wire) -> None:
         await wire.closed()
 
@@ -583,7 +585,7 @@ async def test_a_timeout_is_not_repeated(transport: Transport) -> None:
     assert len(upstream.requests) == 2
 
 
-async def test_a_write_is_never_repeated(transport: Transport) -> None:
+async def test_a_write_is_never_repeated(transport: NativeTransport) -> None:
     async def handle(wire: Wire, head: Head) -> None:
         if head.first_line.startswith(b"POST"):
             await wire.body(head)
@@ -599,7 +601,9 @@ async def test_a_write_is_never_repeated(transport: Transport) -> None:
     assert len(upstream.requests) == 2
 
 
-async def test_a_connection_that_dies_as_it_is_taken_is_replaced(transport: Transport) -> None:
+async def test_a_connection_that_dies_as_it_is_taken_is_replaced(
+    transport: NativeTransport,
+) -> None:
     async with archive(hello) as upstream:
         await ask(transport, request(upstream.url))
         [connection] = pool_of(transport).idle
@@ -608,14 +612,16 @@ async def test_a_connection_that_dies_as_it_is_taken_is_replaced(transport: Tran
     assert len(upstream.requests) == 2
 
 
-async def test_a_new_connection_that_is_dead_at_once_is_an_error(transport: Transport) -> None:
+async def test_a_new_connection_that_is_dead_at_once_is_an_error(
+    transport: NativeTransport,
+) -> None:
     async with rude(b"") as host:
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             await ask(transport, request(f"http://{host}"))
 
 
 async def test_a_replacement_does_not_queue_again() -> None:
-    transport = Transport(max_connections=1)
+    transport = NativeTransport(max_connections=1)
     proceed = asyncio.Event()
 
     async def close_later(wire: Wire) -> None:
@@ -635,7 +641,7 @@ async def test_a_replacement_does_not_queue_again() -> None:
 
 
 async def test_a_replacement_that_cannot_be_opened_gives_its_slot_back(
-    transport: Transport,
+    transport: NativeTransport,
 ) -> None:
     async with archive(once(close)) as upstream:
         await ask(transport, request(upstream.url))
@@ -652,7 +658,7 @@ async def test_a_replacement_that_cannot_be_opened_gives_its_slot_back(
 # Expiry and closing
 
 
-async def test_an_idle_connection_expires(transport: Transport) -> None:
+async def test_an_idle_connection_expires(transport: NativeTransport) -> None:
     with Clock() as clock:
         async with archive(hello) as upstream:
             two = [await transport.handle_async_request(numbered(upstream, n)) for n in (0, 1)]
@@ -679,7 +685,7 @@ async def test_an_idle_connection_expires(transport: Transport) -> None:
 
 @pytest.mark.parametrize("at_the_end", ["busy", "idle"])
 async def test_a_connection_of_maximum_age_serves_no_further_request(
-    at_the_end: str, transport: Transport
+    at_the_end: str, transport: NativeTransport
 ) -> None:
     """It would lead to a server that the name no longer stands for."""
     recorder = Recorder()
@@ -703,7 +709,7 @@ async def test_a_connection_of_maximum_age_serves_no_further_request(
             assert recorder.log[-2:] == [("GET 4", 1), ("GET 5", 2 if at_the_end == "busy" else 1)]
 
 
-async def test_closing(transport: Transport) -> None:
+async def test_closing(transport: NativeTransport) -> None:
     async with archive(hello) as upstream:
         with Clock() as clock:
             idle, busy = [
@@ -719,7 +725,7 @@ async def test_closing(transport: Transport) -> None:
 
 
 async def test_a_request_that_comes_after_the_end_is_answered_and_holds_nothing(
-    transport: Transport,
+    transport: NativeTransport,
 ) -> None:
     async with archive(hello) as upstream:
         await transport.aclose()
@@ -731,7 +737,7 @@ async def test_a_request_that_comes_after_the_end_is_answered_and_holds_nothing(
 # Sharing
 
 
-async def test_the_limit_is_kept(transport: Transport) -> None:
+async def test_the_limit_is_kept(transport: NativeTransport) -> None:
     busy = most = 0
 
     async def handle(wire: Wire, head: Head) -> None:
@@ -752,7 +758,7 @@ async def test_the_limit_is_kept(transport: Transport) -> None:
 
 
 async def test_who_waits_longest_is_next() -> None:
-    transport = Transport(max_connections=1)
+    transport = NativeTransport(max_connections=1)
     recorder = Recorder()
     async with archive(recorder) as upstream:
         holding = await transport.handle_async_request(numbered(upstream, 0))
@@ -767,7 +773,7 @@ async def test_who_waits_longest_is_next() -> None:
         await transport.aclose()
 
 
-async def test_the_pool_timeout(transport: Transport) -> None:
+async def test_the_pool_timeout(transport: NativeTransport) -> None:
     async with archive(hello) as upstream:
         holding = [
             await transport.handle_async_request(numbered(upstream, n)) for n in range(LIMIT)
@@ -789,7 +795,7 @@ async def test_the_pool_timeout(transport: Transport) -> None:
         assert (pool_of(transport).in_use, len(pool_of(transport).idle)) == (0, LIMIT)
 
 
-async def test_connections_are_counted(transport: Transport) -> None:
+async def test_connections_are_counted(transport: NativeTransport) -> None:
     async with archive(hello) as one, archive(hello) as other:
         assert transport.connections() == {"active": 0, "idle": 0, "waiting": 0}
         await ask(transport, request(other.url))
@@ -805,7 +811,7 @@ async def test_connections_are_counted(transport: Transport) -> None:
 
 @pytest.mark.parametrize("stopped", ["cancelled", "timed out"])
 async def test_a_slot_given_to_one_that_stops_goes_to_the_next(stopped: str) -> None:
-    transport = Transport(max_connections=1)
+    transport = NativeTransport(max_connections=1)
     async with archive(hello) as upstream:
         with Clock() as clock:
             holding = await transport.handle_async_request(numbered(upstream, 0))
@@ -827,7 +833,7 @@ async def test_a_slot_given_to_one_that_stops_goes_to_the_next(stopped: str) -> 
 
 
 async def test_a_slot_whose_connection_failed_goes_to_the_next() -> None:
-    transport = Transport(max_connections=1)
+    transport = NativeTransport(max_connections=1)
     url = f"http://127.0.0.1:{free_port()}"
     outcomes = await asyncio.gather(
         *(ask(transport, request(url, pool=60)) for _ in range(5)), return_exceptions=True
@@ -851,7 +857,7 @@ async def drip(wire: Wire, head: Head) -> None:
     await wire.send(b"0\r\n\r\n")
 
 
-async def trickle(transport: Transport, upstream: Archive) -> None:
+async def trickle(transport: NativeTransport, upstream: Archive) -> None:
     class Drops(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             for _ in range(3):
@@ -861,7 +867,7 @@ async def trickle(transport: Transport, upstream: Archive) -> None:
     await ask(transport, request(upstream.url, "POST", CHUNKED, body=Drops()))
 
 
-async def fetch(transport: Transport, upstream: Archive) -> None:
+async def fetch(transport: NativeTransport, upstream: Archive) -> None:
     await ask(transport, request(upstream.url))
 
 
@@ -869,14 +875,14 @@ async def fetch(transport: Transport, upstream: Archive) -> None:
 @pytest.mark.parametrize("queued", [False, True])
 @pytest.mark.parametrize("tls", [False, True])
 async def test_cancellation_at_every_turn(
-    exchange: Callable[[Transport, Archive], Coroutine[Any, Any, None]],
+    exchange: Callable[[NativeTransport, Archive], Coroutine[Any, Any, None]],
     queued: bool,
     tls: bool,
     authority: trustme.CA,
 ) -> None:
     client = ssl.create_default_context()
     authority.configure_trust(client)
-    transport = Transport(max_connections=1, ssl_context=client)
+    transport = NativeTransport(max_connections=1, ssl_context=client)
     server = server_context(authority) if tls else None
     async with archive(drip, tls=server) as upstream:
         await ask(transport, request(upstream.url))
@@ -927,7 +933,7 @@ async def test_a_cancelled_handshake_holds_nothing(
     assert caplog.text == ""
 
 
-async def test_200_cancels_on_a_pool_of_3(transport: Transport) -> None:
+async def test_200_cancels_on_a_pool_of_3(transport: NativeTransport) -> None:
     chance = random.Random(7)
     async with archive(drip) as upstream:
         await ask(transport, request(upstream.url))
@@ -1000,7 +1006,7 @@ class PoolMachine(RuleBasedStateMachine):
 
         async def make() -> Pool:
             self.clock.__enter__()
-            origin = Origin("http", "archive", 80)
+            origin = Endpoint("http", "archive", 80)
             return Pool(origin, limit, None, 65536, PluggedDialer())
 
         self.pool = self.loop.run_until_complete(make())

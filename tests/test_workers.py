@@ -238,8 +238,8 @@ import os, signal, sys
 from dicomweb_cors_proxy.operations import worker
 from dicomweb_cors_proxy.operations import supervisor
 from dicomweb_cors_proxy.config.settings import Settings
-from dicomweb_cors_proxy.observability.log_setup import configure
-from dicomweb_cors_proxy.operations.live_settings import Configuration
+from dicomweb_cors_proxy.observability.log_setup import setup_logging
+from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 
 supervisor.FIRST_PAUSE = 0.001
 supervisor.HANG_SECONDS = 3600.0  # most of these workers have no event loop
@@ -249,7 +249,7 @@ settings = Settings(
     cors={{"allow_origins": ["https://viewer.example"]}},
     server={{"workers": {count}}},
 )
-configure()
+setup_logging()
 
 def work(settings, connection, beat):
     {work}
@@ -257,7 +257,7 @@ def work(settings, connection, beat):
 with worker.shared_metrics():
     sys.exit(
         supervisor.Supervisor(
-            Configuration(settings, lambda: settings),
+            LiveSettings(settings, lambda: settings),
             [],
             certificates=None,
             work=work,

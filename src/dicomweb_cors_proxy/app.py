@@ -11,15 +11,15 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dicomweb_cors_proxy.http.replies import Answer, Problem, without_body
+from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply, without_body
 from dicomweb_cors_proxy.observability.log_setup import flush
 from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH, Metrics
 from dicomweb_cors_proxy.observability.shared_metrics import metrics
 from dicomweb_cors_proxy.proxy.access_log import AccessLog
-from dicomweb_cors_proxy.proxy.readiness import Health
-from dicomweb_cors_proxy.proxy.reverse_proxy import Load
+from dicomweb_cors_proxy.proxy.readiness import HealthEndpoints
+from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight
 from dicomweb_cors_proxy.upstream.failures import UPSTREAM_ERRORS
-from dicomweb_cors_proxy.wiring import Site, create_upstream
+from dicomweb_cors_proxy.wiring import Pipeline, create_upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -60,15 +60,15 @@ class Application(Starlette):
                 Route("/readyz", self._ready, methods=["GET"]),
                 Route("/metrics", self._show_metrics, methods=["GET"]),
             ],
-            exception_handlers={Answer: _response, 405: _not_allowed},
+            exception_handlers={LocalReply: _response, 405: _not_allowed},
             lifespan=self._lifespan,
         )
         self._paths = {route.path for route in self.routes if isinstance(route, Route)}
         upstream = create_upstream(settings.upstream, transport)
-        self._load = Load()
-        self._site = Site(settings, upstream, self._load)
+        self._load = InFlight()
+        self._site = Pipeline(settings, upstream, self._load)
         self._retired: list[Upstream] = []
-        self._health = Health(self._site.archive)
+        self._health = HealthEndpoints(self._site.archive)
         self._metrics = metrics(upstream_errors=UPSTREAM_ERRORS, connections=self._connections)
         # Starlette would match decoded paths, and redirect to a Location made from Host where
         # only a slash is missing.
@@ -84,11 +84,11 @@ class Application(Starlette):
             is_head = scope.get("method") == "HEAD"
             await super().__call__(scope, receive, without_body(send) if is_head else send)
 
-    def at_once(self, scope: Scope) -> Answer | None:
+    def try_preflight(self, scope: Scope) -> LocalReply | None:
         """The answer to a preflight; None for other requests, and below a server's root path."""
         if scope["path"] in self._paths or scope["root_path"]:
             return None
-        return self._proxied.at_once(scope)
+        return self._proxied.try_preflight(scope)
 
     async def reload(self, settings: Settings) -> None:
         """Answer by another configuration from the next request on.
@@ -97,8 +97,8 @@ class Application(Starlette):
         behind them.
         """
         old = self._site
-        self._site = Site(settings, create_upstream(settings.upstream), self._load)
-        self._health = Health(self._site.archive)
+        self._site = Pipeline(settings, create_upstream(settings.upstream), self._load)
+        self._health = HealthEndpoints(self._site.archive)
         self._proxied = self.router.default = self._access_log()
         self._retired = [each for each in self._retired if each.connections().get("active")]
         self._retired.append(old.upstream)
@@ -137,7 +137,7 @@ class Application(Starlette):
 
     async def _ready(self, request: requests.Request) -> Response:
         if self.draining:
-            raise Problem(503, "The proxy is about to stop.")
+            raise HTTPProblem(503, "The proxy is about to stop.")
         return await self._health.ready(request)
 
     def _show_metrics(self, _: requests.Request) -> Response:
@@ -152,7 +152,7 @@ async def _refresh(metrics: Metrics) -> None:
 
 def _response(_: requests.Request, answer: Exception) -> Response:
     """An answer of the operational endpoints."""
-    answer = cast("Answer", answer)  # Starlette looks handlers up by the type
+    answer = cast("LocalReply", answer)  # Starlette looks handlers up by the type
     response = Response(answer.body, answer.status)
     response.raw_headers = answer.headers
     return response
@@ -160,4 +160,4 @@ def _response(_: requests.Request, answer: Exception) -> Response:
 
 def _not_allowed(request: requests.Request, _: Exception) -> Response:
     detail = "This path is for GET and HEAD."
-    return _response(request, Problem(405, detail, [(b"allow", b"GET, HEAD")]))
+    return _response(request, HTTPProblem(405, detail, [(b"allow", b"GET, HEAD")]))

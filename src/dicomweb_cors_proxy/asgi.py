@@ -14,7 +14,7 @@ import sys
 from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.loading import load
-from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.observability.log_setup import setup_logging
 
 # uvicorn's supervisor starts a worker again that ends with any other status.
 STARTUP_FAILED = 3
@@ -39,7 +39,7 @@ except ConfigurationError as error:
     sys.stderr.write(f"{error}\n")
     sys.exit(STARTUP_FAILED)
 
-configure(settings.logging.level, settings.logging.format, life_cycle=True)
+setup_logging(settings.logging.level, settings.logging.format, life_cycle=True)
 logger = logging.getLogger(__name__)
 for warning in settings.warnings():
     logger.warning(warning)

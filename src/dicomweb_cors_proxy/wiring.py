@@ -6,15 +6,15 @@ import base64
 from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
-from dicomweb_cors_proxy.proxy.checks import Screen
+from dicomweb_cors_proxy.proxy.checks import RequestChecks
 from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
 from dicomweb_cors_proxy.proxy.outgoing import Gateway
-from dicomweb_cors_proxy.proxy.readiness import Archive
-from dicomweb_cors_proxy.proxy.responses import Contents
-from dicomweb_cors_proxy.proxy.reverse_proxy import Limits, Load, ReverseProxy
+from dicomweb_cors_proxy.proxy.readiness import ReadinessCheck
+from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
+from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, Limits, ReverseProxy
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
-from dicomweb_cors_proxy.upstream.native import Transport
-from dicomweb_cors_proxy.upstream.oauth import Client, LoggedIn, Tokens
+from dicomweb_cors_proxy.upstream.native import NativeTransport
+from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, OAuthUpstream, TokenCache
 from dicomweb_cors_proxy.upstream.tls import archive_context, token_context
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.upstream.interface import Upstream
 
 
-class Site:
+class Pipeline:
     """All that one configuration makes, and that goes with it when it is reloaded."""
 
-    def __init__(self, settings: Settings, upstream: Upstream, load: Load) -> None:
+    def __init__(self, settings: Settings, upstream: Upstream, load: InFlight) -> None:
         server = settings.server
         limits = create_limits(settings)
         self.upstream = upstream
         self.gateway = create_gateway(settings)
-        self.archive = Archive(self.gateway, upstream, limits)
+        self.archive = ReadinessCheck(self.gateway, upstream, limits)
         self.handle = CORSMiddleware(
             ReverseProxy(
                 upstream,
@@ -43,7 +43,7 @@ class Site:
                 load=load,
             ),
             cors=settings.cors_engine(),
-            screen=Screen(
+            screen=RequestChecks(
                 max_target_bytes=server.max_target_bytes,
                 max_header_bytes=server.max_header_bytes,
                 max_headers=server.max_headers,
@@ -55,7 +55,7 @@ class Site:
 
 def adapt(transport: httpx.AsyncBaseTransport) -> Upstream:
     """The reverse proxy's view of a transport."""
-    return transport if isinstance(transport, Transport) else HTTPXUpstream(transport)
+    return transport if isinstance(transport, NativeTransport) else HTTPXUpstream(transport)
 
 
 def create_upstream(
@@ -67,13 +67,13 @@ def create_upstream(
     if auth.token_url is None or auth.client_id is None or auth.client_secret is None:
         return upstream
     secret = auth.client_secret.get_secret_value()
-    client = Client(auth.token_url, auth.client_id, secret, auth.scope)
+    client = ClientCredentials(auth.token_url, auth.client_id, secret, auth.scope)
     context = token_context(
         ca_file=settings.ca_file,
         client_certificate=settings.client_cert_file,
         client_key=settings.client_key_file,
     )
-    return LoggedIn(upstream, Tokens(client, ssl_context=context))
+    return OAuthUpstream(upstream, TokenCache(client, ssl_context=context))
 
 
 def create_transport(upstream: UpstreamSettings) -> Upstream:
@@ -91,7 +91,7 @@ def create_transport(upstream: UpstreamSettings) -> Upstream:
 
         transport = HTTPXTransport(max_connections=upstream.max_connections, ssl_context=context)
         return HTTPXUpstream(transport, connections=transport.connections)
-    return Transport(max_connections=upstream.max_connections, ssl_context=context)
+    return NativeTransport(max_connections=upstream.max_connections, ssl_context=context)
 
 
 def create_limits(settings: Settings) -> Limits:
@@ -109,7 +109,7 @@ def create_limits(settings: Settings) -> Limits:
 def create_gateway(settings: Settings) -> Gateway:
     """Create what maps requests to the archive, and its responses back."""
     trusted_proxies = TrustedProxies(settings.server.trusted_proxies)
-    contents = Contents(
+    contents = ResponseAdapter(
         service_urls=settings.service_urls(),
         aliases=settings.upstream.aliases,
         rewrite_urls=settings.rewrite_urls,

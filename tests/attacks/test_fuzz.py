@@ -23,10 +23,10 @@ from uvicorn.server import ServerState
 
 from dicomweb_cors_proxy.http.extensions import REFUSAL
 from dicomweb_cors_proxy.server.acceptor import ClientConnections
-from dicomweb_cors_proxy.server.connection import Protocol
-from dicomweb_cors_proxy.server.head_cache import KnownHeads
+from dicomweb_cors_proxy.server.connection import ClientConnection
+from dicomweb_cors_proxy.server.head_cache import HeadCache
 from dicomweb_cors_proxy.server.turns import Turns
-from dicomweb_cors_proxy.upstream.response_parser import Answer
+from dicomweb_cors_proxy.upstream.response_parser import ResponseParser
 from tests.support.sockets import settings
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ ANSWERS = re.compile(rb"(?:HTTP/1\.1 (\d{3}) [ -~]*\r\n(?:[!-9;-~]+: [ -~]*\r\n)
 
 
 async def serve(
-    pieces: Sequence[bytes], known_heads: KnownHeads | None = None
+    pieces: Sequence[bytes], known_heads: HeadCache | None = None
 ) -> tuple[list[Read], list[bytes], set[str]]:
     """The requests read out of these pieces, the statuses answered, and all methods seen."""
     application = Application()
@@ -212,10 +212,10 @@ async def serve(
         read_buffer=memoryview(bytearray(1)),
         turns=Turns(1),
         clients=ClientConnections(1),
-        known_heads=KnownHeads() if known_heads is None else known_heads,
+        known_heads=HeadCache() if known_heads is None else known_heads,
     )
     client = Client()
-    protocol = Protocol(cast("Any", config), ServerState(), {})
+    protocol = ClientConnection(cast("Any", config), ServerState(), {})
     protocol.connection_made(client)
     for piece in pieces:
         while client.is_paused and not client.closed:  # noqa: ASYNC110  (until it is read)
@@ -298,7 +298,7 @@ def test_requests_are_read_alike_however_they_are_split(data: bytes, cuts: list[
 @example([b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"] * 2)
 @example([b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n", b"\r\n\r\n"])
 def test_heads_that_came_before_are_read_alike(messages: list[bytes]) -> None:
-    known_heads = KnownHeads()
+    known_heads = HeadCache()
     for message in messages:
         asyncio.run(serve([message], known_heads))
     read, statuses, methods = asyncio.run(serve(messages, known_heads))
@@ -330,7 +330,7 @@ class Answered(NamedTuple):
 
 def receive(pieces: Iterable[bytes], method: bytes) -> Answered | None:
     """What the engine makes of these pieces, behind which the archive closes."""
-    answer = Answer(method, MAX_HEAD)
+    answer = ResponseParser(method, MAX_HEAD)
     try:
         for piece in pieces:
             answer.feed(piece)

@@ -12,7 +12,7 @@ import pytest_asyncio
 import trustme
 
 from dicomweb_cors_proxy.probe.checks import probe
-from dicomweb_cors_proxy.probe.client import Client
+from dicomweb_cors_proxy.probe.client import ProbeClient
 from dicomweb_cors_proxy.probe.findings import Report, Target
 from tests.support import browser, probing
 from tests.support.faults import FAULTS
@@ -144,7 +144,7 @@ SERVERS: dict[str, Server] = {
 def run(root: str, origin: str, manner: Manner) -> Report:
     credentials, headers = manner
     target = Target(root, origin, credentials=credentials, headers=headers, write=True)
-    with Client() as client:
+    with ProbeClient() as client:
         return probe(target, client)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dicomweb_cors_proxy import Settings, create_app
 from dicomweb_cors_proxy.operations.certificates import Certificates
 from dicomweb_cors_proxy.server.listening import bind
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
+from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
 from tests.support.transport import TRANSPORT
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def create_server(app: ASGIApp, settings: ServerSettings) -> Server:
     context = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:
         context = Certificates(settings.tls_cert_file, settings.tls_key_file).context
-    return Server(Config(app, settings, context))
+    return Server(ServerConfig(app, settings, context))
 
 
 @asynccontextmanager

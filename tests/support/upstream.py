@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from dicomweb_cors_proxy.http.messages import Header
-    from dicomweb_cors_proxy.upstream.native import Transport
+    from dicomweb_cors_proxy.upstream.native import NativeTransport
 
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 
@@ -86,7 +86,7 @@ def body_of(response: httpx.Response) -> httpx.AsyncByteStream:
     return response.stream
 
 
-async def ask(transport: Transport, request: httpx.Request) -> Answered:
+async def ask(transport: NativeTransport, request: httpx.Request) -> Answered:
     """The whole answer, and the connection given back."""
     response = await transport.handle_async_request(request)
     stream = body_of(response)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomweb_cors_proxy.cli.options import config_option, settings_or_exit
-from dicomweb_cors_proxy.proxy.readiness import Archive
+from dicomweb_cors_proxy.proxy.readiness import ReadinessCheck
 from dicomweb_cors_proxy.wiring import create_gateway, create_limits, create_upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dicomweb_cors_proxy.config.settings import Settings
-    from dicomweb_cors_proxy.proxy.readiness import Sign
+    from dicomweb_cors_proxy.proxy.readiness import ServiceStatus
 
 NOT_FOUND = 404
 
@@ -44,13 +44,13 @@ def check(config_file: Path | None, *, offline: bool) -> None:
     if offline:
         return
     failed = False
-    for sign in asyncio.run(_signs(settings)):
-        if sign.problem:
+    for service in asyncio.run(_statuses(settings)):
+        if service.problem:
             failed = True
-            click.echo(f"{sign.url}: {sign.problem}", err=True)
+            click.echo(f"{service.url}: {service.problem}", err=True)
         else:
-            doubt = "; that is no proof of the URL" if _is_doubtful(sign.status) else ""
-            click.echo(f"{sign.url}: answers ({sign.status}{doubt})")
+            doubt = "; that is no proof of the URL" if _is_doubtful(service.status) else ""
+            click.echo(f"{service.url}: answers ({service.status}{doubt})")
     sys.exit(1 if failed else 0)
 
 
@@ -63,11 +63,11 @@ def _is_doubtful(status: int | None) -> bool:
     return status is not None and (300 <= status <= 400 or status == NOT_FOUND)
 
 
-async def _signs(settings: Settings) -> list[Sign]:
+async def _statuses(settings: Settings) -> list[ServiceStatus]:
     upstream = create_upstream(settings.upstream)
-    archive = Archive(create_gateway(settings), upstream, create_limits(settings))
+    archive = ReadinessCheck(create_gateway(settings), upstream, create_limits(settings))
     try:
-        asking = asyncio.create_task(archive.signs())
+        asking = asyncio.create_task(archive.check_all())
         if not (await asyncio.wait([asking], timeout=SOON))[0]:
             timeouts = archive.timeouts
             click.echo(

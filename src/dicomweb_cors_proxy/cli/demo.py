@@ -9,7 +9,7 @@ import click
 
 from dicomweb_cors_proxy.cli.options import CONFIGURATION
 from dicomweb_cors_proxy.config.issues import ConfigurationError
-from dicomweb_cors_proxy.observability.log_setup import configure
+from dicomweb_cors_proxy.observability.log_setup import setup_logging
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.demo.servers import Demo
@@ -33,7 +33,7 @@ def demo(host: str, port: int) -> None:
     """
     from dicomweb_cors_proxy.demo.servers import Demo, ListenError  # noqa: PLC0415  (takes long)
 
-    configure("warning")
+    setup_logging("warning")
     try:
         shown = Demo(host, port)
         shown.run(on_start=lambda: click.echo("\n".join(greeting(shown))))

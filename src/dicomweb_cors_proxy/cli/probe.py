@@ -15,7 +15,7 @@ import click
 from dicomweb_cors_proxy.cors.origins import OriginPattern
 from dicomweb_cors_proxy.cors.problems import PolicyError
 from dicomweb_cors_proxy.probe.checks import probe as run
-from dicomweb_cors_proxy.probe.client import MAX_SECONDS, Client
+from dicomweb_cors_proxy.probe.client import MAX_SECONDS, ProbeClient
 from dicomweb_cors_proxy.probe.fetch import is_forbidden, origin_of
 from dicomweb_cors_proxy.probe.findings import Target
 from dicomweb_cors_proxy.probe.report import Text, as_json
@@ -160,7 +160,7 @@ def probe(  # noqa: PLR0913  (one a flag)
         verify=not insecure,
     )
     try:
-        client = Client(
+        client = ProbeClient(
             ca_file=ca_file,
             verify=not insecure,
             max_seconds=max_seconds,

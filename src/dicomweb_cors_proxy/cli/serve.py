@@ -11,14 +11,14 @@ import click
 
 from dicomweb_cors_proxy.cli.options import by_key, config_option, refuse, setting_option
 from dicomweb_cors_proxy.config.issues import ConfigurationError
-from dicomweb_cors_proxy.observability.log_setup import configure, flush, print_lines
+from dicomweb_cors_proxy.observability.log_setup import flush, print_lines, setup_logging
 from dicomweb_cors_proxy.observability.log_writer import occupy_standard_descriptors
 from dicomweb_cors_proxy.operations.certificates import Certificates
 from dicomweb_cors_proxy.operations.descriptors import descriptor_warning
-from dicomweb_cors_proxy.operations.live_settings import Configuration
+from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 from dicomweb_cors_proxy.operations.memory import tune_allocator
 from dicomweb_cors_proxy.operations.process import ServeError, serve_alone, serve_with_workers
-from dicomweb_cors_proxy.operations.settings_source import SELF_SIGNED, Source
+from dicomweb_cors_proxy.operations.settings_source import SELF_SIGNED, SettingsSource
 from dicomweb_cors_proxy.server.listening import bind, handling_signals, lift_descriptor_limit
 
 if TYPE_CHECKING:
@@ -57,20 +57,20 @@ def serve(config_file: Path | None, *, tls_self_signed: bool, **flags: Any) -> N
 
     Exit status: 0 when told to stop, 1 if it can't listen or run, 2 for a configuration problem.
     """
-    source = Source(config_file, by_key(flags), is_self_signed=tls_self_signed)
+    source = SettingsSource(config_file, by_key(flags), is_self_signed=tls_self_signed)
     # Told to stop before it serves, or once it has ended, it has nothing to finish.
     with handling_signals(sys.exit, None):
         _serve(source)
 
 
-def _serve(source: Source) -> None:
+def _serve(source: SettingsSource) -> None:
     occupy_standard_descriptors()
     try:
         settings = source.load()
     except ConfigurationError as error:
         refuse(error)
     server = settings.server
-    configure(settings.logging.level, settings.logging.format)
+    setup_logging(settings.logging.level, settings.logging.format)
     tune_allocator()
     lift_descriptor_limit()
     try:
@@ -88,7 +88,7 @@ def _serve(source: Source) -> None:
         lines += _column("warning", [warning])
     tell = _log if settings.logging.format == "json" else print_lines
     on_ready = partial(tell, lines)
-    configuration = Configuration(settings, source.load)
+    configuration = LiveSettings(settings, source.load)
     if server.workers == 1:
         serve_alone(configuration, sockets, certificates, on_ready)
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ConfigurationError", "Problem", "shown"]
+__all__ = ["ConfigurationError", "SettingIssue", "redacted"]
 
 _SHOWN_CHARACTERS: Final = 100
 _SHOWN_NUMBERS: Final = 10**15
@@ -20,7 +20,7 @@ _USER_INFORMATION: Final = re.compile(r"(?:(?<=://)|^(?!.*://)).*@")
 _QUERY: Final = re.compile(r"\?.+")
 
 
-def shown(value: object) -> str:
+def redacted(value: object) -> str:
     """Return `value` as a problem may show it: short, on one line, without likely secrets."""
     if isinstance(value, (str, Path)):
         return _shown_text(str(value))
@@ -44,14 +44,14 @@ class ConfigurationError(Exception):
     `problems` are sentences, each naming a key, its value (never a secret's) and the remedy.
     """
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[SettingIssue]) -> None:
         self.found = tuple(problems)
         self.problems = tuple(map(str, self.found))
         super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class SettingIssue:
     """One thing wrong: what it is about, what is wrong and the remedy, and where it stands.
 
     It may be but a consequence, if there is a problem with one of the keys `because_of` as well.

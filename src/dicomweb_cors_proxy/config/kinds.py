@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, SecretStr, ValidationError, WrapValidator
 
-from dicomweb_cors_proxy.config.issues import shown
+from dicomweb_cors_proxy.config.issues import redacted
 from dicomweb_cors_proxy.dicomweb.routes import parse_extra_path
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT, is_loopback, split_port
@@ -29,10 +29,10 @@ __all__ = [
     "ClientID",
     "Count",
     "ExtraPath",
-    "Grace",
     "HeadLimit",
     "ListenAddress",
     "MaxAge",
+    "NonNegativeSeconds",
     "Password",
     "PeerNetwork",
     "Port",
@@ -44,7 +44,7 @@ __all__ = [
     "TokenURL",
     "UserName",
     "Workers",
-    "is_private_way",
+    "is_eavesdrop_safe",
     "own_origin",
 ]
 
@@ -58,7 +58,7 @@ def _number(kind: str, low: float, high: float) -> WrapValidator:
         except ValidationError:
             number = None
         if number is None or not low <= number <= high:
-            raise ValueError(f"{shown(value)} is not a {kind} between {low} and {high}")
+            raise ValueError(f"{redacted(value)} is not a {kind} between {low} and {high}")
         return number
 
     return WrapValidator(check)
@@ -70,7 +70,7 @@ Workers = Annotated[int, _number("whole number", 1, 256)]
 HeadLimit = Annotated[int, _number("number of bytes", 64, 16 * 2**20)]
 BodyLimit = Annotated[int, _number("number of bytes", 0, 2**50)]
 Seconds = Annotated[float, _number("number of seconds", 0.001, 86400)]
-Grace = Annotated[float, _number("number of seconds", 0, 86400)]
+NonNegativeSeconds = Annotated[float, _number("number of seconds", 0, 86400)]
 MaxAge = Annotated[int, _number("whole number of seconds", -1, 86400)]
 
 # RFC 3986 §3.2.2 and §3.3; underscores are in no DNS name, but in those of Docker's services.
@@ -149,7 +149,7 @@ def _http_url(url: str, *, credentials: str, example: str) -> str:
             mended += urlsplit(example).path
         usable = _http_url_fault(mended, credentials) is None
         fault += f"; write {mended if usable else example}"
-    raise ValueError(f"{shown(url)} {fault}")
+    raise ValueError(f"{redacted(url)} {fault}")
 
 
 def _archive_url(url: str) -> str:
@@ -168,7 +168,7 @@ _MAX_BASE_PATH_BYTES: Final = 512
 def _public_url(url: str) -> str:
     if len(url) > _MAX_PUBLIC_URL_BYTES:
         raise ValueError(
-            f"{shown(url)} is longer than {_MAX_PUBLIC_URL_BYTES} bytes; use a shorter URL"
+            f"{redacted(url)} is longer than {_MAX_PUBLIC_URL_BYTES} bytes; use a shorter URL"
         )
     return _http_url(
         url, credentials="leave it out", example="https://pacs.example/dicom-web"
@@ -179,7 +179,7 @@ def _token_url(url: str) -> str:
     # RFC 6749 §3.2: it may have a query, and it stays.
     endpoint, mark, query = url.partition("?")
     if not re.fullmatch("[!$-~]*", query):
-        raise ValueError(f"{shown(url)} has a query with a # or a character that no URL holds")
+        raise ValueError(f"{redacted(url)} has a query with a # or a character that no URL holds")
     return (
         _http_url(
             endpoint,
@@ -191,7 +191,7 @@ def _token_url(url: str) -> str:
     )
 
 
-def is_private_way(url: str) -> bool:
+def is_eavesdrop_safe(url: str) -> bool:
     """Whether nobody can listen in on the way to a URL: https, or this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or is_loopback(parts.hostname or "")
@@ -226,7 +226,7 @@ def _base_path(path: str) -> str:
     else:
         fault = _path_fault(path)
     if fault:
-        raise ValueError(f"{shown(path)} {fault}")
+        raise ValueError(f"{redacted(path)} {fault}")
     return path
 
 
@@ -237,7 +237,7 @@ def _listen_address(address: str) -> str:
         if not address.startswith("[") and _is_host(address):
             return address
         raise ValueError(
-            f"{shown(address)} is no address to listen on; write 127.0.0.1, a host name, "
+            f"{redacted(address)} is no address to listen on; write 127.0.0.1, a host name, "
             "or 0.0.0.0 or :: for all interfaces (the port is server.port)"
         ) from None
     return address
@@ -253,7 +253,7 @@ def _allowed_host(host: str) -> str:
     else:
         fault = _authority_fault(host)
     if fault:
-        raise ValueError(f"{shown(host)} {fault}")
+        raise ValueError(f"{redacted(host)} {fault}")
     return host
 
 
@@ -270,7 +270,7 @@ def _extra_path(path: str) -> str:
 def _token(name: str) -> str:
     if not re.fullmatch(rf"{TCHAR}{{1,64}}", name):
         raise ValueError(
-            f"{shown(name)} can't stand in Via; write up to 64 letters, digits, dots and hyphens"
+            f"{redacted(name)} can't stand in Via; write up to 64 letters, digits, dots and hyphens"
         )
     return name
 
@@ -309,7 +309,7 @@ def _client_id(name: str) -> str:
 def _scope(scope: str) -> str:
     if not re.fullmatch(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*", scope):  # RFC 6749 §3.3
         raise ValueError(
-            f"{shown(scope)} is not a list of scopes: words of visible ASCII but quotes and "
+            f"{redacted(scope)} is not a list of scopes: words of visible ASCII but quotes and "
             "backslashes, with a single space between them"
         )
     return scope

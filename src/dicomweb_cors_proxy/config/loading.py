@@ -12,7 +12,7 @@ from pydantic_settings import InitSettingsSource
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.settings import SCHEMA, Settings
 from dicomweb_cors_proxy.config.sources import (
-    Place,
+    SourceValues,
     config_variable,
     exposure,
     read_environment,
@@ -49,7 +49,7 @@ def load(
         read_flags(flags or {}, SCHEMA),
         read_environment(environ, SCHEMA),
         read_secret_files(environ, SCHEMA),
-        read_file(config_file, SCHEMA) if config_file else Place(),
+        read_file(config_file, SCHEMA) if config_file else SourceValues(),
     ]
     sources = ChainMap(*(place.sources for place in places))
     problems = [problem for place in reversed(places) for problem in place.problems]
@@ -58,9 +58,11 @@ def load(
             _build_sources=(tuple(InitSettingsSource(Settings, p.nested()) for p in places), {})
         )
     except ConfigurationError as error:
-        blanks = {key: where for place in places for key, where in place.blanks.items()}
+        empty_secrets = {
+            key: where for place in places for key, where in place.empty_secrets.items()
+        }
         found = (
-            replace(p, source=sources.get(p.setting) or blanks.get(p.setting, ""))
+            replace(p, source=sources.get(p.setting) or empty_secrets.get(p.setting, ""))
             for p in error.found
         )
         # A place that can't be read may hold what seems to be missing.

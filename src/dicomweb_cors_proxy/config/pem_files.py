@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
-from dicomweb_cors_proxy.config.issues import shown
+from dicomweb_cors_proxy.config.issues import redacted
 
 __all__ = ["CertificateFile", "KeyFile", "key_fault", "pair_fault"]
 
@@ -19,7 +19,7 @@ def _readable_file(path: Path) -> Path:
         with path.open("rb"):
             return path
     except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
+        raise ValueError(f"{redacted(path)} {_unreadable(error)}") from None
 
 
 def _unreadable(error: OSError | ValueError) -> str:
@@ -34,9 +34,9 @@ def _certificate_file(path: Path) -> Path:
     except ssl.SSLError:
         is_key = b"PRIVATE KEY-----" in path.read_bytes()
         instead = ", but a private key, which has a setting of its own" if is_key else ""
-        raise ValueError(f"{shown(path)} holds no certificate in PEM form{instead}") from None
+        raise ValueError(f"{redacted(path)} holds no certificate in PEM form{instead}") from None
     except OSError as error:  # it is being replaced
-        raise ValueError(f"{shown(path)} {_unreadable(error)}") from None
+        raise ValueError(f"{redacted(path)} {_unreadable(error)}") from None
     return path
 
 
@@ -53,10 +53,12 @@ def validity_fault(certificate: Path) -> str | None:
     except (OSError, ValueError):
         return None
     if datetime.now(UTC) > first.not_valid_after_utc:
-        return f"{shown(certificate)} has expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
+        return (
+            f"{redacted(certificate)} has expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
+        )
     if datetime.now(UTC) < first.not_valid_before_utc:
         begins = first.not_valid_before_utc
-        return f"{shown(certificate)} is valid only from {begins:%Y-%m-%d} on; renew it"
+        return f"{redacted(certificate)} is valid only from {begins:%Y-%m-%d} on; renew it"
     return None
 
 
@@ -78,10 +80,10 @@ def key_fault(certificate: Path, key: Path) -> str | None:
         if asked:
             return "is encrypted; name a key without a passphrase"
         if error.reason == "KEY_VALUES_MISMATCH":
-            return f"is not the key of {shown(certificate)}"
+            return f"is not the key of {redacted(certificate)}"
         if error.reason in _WEAK:
             return (
-                f"is too weak, or what signed {shown(certificate)} is; make a key of 2048 bits "
+                f"is too weak, or what signed {redacted(certificate)} is; make a key of 2048 bits "
                 "(RSA) or 256 (elliptic curve), and sign with SHA-256"
             )
         return "holds no private key in PEM form"
@@ -98,4 +100,4 @@ def pair_fault(certificate: Path, key: Path) -> str | None:
     except ValueError as error:
         return str(error)
     fault = key_fault(certificate, key)
-    return fault and f"{shown(key)} {fault}"
+    return fault and f"{redacted(key)} {fault}"

@@ -57,7 +57,7 @@ class Schema:
             for dot in re.finditer(r"\.", key)
         }
 
-    def misfit(self, key: str, spell: Callable[[str], str] = str) -> str:
+    def explain_unknown(self, key: str, spell: Callable[[str], str] = str) -> str:
         """Say why no value can stand at `key`; `spell` writes keys as that place has them."""
         if key in self.groups:
             return f"holds keys of its own, not a value; set {spell(self.groups[key])} or others"

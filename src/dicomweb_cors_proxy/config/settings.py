@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dicomweb_cors_proxy.config.issues import ConfigurationError, Problem, shown
+from dicomweb_cors_proxy.config.issues import ConfigurationError, SettingIssue, redacted
 from dicomweb_cors_proxy.config.kinds import (
     AllowedHost,
     ArchiveURL,
@@ -33,10 +33,10 @@ from dicomweb_cors_proxy.config.kinds import (
     ClientID,
     Count,
     ExtraPath,
-    Grace,
     HeadLimit,
     ListenAddress,
     MaxAge,
+    NonNegativeSeconds,
     Password,
     PeerNetwork,
     Port,
@@ -48,17 +48,17 @@ from dicomweb_cors_proxy.config.kinds import (
     TokenURL,
     UserName,
     Workers,
-    is_private_way,
+    is_eavesdrop_safe,
     own_origin,
 )
 from dicomweb_cors_proxy.config.pem_files import CertificateFile, KeyFile, key_fault, validity_fault
 from dicomweb_cors_proxy.config.report import Effective, printable
 from dicomweb_cors_proxy.config.schema import Schema, Setting, read_list
 from dicomweb_cors_proxy.config.validation import droppable, independent, issue_of, without
-from dicomweb_cors_proxy.cors.engine import CORS
+from dicomweb_cors_proxy.cors.engine import CORSEngine
 from dicomweb_cors_proxy.cors.policy import CORSPolicy
 from dicomweb_cors_proxy.cors.problems import PolicyError
-from dicomweb_cors_proxy.cors.problems import Problem as PolicyProblem
+from dicomweb_cors_proxy.cors.problems import PolicyIssue as PolicyProblem
 from dicomweb_cors_proxy.dicomweb.resources import Service
 from dicomweb_cors_proxy.http.hosts import is_loopback
 
@@ -115,7 +115,7 @@ class UpstreamAuth(_Group):
         None, description="What the tokens are to be good for, if the server wants to be told."
     )
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[SettingIssue]:
         """Tell which fields are missing, and which belong to another type."""
         because_of = ("upstream.auth.type",)
         oauth = "oauth2_client_credentials"
@@ -132,10 +132,10 @@ class UpstreamAuth(_Group):
                 reason = f"is missing; upstream.auth.type: {owner} needs it"
                 if SCHEMA.settings[subject].is_secret:
                     reason += f", best in a secret file upstream__auth__{name}"
-                yield Problem(subject, reason, because_of=because_of)
+                yield SettingIssue(subject, reason, because_of=because_of)
             if self.type != owner and is_set:
                 reason = f"is not for upstream.auth.type: {self.type}; leave it out, or set {owner}"
-                yield Problem(subject, reason, because_of=because_of)
+                yield SettingIssue(subject, reason, because_of=because_of)
 
 
 class UpstreamSettings(_Group):
@@ -211,27 +211,27 @@ class UpstreamSettings(_Group):
         """Whether any service is reached over https."""
         return any(url.startswith("https:") for url in self.service_urls().values())
 
-    def warnings(self) -> Iterator[Problem]:
+    def warnings(self) -> Iterator[SettingIssue]:
         """Tell what is allowed and likely not meant."""
         for name in ("url", "qido_url", "wado_url", "stow_url", "ups_url"):
             url = getattr(self, name)
             if url is not None and not urlsplit(url).path.strip("/"):
                 reason = (
-                    f"{shown(url)} has no path, but most archives serve DICOMweb below one, and "
+                    f"{redacted(url)} has no path, but most archives serve DICOMweb below one, and "
                     "answer 404 elsewhere: Orthanc below /dicom-web, dcm4chee below "
                     "/dcm4chee-arc/aets/{AET}/rs"
                 )
-                yield Problem(f"upstream.{name}", reason)
+                yield SettingIssue(f"upstream.{name}", reason)
         if self.uses_tls and not self.verify_tls:
             reason = (
                 "is false: whoever is between proxy and archive can read and change everything; "
                 "set upstream.ca_file to trust the archive's own certificate"
             )
-            yield Problem("upstream.verify_tls", reason)
+            yield SettingIssue("upstream.verify_tls", reason)
         if self.client_cert_file is not None and (fault := validity_fault(self.client_cert_file)):
-            yield Problem("upstream.client_cert_file", fault)
+            yield SettingIssue("upstream.client_cert_file", fault)
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[SettingIssue]:
         """Tell what these settings lack together."""
         if self.url is None:
             yield from self._missing_urls()
@@ -243,33 +243,33 @@ class UpstreamSettings(_Group):
         )
         yield from self.auth.problems()
 
-    def _missing_urls(self) -> Iterator[Problem]:
+    def _missing_urls(self) -> Iterator[SettingIssue]:
         keys = ("upstream.qido_url", "upstream.wado_url")
         missing = [
             key for key, url in zip(keys, (self.qido_url, self.wado_url), strict=True) if not url
         ]
         if len(missing) == 1:
             reason = "is missing; without upstream.url, this one has to be set too"
-            yield Problem(missing[0], reason, because_of=("upstream.url",))
+            yield SettingIssue(missing[0], reason, because_of=("upstream.url",))
         elif missing:
             reason = (
                 "is missing; set the root of the archive's DICOMweb services, "
                 "such as http://orthanc:8042/dicom-web"
             )
-            yield Problem("upstream.url", reason, because_of=keys)
+            yield SettingIssue("upstream.url", reason, because_of=keys)
 
 
 def _pair_problems(
     cert_key: str, certificate: Path | None, key_key: str, key: Path | None
-) -> Iterator[Problem]:
+) -> Iterator[SettingIssue]:
     """Check a certificate and its private key; `cert_key` and `key_key` are their settings."""
     if certificate is not None and key is not None:
         if fault := key_fault(certificate, key):
-            yield Problem(key_key, f"{shown(key)} {fault}", because_of=(cert_key,))
+            yield SettingIssue(key_key, f"{redacted(key)} {fault}", because_of=(cert_key,))
     elif certificate is not key:
         missing, present = (cert_key, key_key) if certificate is None else (key_key, cert_key)
         reason = f"is missing; {present} needs it"
-        yield Problem(missing, reason, because_of=(present,))
+        yield SettingIssue(missing, reason, because_of=(present,))
 
 
 class OriginPolicy(_Group):
@@ -353,11 +353,11 @@ class CORSSettings(_Group):
             if "*" in policy.allow_origins:
                 yield f"cors.per_origin[{index}].allow_origins"
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[SettingIssue]:
         """Tell what no policy can be made of."""
         return self._findings(_policy_problems)
 
-    def warnings(self) -> Iterator[Problem]:
+    def warnings(self) -> Iterator[SettingIssue]:
         """Tell what is allowed and likely not meant."""
         return self._findings(lambda keys: CORSPolicy.compile(**keys).warnings)
 
@@ -370,7 +370,7 @@ class CORSSettings(_Group):
 
     def _findings(
         self, judge: Callable[[dict[str, Any]], Iterable[PolicyProblem]]
-    ) -> Iterator[Problem]:
+    ) -> Iterator[SettingIssue]:
         """Judge all policies, and tell of what is inherited but once."""
         inherited = tuple(judge(self._base()))
         yield from (_full(problem, "cors") for problem in inherited)
@@ -389,9 +389,9 @@ def _policy_problems(keys: dict[str, Any]) -> tuple[PolicyProblem, ...]:
     return ()
 
 
-def _full(problem: PolicyProblem, section: str) -> Problem:
-    value = problem.value if problem.value == "[]" else shown(problem.value)
-    return Problem(f"{section}.{problem.key}", f"{value} {problem.reason}")
+def _full(problem: PolicyProblem, section: str) -> SettingIssue:
+    value = problem.value if problem.value == "[]" else redacted(problem.value)
+    return SettingIssue(f"{section}.{problem.key}", f"{value} {problem.reason}")
 
 
 class AccessSettings(_Group):
@@ -471,15 +471,15 @@ class ServerSettings(_Group):
         75,
         description="Seconds that idle connections stay open; more than a load balancer's.",
     )
-    drain_delay: Grace = Field(
+    drain_delay: NonNegativeSeconds = Field(
         0,
         description="Seconds between /readyz turning 503 after SIGTERM and the listener closing.",
     )
-    shutdown_timeout: Grace = Field(
+    shutdown_timeout: NonNegativeSeconds = Field(
         30, description="Seconds that running answers get after SIGTERM."
     )
 
-    def problems(self) -> Iterator[Problem]:
+    def problems(self) -> Iterator[SettingIssue]:
         """Tell what these settings lack together."""
         return _pair_problems(
             "server.tls_cert_file", self.tls_cert_file, "server.tls_key_file", self.tls_key_file
@@ -534,7 +534,7 @@ class Settings(BaseSettings):
     logging: LoggingSettings = LoggingSettings()
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
-    _exposures: tuple[Problem, ...] = PrivateAttr(())
+    _exposures: tuple[SettingIssue, ...] = PrivateAttr(())
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401
         super().__init__(**values)
@@ -567,13 +567,13 @@ class Settings(BaseSettings):
             raise ConfigurationError(problems)
         return settings
 
-    def _broken_rules(self) -> Iterator[Problem]:
+    def _broken_rules(self) -> Iterator[SettingIssue]:
         yield from self.upstream.problems()
         yield from self.cors.problems()
         yield from self._open_to_foreign_writes()
         yield from self.server.problems()
 
-    def _open_to_foreign_writes(self) -> Iterator[Problem]:
+    def _open_to_foreign_writes(self) -> Iterator[SettingIssue]:
         """Tell which policies let any web page that a user opens change the archive."""
         access = self.access
         if access.mode != "read-write" or access.dangerously_allow_writes_from_any_origin:
@@ -584,7 +584,7 @@ class Settings(BaseSettings):
                 "'*' lets any web page that a user opens write to the archive with access.mode: "
                 f"read-write; list the origins of your viewers, or set {switch}: true"
             )
-            yield Problem(key, reason, because_of=("access.mode", switch))
+            yield SettingIssue(key, reason, because_of=("access.mode", switch))
 
     def _read(self, key: str) -> tuple[object, bool]:
         """Return the value of a dotted key, and whether it has been set."""
@@ -613,40 +613,42 @@ class Settings(BaseSettings):
         """Return the URL that each service is served from; those without one are not served."""
         return self.upstream.service_urls()
 
-    def cors_engine(self) -> CORS:
+    def cors_engine(self) -> CORSEngine:
         """Compile the CORS policies."""
         own = None if self.public_url is None else own_origin(self.public_url)
-        return CORS(self.cors.policies(), own_origin=own)
+        return CORSEngine(self.cors.policies(), own_origin=own)
 
     def warnings(self) -> tuple[str, ...]:
         """Tell, in sentences, what is allowed and likely not meant."""
         return tuple(map(str, (*self.cors.warnings(), *self._warnings(), *self._exposures)))
 
-    def _warnings(self) -> Iterator[Problem]:
+    def _warnings(self) -> Iterator[SettingIssue]:
         upstream, server = self.upstream, self.server
         yield from upstream.warnings()
         if server.tls_cert_file is not None and (fault := validity_fault(server.tls_cert_file)):
-            yield Problem("server.tls_cert_file", fault)
+            yield SettingIssue("server.tls_cert_file", fault)
         if upstream.auth.type != "none":
-            yield from self._open_doors("upstream.auth")
+            yield from self._exposure_warnings("upstream.auth")
         elif upstream.uses_tls and upstream.client_cert_file is not None:
-            yield from self._open_doors("upstream.client_cert_file")
+            yield from self._exposure_warnings("upstream.client_cert_file")
         access = self.access
         if access.mode == "read-write" and next(self.cors.any_origin_keys(), None) is not None:
             reason = (
                 "is true, so any web page that a user opens can change the archive; list the "
                 "origins of your viewers"
             )
-            yield Problem("access.dangerously_allow_writes_from_any_origin", reason)
+            yield SettingIssue("access.dangerously_allow_writes_from_any_origin", reason)
         if "/**" in access.extra_paths:
             reason = "'/**' opens every path of the archive, of its administration too; list those"
-            yield Problem("access.extra_paths", f"{reason} that are meant")
+            yield SettingIssue("access.extra_paths", f"{reason} that are meant")
         for network in server.trusted_proxies:
             if network.endswith("/0"):
-                reason = f"{shown(network)} believes every client's X-Forwarded-*; list the proxies"
-                yield Problem("server.trusted_proxies", reason)
+                reason = (
+                    f"{redacted(network)} believes every client's X-Forwarded-*; list the proxies"
+                )
+                yield SettingIssue("server.trusted_proxies", reason)
 
-    def _open_doors(self, credentials: str) -> Iterator[Problem]:
+    def _exposure_warnings(self, credentials: str) -> Iterator[SettingIssue]:
         """Tell how the archive lies open behind what the proxy shows it for everyone, by a key."""
         server, token_url = self.server, self.upstream.auth.token_url
         if not server.allowed_hosts:
@@ -654,26 +656,26 @@ class Settings(BaseSettings):
                 "is empty, so a page can rebind its host name to this proxy and read all that "
                 f"{credentials} opens; list the hosts by which clients reach the proxy"
             )
-            yield Problem("server.allowed_hosts", reason)
+            yield SettingIssue("server.allowed_hosts", reason)
         if server.tls_cert_file is None and not is_loopback(server.host):
             reason = (
-                f"{shown(server.host)} is reached from other machines, over plain http, and the "
+                f"{redacted(server.host)} is reached from other machines, over plain http, and the "
                 "proxy logs in for whoever comes; set server.tls_cert_file, or listen on "
                 "127.0.0.1 behind a server with TLS"
             )
-            yield Problem("server.host", reason)
+            yield SettingIssue("server.host", reason)
         for key in self.cors.any_origin_keys():
             reason = (
                 f"'*' lets any page that a user opens read all that {credentials} opens; list "
                 "the origins of your viewers"
             )
-            yield Problem(key, reason)
-        if token_url is not None and not is_private_way(token_url):
+            yield SettingIssue(key, reason)
+        if token_url is not None and not is_eavesdrop_safe(token_url):
             reason = (
                 "is plain http: whoever is between proxy and server reads the client's secret; "
                 "use https"
             )
-            yield Problem("upstream.auth.token_url", reason)
+            yield SettingIssue("upstream.auth.token_url", reason)
 
 
 def _settings(group: type[BaseModel], prefix: str = "") -> Iterator[Setting]:

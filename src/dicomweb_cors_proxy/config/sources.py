@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from pydantic import SecretStr
 
-from dicomweb_cors_proxy.config.issues import Problem
+from dicomweb_cors_proxy.config.issues import SettingIssue
 from dicomweb_cors_proxy.config.schema import (
     POLICIES_EXAMPLE,
     VARIABLE_PREFIX,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
-    "Place",
+    "SourceValues",
     "config_variable",
     "exposure",
     "read_environment",
@@ -55,18 +55,18 @@ _KUBERNETES: Final = re.compile(
 
 
 @dataclass(slots=True)
-class Place:
+class SourceValues:
     """What one place says: values and where each stands by dotted key, and what is wrong there.
 
-    `is_whole` is False if it could not be read, so that it may hold anything. `blanks` are where
-    secrets seem to be, and are not.
+    `is_whole` is False if it could not be read, so that it may hold anything. `empty_secrets` are
+    where secrets seem to be, and are not.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[SettingIssue] = field(default_factory=list)
     is_whole: bool = True
-    blanks: dict[str, str] = field(default_factory=dict)
+    empty_secrets: dict[str, str] = field(default_factory=dict)
 
     def set(self, setting: Setting, value: object, source: str) -> None:
         """Take a value as it is."""
@@ -81,14 +81,14 @@ class Place:
             return
         if setting.key in self.sources:
             reason = f"is set by {self.sources[setting.key]} too; keep one of the two"
-            self.problems.append(Problem(setting.key, reason, source))
+            self.problems.append(SettingIssue(setting.key, reason, source))
             return
         try:
             self.set(setting, _read(setting, text), source)
         except (ValueError, RecursionError):
             better = POLICIES_EXAMPLE if setting.form == "json" else "a, b"
             reason = f"is not well-formed JSON; write {better}"
-            self.problems.append(Problem(setting.key, reason, source))
+            self.problems.append(SettingIssue(setting.key, reason, source))
 
     def nested(self) -> dict[str, Any]:
         """Return the values as mappings in mappings."""
@@ -110,22 +110,22 @@ def _read(setting: Setting, text: str) -> object:
     return read_list(text) if setting.form == "list" else text
 
 
-def read_flags(flags: Mapping[str, Any], schema: Schema) -> Place:
+def read_flags(flags: Mapping[str, Any], schema: Schema) -> SourceValues:
     """Take the values of command-line flags by dotted key; None and () are flags not given."""
-    place = Place()
+    place = SourceValues()
     for key, value in flags.items():
         if value is None or value == ():
             continue
         if setting := schema.settings.get(key):
             place.set(setting, value, "flag")
         else:
-            place.problems.append(Problem(key, schema.misfit(key), "flag"))
+            place.problems.append(SettingIssue(key, schema.explain_unknown(key), "flag"))
     return place
 
 
-def read_environment(environ: Mapping[str, str], schema: Schema) -> Place:
+def read_environment(environ: Mapping[str, str], schema: Schema) -> SourceValues:
     """Read the environment's variables with our prefix, in any case."""
-    place = Place()
+    place = SourceValues()
     for variable, text in environ.items():
         if not variable.upper().startswith(VARIABLE_PREFIX):
             continue
@@ -138,7 +138,7 @@ def read_environment(environ: Mapping[str, str], schema: Schema) -> Place:
             and not _KUBERNETES.fullmatch(f"{name}={text}")
         ):
             place.problems.append(
-                Problem(variable, schema.misfit(key_of_name(name), variable_of_key))
+                SettingIssue(variable, schema.explain_unknown(key_of_name(name), variable_of_key))
             )
     return place
 
@@ -152,13 +152,13 @@ def _path_variable(environ: Mapping[str, str], name: str) -> Path | None:
     return next((Path(v) for n, v in environ.items() if n.upper() == name and v), None)
 
 
-def read_secret_files(environ: Mapping[str, str], schema: Schema) -> Place:
+def read_secret_files(environ: Mapping[str, str], schema: Schema) -> SourceValues:
     """Read the files that are named like a variable, with or without our prefix, in any case.
 
     The directory is the environment's, else systemd's, else Docker's; other files and folders in
     it are none of ours.
     """
-    place = Place()
+    place = SourceValues()
     named = _path_variable(environ, _SECRETS_DIR)
     directory = named or Path(environ.get("CREDENTIALS_DIRECTORY") or "/run/secrets")
     try:
@@ -166,7 +166,7 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> Place:
     except (OSError, ValueError) as error:
         if named:
             reason = f"can't be read ({_cause(error)}); name a folder that the proxy may read"
-            place.problems.append(Problem(str(named), reason, f"environment {_SECRETS_DIR}"))
+            place.problems.append(SettingIssue(str(named), reason, f"environment {_SECRETS_DIR}"))
         return place
     for file in files:
         is_prefixed = file.name.upper().startswith(VARIABLE_PREFIX)
@@ -179,16 +179,16 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> Place:
             # Containers get a folder where there was no file to mount.
             text = file.read_text(encoding="utf-8") if file.is_file() else None
             if setting is not None and setting.is_secret and not text:
-                place.blanks[key] = f"{source} is {'no file' if text is None else 'empty'}"
+                place.empty_secrets[key] = f"{source} is {'no file' if text is None else 'empty'}"
             if text is None:
                 continue
         except (OSError, ValueError) as error:
             reason = f"can't be read ({_cause(error)})"
-            place.problems.append(Problem(source, reason))
+            place.problems.append(SettingIssue(source, reason))
             continue
         if setting is None:
-            reason = schema.misfit(key, lambda key: variable_of_key(key).lower())
-            place.problems.append(Problem(source, reason))
+            reason = schema.explain_unknown(key, lambda key: variable_of_key(key).lower())
+            place.problems.append(SettingIssue(source, reason))
         else:
             place.read(setting, text.rstrip("\r\n"), source)
     return place
@@ -226,25 +226,25 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def read_file(path: Path, schema: Schema) -> Place:
+def read_file(path: Path, schema: Schema) -> SourceValues:
     """Read a YAML file."""
     source = f"file {path}"
     try:
         document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506 (a safe loader)
     except (OSError, ValueError) as error:
         reason = f"can't be read ({_cause(error)}); name a YAML file that the proxy may read"
-        return Place(problems=[Problem(source, reason)], is_whole=False)
+        return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
     except (yaml.YAMLError, RecursionError) as error:
-        return Place(problems=[_syntax_problem(source, error)], is_whole=False)
+        return SourceValues(problems=[_syntax_problem(source, error)], is_whole=False)
     if not isinstance(document, dict | None):
         reason = "holds no mapping; begin with a key such as upstream:"
-        return Place(problems=[Problem(source, reason)], is_whole=False)
-    place = Place()
+        return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
+    place = SourceValues()
     _flatten(document or {}, "", source, schema, place)
     return place
 
 
-def exposure(path: Path, secrets: Sequence[str]) -> Iterator[Problem]:
+def exposure(path: Path, secrets: Sequence[str]) -> Iterator[SettingIssue]:
     """Yield a warning if others may read a file that holds `secrets`, which are dotted keys."""
     if not secrets or os.name == "nt":  # Windows shows its access lists in no mode
         return
@@ -258,13 +258,13 @@ def exposure(path: Path, secrets: Sequence[str]) -> Iterator[Problem]:
             f"holds {' and '.join(secrets)}, and {' and '.join(readers)} can read it; run "
             f"chmod 600 {shlex.quote(str(path))}, or move each secret into a secret file"
         )
-        yield Problem(f"file {path}", reason)
+        yield SettingIssue(f"file {path}", reason)
 
 
-def _syntax_problem(source: str, error: Exception) -> Problem:
+def _syntax_problem(source: str, error: Exception) -> SettingIssue:
     """Say where the file stops being YAML, without the text that stands there."""
     if not isinstance(error, yaml.MarkedYAMLError):
-        return Problem(source, "is not YAML; write UTF-8 text, and no deeper than the example")
+        return SettingIssue(source, "is not YAML; write UTF-8 text, and no deeper than the example")
     mark = error.problem_mark or error.context_mark
     where = f"{source}, line {mark.line + 1}" if mark else source
     problem = error.problem or ""
@@ -275,20 +275,20 @@ def _syntax_problem(source: str, error: Exception) -> Problem:
     # Quoted there are characters and tokens, '<block end>', but also the names of aliases and tags,
     # which can be an unquoted *secret or !secret.
     cause = re.sub(r"""'(?!<|\\|.')[^']+'|"[^"]+\"""", "…", problem)
-    return Problem(where, f"is not valid YAML ({cause}); {remedy}")
+    return SettingIssue(where, f"is not valid YAML ({cause}); {remedy}")
 
 
 def _flatten(
-    node: Mapping[Any, Any], prefix: str, source: str, schema: Schema, place: Place
+    node: Mapping[Any, Any], prefix: str, source: str, schema: Schema, place: SourceValues
 ) -> None:
     for name, value in node.items():
         key = f"{prefix}{name}"
         if not isinstance(name, str) or "." in name:
             reason = "is not known; keys are nested by indentation, as in the example"
-            place.problems.append(Problem(key, reason, source))
+            place.problems.append(SettingIssue(key, reason, source))
         elif key in schema.settings:
             place.set(schema.settings[key], value, source)
         elif key not in schema.groups or not (value is None or isinstance(value, dict)):
-            place.problems.append(Problem(key, schema.misfit(key), source))
+            place.problems.append(SettingIssue(key, schema.explain_unknown(key), source))
         elif value:
             _flatten(value, f"{key}.", source, schema, place)

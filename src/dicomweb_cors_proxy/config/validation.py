@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dicomweb_cors_proxy.config.issues import Problem, shown
+from dicomweb_cors_proxy.config.issues import SettingIssue, redacted
 from dicomweb_cors_proxy.config.schema import POLICIES_EXAMPLE, Schema
 
 if TYPE_CHECKING:
@@ -25,32 +25,34 @@ _EXPECTED: Final = {
 _Location = tuple[int | str, ...]
 
 
-def issue_of(error: ErrorDetails, schema: Schema, policy_schema: Schema) -> Problem:
+def issue_of(error: ErrorDetails, schema: Schema, policy_schema: Schema) -> SettingIssue:
     """Say in our words what pydantic says of a value."""
     location, kind, value = error["loc"], error["type"], error["input"]
     subject = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in location)[1:]
     if kind == "value_error":
-        return Problem(subject, str(error["ctx"]["error"]))
+        return SettingIssue(subject, str(error["ctx"]["error"]))
     if kind in ("extra_forbidden", "invalid_key"):
         is_in_entry = location[:2] == ("cors", "per_origin")
         if is_in_entry:
-            return Problem(subject, policy_schema.misfit(str(location[-1])))
-        return Problem(subject, schema.misfit(subject))
+            return SettingIssue(subject, policy_schema.explain_unknown(str(location[-1])))
+        return SettingIssue(subject, schema.explain_unknown(subject))
     if subject in schema.groups:
-        return Problem(subject, schema.misfit(subject))
+        return SettingIssue(subject, schema.explain_unknown(subject))
     expected = error["ctx"]["expected"] if kind == "literal_error" else _EXPECTED.get(kind, "text")
     setting = schema.settings.get(subject)
-    reason = f"{'this' if setting and setting.is_secret else shown(value)} is not {expected}"
+    reason = f"{'this' if setting and setting.is_secret else redacted(value)} is not {expected}"
     if value is None:
         reason += "; leave the key out for its default"
     elif expected == "text" and isinstance(value, (bool, int, float)):
         reason += "; put it in quotes"
     elif subject == "cors.per_origin":
         reason += f"; write {POLICIES_EXAMPLE}"
-    return Problem(subject, reason)
+    return SettingIssue(subject, reason)
 
 
-def independent(problems: Iterable[Problem], *, of: Sequence[Problem]) -> list[Problem]:
+def independent(
+    problems: Iterable[SettingIssue], *, of: Sequence[SettingIssue]
+) -> list[SettingIssue]:
     """Keep the problems that are not mere consequences of others."""
     reported = {problem.subject for problem in of}
     return [

@@ -11,7 +11,7 @@ from dicomweb_cors_proxy.cors.policy import CORSPolicy, Decision, PreflightDecis
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CORS"]
+__all__ = ["CORSEngine"]
 
 MAX_PREFLIGHT_BYTES: Final = 8192  # origin, method and header names together
 CACHED_ORIGINS: Final = 1024
@@ -27,7 +27,7 @@ _NULL_ORIGIN: Final = refused(
 )
 
 
-class CORS:
+class CORSEngine:
     """Answers requests by the first policy that allows their origin."""
 
     def __init__(self, policies: Sequence[CORSPolicy], *, own_origin: str | None = None) -> None:
@@ -45,15 +45,15 @@ class CORS:
         headers = policies[0].actual_headers(b"*") if same_for_all else ()
         self._none = Decision("none", headers, vary)
         self._refused = Decision("refused", (), vary)
-        self._decide = lru_cache(CACHED_ORIGINS)(self._decide_anew)
-        self._preflight = lru_cache(CACHED_PREFLIGHTS)(self._preflight_anew)
+        self._decide_cached = lru_cache(CACHED_ORIGINS)(self._decide)
+        self._judge_cached = lru_cache(CACHED_PREFLIGHTS)(self._judge)
 
     def decide(self, origin: bytes | None) -> Decision:
         """Decide on an actual request by the value of its Origin header, None or b"" for none."""
         if not origin:
             return self._none
         # Cut where no origin can match any more: the cache's keys stay small.
-        return self._decide(origin[: MAX_ORIGIN_BYTES + 1])
+        return self._decide_cached(origin[: MAX_ORIGIN_BYTES + 1])
 
     def preflight(
         self, origin: bytes, method: bytes, request_headers: Sequence[bytes]
@@ -62,18 +62,18 @@ class CORS:
         names = b",".join(request_headers)  # RFC 9110 §5.3
         if len(origin) + len(method) + len(names) > MAX_PREFLIGHT_BYTES:
             return _OVERSIZED
-        return self._preflight(origin, method, names)
+        return self._judge_cached(origin, method, names)
 
-    def _decide_anew(self, origin: bytes) -> Decision:
+    def _decide(self, origin: bytes) -> Decision:
         for policy, _ in self._policies:
             if policy.allows_origin(origin):
                 return Decision("allowed", policy.actual_headers(origin), self._none.vary)
         return self._none if origin == self._own_origin else self._refused
 
-    def _preflight_anew(self, origin: bytes, method: bytes, names: bytes) -> PreflightDecision:
+    def _judge(self, origin: bytes, method: bytes, names: bytes) -> PreflightDecision:
         for policy, setting in self._policies:
             if policy.allows_origin(origin):
-                return policy.judge(origin, method, names, setting)
+                return policy.judge_preflight(origin, method, names, setting)
         if origin == b"null":
             return _NULL_ORIGIN
         if Origin.parse(origin) is None:

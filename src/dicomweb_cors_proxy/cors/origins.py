@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Final, Self
 
 from dicomweb_cors_proxy.cors.fetch_names import ANY
-from dicomweb_cors_proxy.cors.problems import PolicyError, Problem, listed
+from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue, listed
 from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class OriginPattern:
             reason = f"has {listed(faults)} and {error}" if faults else str(error)
         else:
             reason = f"has {listed(faults)}, so no browser's Origin equals it; write {pattern}"
-        raise PolicyError([Problem("allow_origins", text, reason)])
+        raise PolicyError([PolicyIssue("allow_origins", text, reason)])
 
     @classmethod
     def _read(cls, text: str, faults: list[str]) -> Self:

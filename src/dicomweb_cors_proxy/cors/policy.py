@@ -12,7 +12,7 @@ from dicomweb_cors_proxy.cors.fetch_names import (
     SAFELISTED_METHODS,
 )
 from dicomweb_cors_proxy.cors.origins import APP_SCHEMES, Origin, OriginPattern
-from dicomweb_cors_proxy.cors.problems import PolicyError, Problem, listed
+from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue, listed
 from dicomweb_cors_proxy.cors.validation import (
     exposed_header_problems,
     method_problems,
@@ -130,7 +130,7 @@ class CORSPolicy:
         problems += exposed_header_problems(expose_headers, credentials=allow_credentials)
         if max_age not in _MAX_AGE:
             reason = f"is outside {_MAX_AGE[0]}..{_MAX_AGE[-1]}, in seconds; the default is 7200"
-            problems.append(Problem("max_age", str(max_age), reason))
+            problems.append(PolicyIssue("max_age", str(max_age), reason))
         if problems:
             raise PolicyError(problems)
 
@@ -154,32 +154,32 @@ class CORSPolicy:
         )
 
     @property
-    def warnings(self) -> tuple[Problem, ...]:
+    def warnings(self) -> tuple[PolicyIssue, ...]:
         """What is permitted and probably not meant."""
         return tuple(self._warnings())
 
-    def _warnings(self) -> Iterator[Problem]:
+    def _warnings(self) -> Iterator[PolicyIssue]:
         if self.any_origin:
             reason = "lets any page on the web read the answers; list the viewers' origins"
-            yield Problem("allow_origins", ANY, reason)
+            yield PolicyIssue("allow_origins", ANY, reason)
         for origin in sorted(map(bytes.decode, self.origins)):
             if origin.partition("://")[0] not in DEFAULT_PORTS.keys() | APP_SCHEMES:
                 reason = "is the origin of no web page and no common app; check its scheme"
-                yield Problem("allow_origins", origin, reason)
+                yield PolicyIssue("allow_origins", origin, reason)
         if int(self.max_age) > _CHROMIUM_MAX_AGE:
             reason = f"is more than Chromium ({_CHROMIUM_MAX_AGE}) and Safari (600) keep; lower it"
-            yield Problem("max_age", self.max_age.decode(), reason)
+            yield PolicyIssue("max_age", self.max_age.decode(), reason)
         if self.any_header:
             if not self.credentials and b"authorization" not in self.headers:
                 reason = "does not cover authorization; if pages send that, list it as well"
-                yield Problem("allow_headers", ANY, reason)
+                yield PolicyIssue("allow_headers", ANY, reason)
         elif b"accept" not in self.headers:
             reason = "is not listed, so pages can't ask for a quoted media type; add it"
-            yield Problem("allow_headers", "accept", reason)
+            yield PolicyIssue("allow_headers", "accept", reason)
         ranges = self.any_header or b"range" in self.headers
         if ranges and {b"*", b"content-range"}.isdisjoint(self.expose_headers.split(b", ")):
             reason = "is not listed, so viewers that use range take a part for the whole; add it"
-            yield Problem("expose_headers", "content-range", reason)
+            yield PolicyIssue("expose_headers", "content-range", reason)
 
     def allows_origin(self, origin: bytes) -> bool:
         """Whether the policy is for pages of `origin`, the value of an Origin header."""
@@ -195,7 +195,9 @@ class CORSPolicy:
             headers.append((b"access-control-expose-headers", self.expose_headers))
         return tuple(headers)
 
-    def judge(self, origin: bytes, method: bytes, names: bytes, setting: str) -> PreflightDecision:
+    def judge_preflight(
+        self, origin: bytes, method: bytes, names: bytes, setting: str
+    ) -> PreflightDecision:
         """Judge a preflight of an origin that is allowed (Fetch, "CORS-preflight fetch", step 7).
 
         `names` is the list in Access-Control-Request-Headers, `setting` the key of this policy.

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["PolicyError", "Problem", "listed"]
+__all__ = ["PolicyError", "PolicyIssue", "listed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PolicyIssue:
     """One thing wrong in a policy's configuration, or to be warned of.
 
     `reason` goes on from the value: it says what is wrong with it, then the remedy.
@@ -30,7 +30,7 @@ class Problem:
 class PolicyError(ValueError):
     """A configuration that can't become a policy, with all of its problems."""
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[PolicyIssue]) -> None:
         """Take the problems, of which there is one at least."""
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))

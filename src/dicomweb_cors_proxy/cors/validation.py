@@ -15,7 +15,7 @@ from dicomweb_cors_proxy.cors.fetch_names import (
     RESPONSE_HEADERS,
 )
 from dicomweb_cors_proxy.cors.origins import OriginPattern
-from dicomweb_cors_proxy.cors.problems import PolicyError, Problem
+from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue
 from dicomweb_cors_proxy.http.messages import TOKEN
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ __all__ = ["exposed_header_problems", "method_problems", "read_origins", "reques
 
 def read_origins(
     texts: Sequence[str], *, credentials: bool, insecure: bool
-) -> tuple[list[OriginPattern], list[Problem]]:
+) -> tuple[list[OriginPattern], list[PolicyIssue]]:
     """Read the patterns of `allow_origins`, and the problems with them."""
     patterns: list[OriginPattern] = []
-    problems: list[Problem] = []
+    problems: list[PolicyIssue] = []
 
     def refuse(text: str, reason: str) -> None:
-        problems.append(Problem("allow_origins", text, reason))
+        problems.append(PolicyIssue("allow_origins", text, reason))
 
     if not texts:
         refuse("[]", "holds no origin; list the viewer's, such as https://viewer.example")
@@ -62,20 +62,20 @@ def read_origins(
     return patterns, problems
 
 
-def method_problems(methods: Iterable[str]) -> Iterator[Problem]:
+def method_problems(methods: Iterable[str]) -> Iterator[PolicyIssue]:
     """Yield the problems with the names in `allow_methods`."""
     for method in dict.fromkeys(methods):
         if not _is_token(method):
-            yield Problem("allow_methods", method, "is no method; write a name such as DELETE")
+            yield PolicyIssue("allow_methods", method, "is no method; write a name such as DELETE")
         elif method.upper() in FORBIDDEN_METHODS:
             reason = "is a method that browsers never let a page send; leave it out"
-            yield Problem("allow_methods", method, reason)
+            yield PolicyIssue("allow_methods", method, reason)
         elif method not in KNOWN_METHODS and method.upper() in KNOWN_METHODS:
             reason = f"is never sent, for methods are case-sensitive; write {method.upper()}"
-            yield Problem("allow_methods", method, reason)
+            yield PolicyIssue("allow_methods", method, reason)
 
 
-def request_header_problems(names: Iterable[str]) -> Iterator[Problem]:
+def request_header_problems(names: Iterable[str]) -> Iterator[PolicyIssue]:
     """Yield the problems with the names in `allow_headers`."""
     for name in dict.fromkeys(names):
         lowered = name.lower()
@@ -89,10 +89,10 @@ def request_header_problems(names: Iterable[str]) -> Iterator[Problem]:
             reason = "is a response header; if pages are to read it, move it to expose_headers"
         else:
             continue
-        yield Problem("allow_headers", name, reason)
+        yield PolicyIssue("allow_headers", name, reason)
 
 
-def exposed_header_problems(names: Iterable[str], *, credentials: bool) -> Iterator[Problem]:
+def exposed_header_problems(names: Iterable[str], *, credentials: bool) -> Iterator[PolicyIssue]:
     """Yield the problems with the names in `expose_headers`."""
     for name in dict.fromkeys(names):
         if not _is_token(name):
@@ -103,7 +103,7 @@ def exposed_header_problems(names: Iterable[str], *, credentials: bool) -> Itera
             reason = "means nothing to browsers with allow_credentials; list the headers by name"
         else:
             continue
-        yield Problem("expose_headers", name, reason)
+        yield PolicyIssue("expose_headers", name, reason)
 
 
 def _is_token(name: str) -> bool:

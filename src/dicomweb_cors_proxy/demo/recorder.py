@@ -25,7 +25,7 @@ _HIDDEN: Final = frozenset({b"cookie", b"set-cookie"})
 
 
 @dataclass
-class Exchange:
+class RecordedExchange:
     """A request, as the server `at` got it, and the head of its answer.
 
     Attributes:
@@ -52,9 +52,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.latest = 0  # number of the exchange that began last
-        self._answered: deque[Exchange] = deque(maxlen=KEPT)
+        self._answered: deque[RecordedExchange] = deque(maxlen=KEPT)
 
-    def since(self, number: int) -> list[Exchange]:
+    def since(self, number: int) -> list[RecordedExchange]:
         """Return the answered exchanges that began after `number`."""
         later = (exchange for exchange in self._answered if exchange.number > number)
         return sorted(later, key=lambda exchange: exchange.number)
@@ -70,7 +70,7 @@ class Recorder:
             self.latest += 1
             query = scope["query_string"]
             target = scope["raw_path"] + (b"?" + query if query else b"")
-            exchange = Exchange(
+            exchange = RecordedExchange(
                 number=self.latest,
                 at=at,
                 via=any(name == b"via" for name, _ in scope["headers"]),

@@ -18,7 +18,7 @@ from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.demo.archive import ROOT, create_archive
 from dicomweb_cors_proxy.demo.recorder import Recorder
 from dicomweb_cors_proxy.server.listening import bind
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
+from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
 
 if TYPE_CHECKING:
     import socket
@@ -64,9 +64,13 @@ class Demo:
         )
         recorder = Recorder()
         self._servers = (
-            _Companion(Config(create_page(recorder), settings.server)),
-            Server(Config(recorder.around(create_app(settings), at="proxy"), settings.server)),
-            _Companion(Config(recorder.around(create_archive(), at="archive"), settings.server)),
+            _Companion(ServerConfig(create_page(recorder), settings.server)),
+            Server(
+                ServerConfig(recorder.around(create_app(settings), at="proxy"), settings.server)
+            ),
+            _Companion(
+                ServerConfig(recorder.around(create_archive(), at="archive"), settings.server)
+            ),
         )
 
     def run(self, on_start: Callable[[], None]) -> None:

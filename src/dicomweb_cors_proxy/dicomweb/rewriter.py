@@ -59,7 +59,7 @@ class ArchiveURLs:
             paths.setdefault(path, self._paths.get(path, b""))
         self._needles = search_bytes({path for paths in self._bases.values() for path in paths})
 
-    def to(self, public: bytes, *, hosts: Iterable[bytes] = ()) -> URLRewriter:
+    def for_public_url(self, public: bytes, *, hosts: Iterable[bytes] = ()) -> URLRewriter:
         """Return what rewrites one answer for a browser that reaches our root as `public`.
 
         `hosts` are the values of Host and X-Forwarded-Host that the archive was sent: it may have
@@ -104,7 +104,7 @@ _USUAL_GROWTH: Final = 2.0
 
 
 class URLRewriter:
-    """Rewrites one answer; made by `ArchiveURLs.to`."""
+    """Rewrites one answer; made by `ArchiveURLs.for_public_url`."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Route:
         """Return the service that a request with `method` is for; None if that is a 405."""
         return self._services.get(method, self._service_of_others)
 
-    def holds_urls(self, method: str) -> bool:
+    def may_contain_urls(self, method: str) -> bool:
         """Tell whether the answer is always a text in which the archive may name itself.
 
         That is search results, store and worklist answers, and metadata.

@@ -17,7 +17,7 @@ _NEAR: Final = 256
 _LONGEST_BASE: Final = 1024
 
 
-class _Found(NamedTuple):
+class _Match(NamedTuple):
     """A base URL that is to be replaced.
 
     Attributes:
@@ -153,7 +153,7 @@ class URLReplacer:
             self._usual = self._urls.usual.get((self._syntax.escape, self._needle), _NOTHING)
         return replacement.join((*pieces, view[done:])) if pieces else data
 
-    def _learned(self, data: bytes, start: int, at: int, found: _Found) -> LearnedForm:
+    def _learned(self, data: bytes, start: int, at: int, found: _Match) -> LearnedForm:
         usual = LearnedForm(
             forms=(found.context + data[start : found.end],),
             start=start - at,
@@ -165,7 +165,7 @@ class URLReplacer:
             return usual
         return usual._replace(forms=(usual.forms + self._usual.forms)[:_MOST_FORMS])
 
-    def _found(self, data: bytes, start: int) -> _Found | None:
+    def _found(self, data: bytes, start: int) -> _Match | None:
         """Return the base URL that begins at `data[start]`, if a value of our keys does."""
         syntax = self._syntax
         closer = syntax.closers.get(data[start - 1 : start] or self._passed[-1:])
@@ -183,7 +183,7 @@ class URLReplacer:
         if context is None:
             return None
         length, replacement = base
-        return _Found(
+        return _Match(
             length=ends[length - 1],
             end=start + (ends[length] if length < len(url) else len(text) + 1),
             replacement=syntax.quoted(replacement),

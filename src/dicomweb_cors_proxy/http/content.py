@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Gzip",
     "accepts_gzip",
-    "archive_tags",
-    "changed_body_headers",
     "compressed_headers",
+    "headers_of_changed_body",
     "is_compressible",
     "is_text",
     "parse_media_type",
+    "restore_etags",
 ]
 
 _LONGEST_REMEMBERED: Final = 256
@@ -130,7 +130,7 @@ _WEAKENED: Final = b"~"
 _WEAKENED_TAG: Final = re.compile(rb'W/("[^"]*)~"')
 
 
-def changed_body_headers(headers: Iterable[Header]) -> list[Header]:
+def headers_of_changed_body(headers: Iterable[Header]) -> list[Header]:
     """Return the headers of an answer whose body changes on its way.
 
     Its length, its digests and the offer of ranges go; a strong ETag becomes a weak one, which is
@@ -148,7 +148,7 @@ def _weakened(tag: bytes) -> bytes:
     return b"W/" + tag[:-1] + _WEAKENED + b'"' if strong else tag
 
 
-def archive_tags(if_none_match: bytes) -> bytes:
+def restore_etags(if_none_match: bytes) -> bytes:
     """Return the value with the ETags as the archive had sent them.
 
     It should compare weakly (RFC 9110 §13.1.2), but RESTEasy, which dcm4chee runs on, doesn't.

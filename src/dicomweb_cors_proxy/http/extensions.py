@@ -1,7 +1,7 @@
 """Extensions of ASGI between our server and the application.
 
-The application may have a method `at_once(scope) -> Answer | None`: the server sends that answer
-without running the application, which takes several times as long. The rest stands in
+The application may have a method `try_preflight(scope) -> LocalReply | None`: the server sends that
+answer without running the application, which takes several times as long. The rest stands in
 `scope["extensions"]`.
 """
 
@@ -15,8 +15,8 @@ __all__ = ["EMPTY_QUERY", "ON_LEAVING", "REFUSAL"]
 # `/x?` and `/x` are two resources (RFC 3986 §6.2.3).
 EMPTY_QUERY: Final = "dicomweb_cors_proxy.empty_query"
 
-# A `Problem` that the server found while it was reading a head. The application answers with it,
-# so that it carries CORS headers like any other answer.
+# An `HTTPProblem` that the server found while it was reading a head. The application answers with
+# it, so that it carries CORS headers like any other answer.
 REFUSAL: Final = "dicomweb_cors_proxy.refusal"
 
 # `(callback) -> None`: has it called as soon as the client has left.

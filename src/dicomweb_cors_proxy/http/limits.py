@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from typing import Final
 
-from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.http.replies import HTTPProblem
 
 # Of the request heads in a cache: how many, and the bytes of one.
 MAX_CACHED_HEADS: Final = 512
 MAX_CACHED_HEAD_BYTES: Final = 4096
 
 
-def target_too_long(limit: int) -> Problem:
+def target_too_long(limit: int) -> HTTPProblem:
     """The 414 that names the setting."""
-    return Problem(
+    return HTTPProblem(
         414, f"The request target is longer than {limit} bytes (server.max_target_bytes)."
     )
 
 
-def too_many_headers(limit: int) -> Problem:
+def too_many_headers(limit: int) -> HTTPProblem:
     """The 431 for the number of lines."""
-    return Problem(431, f"The request has more than {limit} header lines (server.max_headers).")
+    return HTTPProblem(431, f"The request has more than {limit} header lines (server.max_headers).")
 
 
-def head_too_large(limit: int) -> Problem:
+def head_too_large(limit: int) -> HTTPProblem:
     """The 431 for their size."""
-    return Problem(
+    return HTTPProblem(
         431, f"The request's head is larger than {limit} bytes (server.max_header_bytes)."
     )
 
 
-def body_too_large(limit: int) -> Problem:
+def body_too_large(limit: int) -> HTTPProblem:
     """The 413 that names the setting."""
-    return Problem(413, f"The request's body is larger than {limit} bytes (server.max_body_bytes).")
+    return HTTPProblem(
+        413, f"The request's body is larger than {limit} bytes (server.max_body_bytes)."
+    )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TITLES = {413: "Content Too Large", 414: "URI Too Long"}
 
 
-class Answer(Exception):  # noqa: N818  (not every answer is an error)
+class LocalReply(Exception):  # noqa: N818  (not every answer is an error)
     """Ends a request with an answer of the proxy's own."""
 
     def __init__(self, status: int, headers: Iterable[Header] = (), body: bytes = b"") -> None:
@@ -31,7 +31,7 @@ class Answer(Exception):  # noqa: N818  (not every answer is an error)
         await send({"type": "http.response.body", "body": self.body})
 
 
-class Problem(Answer):
+class HTTPProblem(LocalReply):
     """A problem details answer, RFC 9457.
 
     `detail` is read by a viewer's developer and an operator: it says what to do, names settings,

@@ -8,7 +8,12 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
-from dicomweb_cors_proxy.observability.records import REQUEST, Record, place, request_id
+from dicomweb_cors_proxy.observability.records import (
+    EVENT_REQUEST,
+    RequestRecord,
+    request_id,
+    traceback_summary,
+)
 
 __all__ = ["is_life_cycle", "is_ours"]
 
@@ -27,7 +32,7 @@ def _event(record: logging.LogRecord) -> str:
     else:
         event = f"error in {record.name}"
     if record.exc_info and record.exc_info[1] is not None:
-        event = f"{event}: {place(record.exc_info[1])}"
+        event = f"{event}: {traceback_summary(record.exc_info[1])}"
     return event
 
 
@@ -57,7 +62,7 @@ class JSONFormatter(logging.Formatter):
             f'{{"time":"{_utc(second)}.{milliseconds:03}Z",'
             f'"level":"{record.levelname.lower()}","event":'
         )
-        request: Record | None = getattr(record, "request", None)
+        request: RequestRecord | None = getattr(record, "request", None)
         if request is None:
             return f'{begin}{_json(_event(record))},"request_id":{_json(request_id.get())}}}'
         return (
@@ -107,14 +112,14 @@ class ConsoleFormatter(logging.Formatter):
         begin = f"{_local(second)}.{milliseconds:03} {record.levelname:<7} "
         if self._colour:
             begin = f"\x1b[{_LEVELS.get(record.levelno, _DIM)}m{begin}\x1b[0m"
-        request: Record | None = getattr(record, "request", None)
+        request: RequestRecord | None = getattr(record, "request", None)
         if request is not None:
             return begin + self._request(request)
         line = begin + _event(record).translate(_CONTROLS)
         identity = request_id.get()
         return line if identity is None else f"{line}  {identity}"
 
-    def _request(self, request: Record) -> str:
+    def _request(self, request: RequestRecord) -> str:
         status: object = request.status
         if self._colour:
             status = f"\x1b[{_STATUSES.get(request.status // 100, _RED)}m{status}\x1b[0m"
@@ -129,7 +134,7 @@ class ConsoleFormatter(logging.Formatter):
         )
         if request.bytes_in:
             line += f"  took {_size(request.bytes_in).lstrip()}"
-        if request.event != REQUEST:
+        if request.event != EVENT_REQUEST:
             line += f"  {request.event.translate(_CONTROLS)}"
         return line
 

@@ -16,13 +16,13 @@ from dicomweb_cors_proxy.observability.log_format import (
     is_ours,
 )
 from dicomweb_cors_proxy.observability.log_writer import FLUSH_SECONDS, Writer
-from dicomweb_cors_proxy.observability.records import RequestLine, place
+from dicomweb_cors_proxy.observability.records import RequestLine, traceback_summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import TextIO
 
-__all__ = ["ACCESS_LOGS", "Format", "configure", "dropped_lines", "flush", "print_lines"]
+__all__ = ["ACCESS_LOGS", "Format", "dropped_lines", "flush", "print_lines", "setup_logging"]
 
 # Access logs of servers that may run the application: all of them print whole URLs.
 ACCESS_LOGS: Final = (
@@ -47,7 +47,9 @@ class _Handler(logging.Handler):
             line = self.format(record)
         except Exception as exc:  # noqa: BLE001  (a bug in a message is no reason to fail)
             # logging itself would print the message and its arguments.
-            failure = _message(logging.ERROR, "a log line of %s fails: %s", record.name, place(exc))
+            failure = _message(
+                logging.ERROR, "a log line of %s fails: %s", record.name, traceback_summary(exc)
+            )
             line = self.format(failure)
         _writer.put(f"{line}\n")
         if is_life_cycle(record):
@@ -76,7 +78,7 @@ def print_lines(lines: Iterable[str]) -> None:
         _writer.put(f"{line}\n")
 
 
-def configure(
+def setup_logging(
     level: str = "info", log_format: Format = "console", *, life_cycle: bool = False
 ) -> None:
     """Send our log to standard error, and let no library add to it but with its errors.
@@ -139,10 +141,10 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 def _log_uncaught(_: object, exc: BaseException, __: object) -> None:
     """What ends the process, and what Python itself would print with the exception's message."""
-    logging.getLogger(PACKAGE).critical("fails: %s", place(exc))
+    logging.getLogger(PACKAGE).critical("fails: %s", traceback_summary(exc))
 
 
 def _log_unraisable(unraisable: Any) -> None:  # noqa: ANN401  (sys.UnraisableHookArgs)
     """What Python itself would print with the exception's message."""
     if unraisable.exc_value is not None:
-        logging.getLogger(PACKAGE).error("not raised: %s", place(unraisable.exc_value))
+        logging.getLogger(PACKAGE).error("not raised: %s", traceback_summary(unraisable.exc_value))

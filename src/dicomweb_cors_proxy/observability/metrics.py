@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from dicomweb_cors_proxy.observability.records import Record
+    from dicomweb_cors_proxy.observability.records import RequestRecord
 
 __all__ = [
     "BUCKETS",
@@ -170,7 +170,7 @@ class Metrics(Collector):
         self._tallies = defaultdict[tuple[str, str, int, str], _Tally](_Tally)
         self._errors = Counter(dict.fromkeys(upstream_errors, 0))
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         tally = self._tallies[record.method, record.resource, record.status, record.cors]
         tally.requests += 1

@@ -9,30 +9,38 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["OTHER", "REQUEST", "UNMATCHED", "Record", "RequestLine", "place", "request_id"]
+__all__ = [
+    "EVENT_REQUEST",
+    "METHOD_OTHER",
+    "UNMATCHED",
+    "RequestLine",
+    "RequestRecord",
+    "request_id",
+    "traceback_summary",
+]
 
 PLACE_FRAMES: Final = 30
 
-REQUEST: Final = "request"  # the event of a request that ended as it should
+EVENT_REQUEST: Final = "request"  # the event of a request that ended as it should
 UNMATCHED: Final = "unmatched"  # the resource of a path that is none
-OTHER: Final = "OTHER"  # a method that nobody has heard of
+METHOD_OTHER: Final = "OTHER"  # a method that nobody has heard of
 
 # The id of the request that is being served, for whatever is logged meanwhile.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 @dataclass(init=False)
-class Record:
+class RequestRecord:
     """All that log and metrics may tell of a request; filled in by whoever learns of it.
 
     Attributes:
-        method: one of HTTP's, else `OTHER`.
+        method: one of HTTP's, else `METHOD_OTHER`.
         client: the address it came from, or for which a trusted proxy speaks.
-        event: `REQUEST`, or in a sentence of ours what became of it.
+        event: `EVENT_REQUEST`, or in a sentence of ours what became of it.
         resource: the template of the path, `studies/{study}/series`, else `UNMATCHED`.
         status: that the client was sent; 499 if it left before.
         upstream_status: the archive's; None if it was not asked, or never answered.
-        upstream_error: the kind of its failure; see `proxy.UPSTREAM_ERRORS`.
+        upstream_error: the kind of its failure; see `failures.UPSTREAM_ERRORS`.
         origin: of the page, if there is one and it is well-formed.
         cors: what the policy said.
         duration: seconds until the last byte was handed to the server.
@@ -44,7 +52,7 @@ class Record:
     method: str
     request_id: str
     client: str | None
-    event: str = REQUEST
+    event: str = EVENT_REQUEST
     resource: str = UNMATCHED
     status: int = 0
     upstream_status: int | None = None
@@ -83,7 +91,7 @@ _BLANK: Final = vars(logging.LogRecord("", 0, "", 0, "", None, None))
 class RequestLine(logging.LogRecord):
     """A request's. What else a logger finds out, such as the place in the code, costs as much."""
 
-    def __init__(self, name: str, level: int, request: Record) -> None:
+    def __init__(self, name: str, level: int, request: RequestRecord) -> None:
         created = time.time()
         self.__dict__.update(
             _BLANK,
@@ -97,10 +105,10 @@ class RequestLine(logging.LogRecord):
         )
 
 
-def place(exc: BaseException) -> str:
+def traceback_summary(exc: BaseException) -> str:
     """Type and frames of an exception, innermost first, without its message and values."""
     if isinstance(exc, BaseExceptionGroup):
-        return ", ".join(map(place, exc.exceptions))
+        return ", ".join(map(traceback_summary, exc.exceptions))
     # A recursion without end has a thousand frames, of which the innermost tell enough.
     frames = traceback.extract_tb(exc.__traceback__, limit=-PLACE_FRAMES)
     return " < ".join(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
-    from dicomweb_cors_proxy.observability.records import Record
+    from dicomweb_cors_proxy.observability.records import RequestRecord
 
 __all__ = ["SharedMetrics", "metrics", "share", "worker_ended"]
 
@@ -82,7 +82,7 @@ class SharedMetrics(Metrics):
         self._dropped_lines = counter(*DROPPED_LINES)
         self._published_dropped_lines = 0
 
-    def observe(self, record: Record) -> None:
+    def observe(self, record: RequestRecord) -> None:
         method, resource = record.method, record.resource
         self._requests[method, resource, record.status].inc()
         self._durations[method, resource].observe(record.duration)

@@ -12,12 +12,12 @@ from dicomweb_cors_proxy.config.pem_files import pair_fault
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.config.settings import ServerSettings
 
-__all__ = ["POLL", "Certificates"]
+__all__ = ["POLL_INTERVAL", "Certificates"]
 
 logger = logging.getLogger(__name__)
 
 # Seconds between two looks at the files.
-POLL: Final = 1.0
+POLL_INTERVAL: Final = 1.0
 
 _Files = tuple[Path, Path]
 _State = tuple[tuple[int, ...] | None, ...]

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.settings import SCHEMA
-from dicomweb_cors_proxy.observability.records import place
+from dicomweb_cors_proxy.observability.records import traceback_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dicomweb_cors_proxy.config.settings import Settings
 
-__all__ = ["Configuration", "reloaded"]
+__all__ = ["LiveSettings", "reloaded"]
 
 logger = logging.getLogger(__name__)
 
 _TLS: Final = ("tls_cert_file", "tls_key_file")
 
 
-class Configuration:
+class LiveSettings:
     """What `serve` goes by.
 
     Args:
@@ -49,7 +49,7 @@ class Configuration:
                 logger.error("not reloaded: %s", problem)  # noqa: TRY400
             return None
         except Exception as error:  # noqa: BLE001  (whatever it is, the proxy goes on)
-            logger.error("not reloaded: %s", place(error))  # noqa: TRY400
+            logger.error("not reloaded: %s", traceback_summary(error))  # noqa: TRY400
             return None
         old = self.settings
         self.settings, waiting = reloaded(old, new)

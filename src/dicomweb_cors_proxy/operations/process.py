@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dicomweb_cors_proxy.app import create_app
-from dicomweb_cors_proxy.observability.log_setup import configure
-from dicomweb_cors_proxy.observability.records import place
-from dicomweb_cors_proxy.operations.certificates import POLL, Certificates
+from dicomweb_cors_proxy.observability.log_setup import setup_logging
+from dicomweb_cors_proxy.observability.records import traceback_summary
+from dicomweb_cors_proxy.operations.certificates import POLL_INTERVAL, Certificates
 from dicomweb_cors_proxy.operations.memory import settle
 from dicomweb_cors_proxy.operations.systemd import (
     ALIVE,
@@ -21,7 +21,7 @@ from dicomweb_cors_proxy.operations.systemd import (
     stopping,
     watchdog_interval,
 )
-from dicomweb_cors_proxy.server.uvicorn_server import Config, Server
+from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
 
 if TYPE_CHECKING:
     import socket
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from dicomweb_cors_proxy.config.settings import Settings
-    from dicomweb_cors_proxy.operations.live_settings import Configuration
+    from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ServeError(Exception):
     """The proxy cannot serve; the text says why and what to do."""
 
 
-class Process:
+class ServingProcess:
     """One process that serves, alone or as a worker."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Process:
         self._app = create_app(settings)
         self._certificates = certificates
         self.server = Server(
-            Config(
+            ServerConfig(
                 self._app,
                 settings.server,
                 None if certificates is None else certificates.context,
@@ -71,13 +71,13 @@ class Process:
 
     async def apply(self, settings: Settings) -> None:
         """Go by these settings from the next request on."""
-        configure(settings.logging.level, settings.logging.format)
+        setup_logging(settings.logging.level, settings.logging.format)
         if self._certificates is not None:
             self._certificates.follow(settings.server)
         try:
             await self._app.reload(settings)
         except Exception as error:  # noqa: BLE001  (a file that is gone by now, or a bug)
-            logger.error("not reloaded: %s", place(error))  # noqa: TRY400
+            logger.error("not reloaded: %s", traceback_summary(error))  # noqa: TRY400
 
 
 async def _feed_watchdog() -> None:
@@ -89,7 +89,7 @@ async def _feed_watchdog() -> None:
 
 
 def serve_alone(
-    configuration: Configuration,
+    configuration: LiveSettings,
     sockets: list[socket.socket],
     certificates: Certificates | None,
     on_ready: Callable[[], None],
@@ -109,7 +109,7 @@ def serve_alone(
 
     async def renew(certificates: Certificates) -> None:
         while True:
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_INTERVAL)
             certificates.poll()
 
     async def main() -> None:
@@ -125,12 +125,12 @@ def serve_alone(
             for chore in chores:
                 chore.cancel()
 
-    process = Process(configuration.settings, certificates, on_reload=hangup.set)
+    process = ServingProcess(configuration.settings, certificates, on_reload=hangup.set)
     process.run(main())
 
 
 def serve_with_workers(
-    configuration: Configuration,
+    configuration: LiveSettings,
     sockets: list[socket.socket],
     certificates: Certificates | None,
     on_ready: Callable[[], None],
@@ -140,14 +140,14 @@ def serve_with_workers(
     from dicomweb_cors_proxy.operations.supervisor import Supervisor  # noqa: PLC0415
     from dicomweb_cors_proxy.operations.worker import (  # noqa: PLC0415
         RENEWED,
+        follow_supervisor,
         shared_metrics,
-        tethered,
     )
 
     def work(
         settings: Settings, connection: Connection[Any, Any], beat: Callable[[], None]
     ) -> None:
-        process = Process(settings, certificates)
+        process = ServingProcess(settings, certificates)
 
         async def apply(message: Settings | str) -> None:
             if isinstance(message, str):
@@ -161,7 +161,7 @@ def serve_with_workers(
                 serving = group.create_task(process.server.serve(sockets))
                 await process.server.ready.wait()
                 settle()
-                with tethered(connection, process.server, apply, beat):
+                with follow_supervisor(connection, process.server, apply, beat):
                     await serving
 
         process.run(main())

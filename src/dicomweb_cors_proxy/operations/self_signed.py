@@ -27,7 +27,7 @@ NAME: Final = "dicomweb-cors-proxy"
 # A year: browsers refuse certificates that are valid for several. And how long before its end a
 # start makes a new one.
 VALIDITY: Final = timedelta(days=365)
-EARLY: Final = timedelta(days=30)
+RENEW_BEFORE: Final = timedelta(days=30)
 
 
 class SelfSigned(NamedTuple):
@@ -64,7 +64,7 @@ def self_signed(host: str, folder: Path) -> SelfSigned:
     with suppress(OSError, ValueError):
         kept = _kept(file)
         kept_names = _names(kept)
-        if datetime.now(UTC) < kept.not_valid_after_utc - EARLY:
+        if datetime.now(UTC) < kept.not_valid_after_utc - RENEW_BEFORE:
             if names <= kept_names:
                 return SelfSigned(file, _fingerprint(kept))
             names |= kept_names

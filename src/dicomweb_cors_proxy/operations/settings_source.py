@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from dicomweb_cors_proxy.config.issues import ConfigurationError, Problem
+from dicomweb_cors_proxy.config.issues import ConfigurationError, SettingIssue
 from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.operations.self_signed import self_signed, state_directory
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SELF_SIGNED = "--tls-self-signed"
 
 
-class Source:
+class SettingsSource:
     """Where `serve` has its settings from, each time it reads them.
 
     Attributes:
@@ -43,11 +43,11 @@ class Source:
             ):
                 if flags.pop(key) is not None:
                     reason = f"is given together with {flag}; keep one of the two"
-                    raise ConfigurationError([Problem(SELF_SIGNED, reason)])
+                    raise ConfigurationError([SettingIssue(SELF_SIGNED, reason)])
         settings = load(config_file=self._config_file, flags=flags)
         if settings.server.workers > 1 and not hasattr(os, "fork"):
             reason = "can only be 1 on this system; run several proxies instead"
-            raise ConfigurationError([Problem("server.workers", reason)])
+            raise ConfigurationError([SettingIssue("server.workers", reason)])
         if not self._is_self_signed:
             return settings
         folder = None
@@ -59,6 +59,6 @@ class Source:
                 f"can't keep its certificate{f' in {folder}' if folder else ''} "
                 f"({error.strerror}); set STATE_DIRECTORY to a folder that the proxy may write"
             )
-            raise ConfigurationError([Problem(SELF_SIGNED, reason)]) from None
+            raise ConfigurationError([SettingIssue(SELF_SIGNED, reason)]) from None
         own = {"server.tls_cert_file": file, "server.tls_key_file": file}
         return load(config_file=self._config_file, flags=flags | own)

@@ -22,10 +22,10 @@ from functools import partial
 from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Any, Final
 
-from dicomweb_cors_proxy.observability.log_setup import configure, flush
-from dicomweb_cors_proxy.observability.records import place
+from dicomweb_cors_proxy.observability.log_setup import flush, setup_logging
+from dicomweb_cors_proxy.observability.records import traceback_summary
 from dicomweb_cors_proxy.observability.shared_metrics import share, worker_ended
-from dicomweb_cors_proxy.operations.certificates import POLL
+from dicomweb_cors_proxy.operations.certificates import POLL_INTERVAL
 from dicomweb_cors_proxy.operations.heartbeats import HEARTBEAT_SECONDS, Heartbeats
 from dicomweb_cors_proxy.operations.systemd import (
     ALIVE,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.operations.certificates import Certificates
-    from dicomweb_cors_proxy.operations.live_settings import Configuration
+    from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 
 __all__ = ["Supervisor"]
 
@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 # Seconds before a worker that has ended is replaced: doubled for each that ended soon.
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 30.0
-SOON: Final = 10.0
+FAST_EXIT: Final = 10.0
 
 # With no worker left, how often in a row one may end before it serves.
 ATTEMPTS: Final = 5
@@ -95,7 +95,7 @@ class Supervisor:
 
     def __init__(
         self,
-        configuration: Configuration,
+        configuration: LiveSettings,
         sockets: Sequence[socket.socket],
         *,
         certificates: Certificates | None,
@@ -200,7 +200,7 @@ class Supervisor:
         else:
             waits += [max(0.0, due - now) for due, _ in self._due]
             if self._certificates is not None:
-                waits.append(POLL)
+                waits.append(POLL_INTERVAL)
         return min(waits)
 
     # Workers
@@ -242,7 +242,7 @@ class Supervisor:
             self._work(self._configuration.settings, connection, beat)
             status = 0
         except BaseException as error:  # noqa: BLE001  (nothing of this may return to our caller)
-            logger.error("the worker fails: %s", place(error))  # noqa: TRY400
+            logger.error("the worker fails: %s", traceback_summary(error))  # noqa: TRY400
         finally:
             flush()
             with suppress(AttributeError, OSError, ValueError):  # it may be closed
@@ -289,7 +289,7 @@ class Supervisor:
             self._give_up()
             return
         lived = time.monotonic() - worker.started
-        self._failures = self._failures + 1 if lived < SOON or not worker.has_served else 0
+        self._failures = self._failures + 1 if lived < FAST_EXIT or not worker.has_served else 0
         is_alone = not any(each.has_served for each in self._workers.values())
         if self._failures >= ATTEMPTS and is_alone and not worker.has_served:
             logger.error("%d workers in a row ended before they served", self._failures)
@@ -355,7 +355,7 @@ class Supervisor:
         if settings is None:
             notify(READY)
             return
-        configure(settings.logging.level, settings.logging.format)
+        setup_logging(settings.logging.level, settings.logging.format)
         if self._certificates is not None:
             self._certificates.follow(settings.server)
         self._reloading = True

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.server.uvicorn_server import Server
 
-__all__ = ["RENEWED", "shared_metrics", "tethered"]
+__all__ = ["RENEWED", "follow_supervisor", "shared_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108
 
 
 @contextmanager
-def tethered(
+def follow_supervisor(
     connection: Connection[Any, Any],
     server: Server,
     apply: Callable[[Any], Awaitable[None]],
@@ -58,7 +58,7 @@ def tethered(
         except (EOFError, OSError):
             loop.remove_reader(connection.fileno())
             logger.error("the supervisor is gone")  # noqa: TRY400
-            server.stop(drain=False)
+            server.shut_down(drain=False)
 
     async def obey() -> None:
         while True:

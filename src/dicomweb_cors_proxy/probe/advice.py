@@ -16,10 +16,10 @@ from dicomweb_cors_proxy.probe.reasons import varies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from dicomweb_cors_proxy.probe.fetch import Answer
-    from dicomweb_cors_proxy.probe.page import Exchange
+    from dicomweb_cors_proxy.probe.fetch import Response
+    from dicomweb_cors_proxy.probe.page import FetchResult
 
-__all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "hide"]
+__all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "nginx_hide"]
 
 Value: TypeAlias = "str | int | bool | list[str]"
 
@@ -66,7 +66,7 @@ class Advisor:
         self._exposed = defaults.expose_headers
         self._credentials = credentials
 
-    def advice(self, exchange: Exchange) -> Advice:
+    def advice(self, exchange: FetchResult) -> Advice:
         """Return what lets the request through."""
         if exchange.step is None:
             return self._on_no_answer(exchange)
@@ -81,22 +81,22 @@ class Advisor:
         if exchange.stage is Stage.REDIRECT or (exchange.answer and exchange.answer.is_redirect):
             return Advice({}, (), "give the viewer the URL to which the server redirects")
         asked = exchange.stage is Stage.PREFLIGHT
-        keys, first = _ON_HEADERS if exchange.culprits else _SETTINGS[rule]
+        keys, first = _ON_HEADERS if exchange.blocked_headers else _SETTINGS[rule]
         if (
             rule is Rule.ALLOW_ORIGIN_MISSING
-            and not exchange.culprits
+            and not exchange.blocked_headers
             and (varies(exchange.answer) or asked)
         ):
             first = _LET_IN if varies(exchange.answer) else _ANSWER_PREFLIGHTS
         if first == _LET_IN and self._origin == "null":
             first = _LET_NULL_IN
-        first = first.format(origin=self._origin, names=", ".join(exchange.culprits))
+        first = first.format(origin=self._origin, names=", ".join(exchange.blocked_headers))
         if asked:
             return Advice(self._ours(*keys), self.preflights(exchange.answer), first)
-        hidden = hide(_HIDDEN.get(rule, ()))
+        hidden = nginx_hide(_HIDDEN.get(rule, ()))
         return Advice(self._ours(*keys), (*hidden, *self.answers(exchange.answer)), first)
 
-    def _on_no_answer(self, exchange: Exchange) -> Advice:
+    def _on_no_answer(self, exchange: FetchResult) -> Advice:
         if exchange.stage is Stage.REDIRECT:
             first = (
                 "see why the server redirects to a private address, or follow it with "
@@ -108,11 +108,11 @@ class Advisor:
                 first += ", and whether it wants https there"
         return Advice({}, (), first)
 
-    def on_answers(self, key: str, answer: Answer, first: str) -> Advice:
+    def on_answers(self, key: str, answer: Response, first: str) -> Advice:
         """Return a setting by our key, with the lines for nginx that every answer needs."""
         return Advice(self._ours(key), self.answers(answer), first)
 
-    def on_preflights(self, key: str, answer: Answer, first: str) -> Advice:
+    def on_preflights(self, key: str, answer: Response, first: str) -> Advice:
         """Return a setting by our key, with the lines for nginx that preflights need."""
         return Advice(self._ours(key), self.preflights(answer), first)
 
@@ -130,7 +130,7 @@ class Advisor:
             "sends no CORS headers",
         )
 
-    def answers(self, sent: Answer | None = None) -> tuple[str, ...]:
+    def answers(self, sent: Response | None = None) -> tuple[str, ...]:
         """Lines of a location: what every answer needs, in place of the one `sent`."""
         lines = [f"add_header Access-Control-Allow-Origin {self._quoted} always;"]
         if self._lets_credentials(sent):
@@ -139,7 +139,7 @@ class Advisor:
         lines.append("add_header Vary Origin always;")
         return tuple(lines)
 
-    def preflights(self, sent: Answer | None = None) -> tuple[str, ...]:
+    def preflights(self, sent: Response | None = None) -> tuple[str, ...]:
         """Lines of a location: what answers preflights before any login, in place of `sent`."""
         lines = [
             "if ($request_method = OPTIONS) {",
@@ -160,7 +160,7 @@ class Advisor:
             "}",
         )
 
-    def _lets_credentials(self, sent: Answer | None) -> bool:
+    def _lets_credentials(self, sent: Response | None) -> bool:
         # What other pages may need is left to them, if it can count for anything.
         return self._credentials or (
             self._origin != "null"
@@ -210,7 +210,7 @@ def _is_secure(origin: str) -> bool:
     return OriginPattern.parse(origin).is_secure
 
 
-def hide(names: Iterable[str]) -> tuple[str, ...]:
+def nginx_hide(names: Iterable[str]) -> tuple[str, ...]:
     """Return lines of a location that drop the archive's own headers."""
     return tuple(f"proxy_hide_header {name};" for name in names)
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from dicomweb_cors_proxy.probe.addresses import Space, space_of_origin
-from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor, hide
+from dicomweb_cors_proxy.probe.advice import MAX_AGE, NOTHING, Advice, Advisor, nginx_hide
 from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
 from dicomweb_cors_proxy.probe.fetch import (
     DEFAULT_MAX_AGE,
-    Answer,
+    Response,
     combined,
     exposes,
     judge_request,
@@ -29,10 +29,10 @@ from dicomweb_cors_proxy.probe.reasons import varies, why
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dicomweb_cors_proxy.probe.client import Client
+    from dicomweb_cors_proxy.probe.client import ProbeClient
     from dicomweb_cors_proxy.probe.fetch import Request
     from dicomweb_cors_proxy.probe.links import Link
-    from dicomweb_cors_proxy.probe.page import Exchange
+    from dicomweb_cors_proxy.probe.page import FetchResult
 
 __all__ = ["probe"]
 
@@ -53,7 +53,7 @@ _OUT_OF_REACH: Final = frozenset(Reason) - {Reason.CLOSED, Reason.PRIVATE}
 
 
 def probe(
-    target: Target, client: Client, *, tell: Callable[[Finding], None] | None = None
+    target: Target, client: ProbeClient, *, tell: Callable[[Finding], None] | None = None
 ) -> Report:
     """Ask `target` all that a viewer asks; `tell` gets each finding as it is made.
 
@@ -67,7 +67,7 @@ def probe(
     return checks.report
 
 
-def _until_the_deadline(checks: _Checks, client: Client) -> Iterator[Finding]:
+def _until_the_deadline(checks: _Checks, client: ProbeClient) -> Iterator[Finding]:
     try:
         yield from checks.run()
     except OutOfTimeError:
@@ -82,7 +82,7 @@ def _until_the_deadline(checks: _Checks, client: Client) -> Iterator[Finding]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class _PlannedRequest:
     """What a viewer wants: a name, words for what a page does, and a path's template."""
 
     check: str
@@ -94,19 +94,19 @@ class _Wish:
         return f"{self.method} {self.template}"
 
 
-_SEARCH: Final = _Wish("search", "search", "GET", "studies?limit=1")
+_SEARCH: Final = _PlannedRequest("search", "search", "GET", "studies?limit=1")
 _INSTANCE: Final = "studies/{study}/series/{series}/instances/{instance}"
-_METADATA: Final = _Wish("metadata", "read metadata", "GET", f"{_INSTANCE}/metadata")
-_FRAME: Final = _Wish("frames", "read frames", "GET", f"{_INSTANCE}/frames/1")
-_STORE: Final = _Wish("store", "store", "POST", "studies")
-_ERROR: Final = _Wish("errors", "read errors", "GET", "studies/{study}/metadata")
-_NOWHERE: Final = _Wish("errors", "read errors", "GET", "no-such-resource")
-_PART: Final = _Wish("range", "read parts of frames", "GET", f"{_INSTANCE}/frames/1")
-_BELOW: Final = _Wish("instance", "", "GET", "studies/{study}/instances?limit=1")
+_METADATA: Final = _PlannedRequest("metadata", "read metadata", "GET", f"{_INSTANCE}/metadata")
+_FRAME: Final = _PlannedRequest("frames", "read frames", "GET", f"{_INSTANCE}/frames/1")
+_STORE: Final = _PlannedRequest("store", "store", "POST", "studies")
+_ERROR: Final = _PlannedRequest("errors", "read errors", "GET", "studies/{study}/metadata")
+_NOWHERE: Final = _PlannedRequest("errors", "read errors", "GET", "no-such-resource")
+_PART: Final = _PlannedRequest("range", "read parts of frames", "GET", f"{_INSTANCE}/frames/1")
+_BELOW: Final = _PlannedRequest("instance", "", "GET", "studies/{study}/instances?limit=1")
 
 
 class _Checks:
-    def __init__(self, target: Target, client: Client) -> None:
+    def __init__(self, target: Target, client: ProbeClient) -> None:
         self.report = Report(target)
         self._target = target
         self._page = Page(
@@ -123,7 +123,7 @@ class _Checks:
         self._hinted = _NO_HINT  # said last, not to be repeated
 
     @property
-    def _exchanges(self) -> dict[str, Exchange]:
+    def _exchanges(self) -> dict[str, FetchResult]:
         return self.report.exchanges
 
     def run(self) -> Iterator[Finding]:
@@ -172,7 +172,7 @@ class _Checks:
             advice=self._advisor.advice(exchange),
         )
 
-    def _of_the_connection(self, search: Exchange) -> Iterator[Finding]:
+    def _of_the_connection(self, search: FetchResult) -> Iterator[Finding]:
         target = self._target
         if target.root.startswith("https:") and not target.verify:
             text = "The certificate was not checked (--insecure); browsers will check it."
@@ -194,10 +194,12 @@ class _Checks:
         )
         yield Finding("local-network", Verdict.NOTE, text)
 
-    def _why(self, exchange: Exchange) -> str:
+    def _why(self, exchange: FetchResult) -> str:
         return why(exchange, origin=self._target.origin, succeeded=self._succeeded)
 
-    def _judged(self, wish: _Wish, exchange: Exchange, *, only_asked: bool = False) -> Finding:
+    def _judged(
+        self, wish: _PlannedRequest, exchange: FetchResult, *, only_asked: bool = False
+    ) -> Finding:
         if exchange.is_blocked:
             return self._blocked(wish, exchange)
         if exchange.is_away and exchange.answer is None:
@@ -231,7 +233,7 @@ class _Checks:
                 text += " The values of --header were not sent to the other origin."
         return Finding(wish.check, Verdict.PASS, text, str(wish), status, advice=advice)
 
-    def _blocked(self, wish: _Wish, exchange: Exchange) -> Finding:
+    def _blocked(self, wish: _PlannedRequest, exchange: FetchResult) -> Finding:
         advice = self._advisor.advice(exchange)
         text = f"A page can't {wish.does}. {self._why(exchange)}"
         if _rule(exchange) == Reason.PRIVATE:
@@ -254,10 +256,10 @@ class _Checks:
             advice,
         )
 
-    def _is_without_cors(self, exchange: Exchange) -> bool:
+    def _is_without_cors(self, exchange: FetchResult) -> bool:
         """Whether neither an answer nor a preflight shows that the server knows of CORS."""
         answer = exchange.answer
-        if answer is None or answer.is_redirect or exchange.culprits or varies(answer):
+        if answer is None or answer.is_redirect or exchange.blocked_headers or varies(answer):
             return False
         try:
             preflight = self._page.preflight(exchange.asked).answer
@@ -266,14 +268,14 @@ class _Checks:
         heads = (*answer.headers, *preflight.headers)
         return not any(name.lower().startswith("access-control-") for name, _ in heads)
 
-    def _hint(self, wish: _Wish, status: int) -> _Hint:
+    def _hint(self, wish: _PlannedRequest, status: int) -> _Hint:
         if status == 404 and self._made_up and wish is not _SEARCH:
             return _MADE_UP
         if status == 401 and any(n.lower() == "authorization" for n, _ in self._target.headers):
             return _REFUSED_LOGIN
         return _HINTS.get((wish.check, status)) or _HINTS.get(("", status)) or _NO_HINT
 
-    def _instance(self, search: Exchange) -> dict[str, str]:
+    def _instance(self, search: FetchResult) -> dict[str, str]:
         """UIDs of an instance that is there, else of one that isn't."""
         found = instance_of(search.body)
         if found.study and not (found.series and found.instance):
@@ -303,7 +305,7 @@ class _Checks:
             exchange = self._fetch(wish, {}, _JSON)
         return self._judged(wish, exchange)
 
-    def _ranges(self, frames: Exchange, uids: dict[str, str]) -> Iterator[Finding]:
+    def _ranges(self, frames: FetchResult, uids: dict[str, str]) -> Iterator[Finding]:
         if frames.is_blocked or frames.answer is None or not frames.answer.is_ok:
             return
         part = self._fetch(_PART, uids, _FRAMES, _RANGE)
@@ -360,12 +362,12 @@ class _Checks:
             text = f"Browsers keep preflights for {seconds} seconds."
             yield Finding("max-age", Verdict.PASS, text)
 
-    def _vary(self, search: Exchange) -> Iterator[Finding]:
+    def _vary(self, search: FetchResult) -> Iterator[Finding]:
         answer = search.answer
         if search.is_blocked or answer is None or search.is_redirected:
             return
         allowed = combined(answer, "access-control-allow-origin")
-        if allowed == "*" or _may_not_be_kept(answer):
+        if allowed == "*" or _is_uncacheable(answer):
             return
         if not varies(answer):
             try:
@@ -400,7 +402,7 @@ class _Checks:
             return
         names = sorted({name for head in (*preflights, *answers) for name in _doubles(head)})
         lines = [
-            *hide(names),
+            *nginx_hide(names),
             *(self._advisor.preflights(preflights[0]) if preflights else ()),
             *(self._advisor.answers(answers[0]) if answers else ()),
         ]
@@ -435,7 +437,8 @@ class _Checks:
         yield Finding(
             "links",
             Verdict.FAIL if mixed else Verdict.WARN,
-            f"URLs in the answers ({attributes}) lead to {_whither(found, target.root)}: {effect} "
+            f"URLs in the answers ({attributes}) lead to "
+            f"{_destinations(found, target.root)}: {effect} "
             "If it is dicomweb-cors-proxy that answers, behind another server, its public_url has "
             "to be the root above.",
             rule="links-elsewhere",
@@ -446,11 +449,15 @@ class _Checks:
             ),
         )
 
-    def _request(self, wish: _Wish, uids: dict[str, str], *headers: tuple[str, str]) -> Request:
+    def _request(
+        self, wish: _PlannedRequest, uids: dict[str, str], *headers: tuple[str, str]
+    ) -> Request:
         url = f"{self._target.root}/{wish.template.format(**uids)}"
         return self._page.request(wish.method, url, *headers)
 
-    def _fetch(self, wish: _Wish, uids: dict[str, str], *headers: tuple[str, str]) -> Exchange:
+    def _fetch(
+        self, wish: _PlannedRequest, uids: dict[str, str], *headers: tuple[str, str]
+    ) -> FetchResult:
         body = MAX_BODY if _JSON in headers else 0
         exchange = self._page.fetch(self._request(wish, uids, *headers), body=body)
         self._exchanges[wish.check] = exchange
@@ -531,13 +538,13 @@ def _made_up() -> str:
     return f"2.25.{uuid4().int}"
 
 
-def _rule(exchange: Exchange) -> str | None:
+def _rule(exchange: FetchResult) -> str | None:
     if exchange.no_answer is not None:
         return exchange.no_answer.reason
     return exchange.step.rule if exchange.step else None
 
 
-def _place(exchange: Exchange) -> str | None:
+def _place(exchange: FetchResult) -> str | None:
     if exchange.step is None:
         return None
     return f"Fetch, {exchange.step.section}, step {exchange.step.number}"
@@ -554,15 +561,15 @@ def _max_age_fault(value: str | None, seconds: int) -> str | None:
     return f"lets browsers keep it for {seconds} seconds only ({name})" if seconds < SHORT else None
 
 
-def _doubles(head: Answer) -> list[str]:
+def _doubles(head: Response) -> list[str]:
     return [name for name in _SINGLE if len(head.lines(name.lower())) > 1]
 
 
-def _may_not_be_kept(answer: Answer) -> bool:
+def _is_uncacheable(answer: Response) -> bool:
     return "no-store" in (combined(answer, "cache-control") or "").lower()
 
 
-def _whither(found: set[Link], root: str) -> str:
+def _destinations(found: set[Link], root: str) -> str:
     origins = sorted({link.origin for link in found if link.origin})
     if origins == [origin_of(root)]:
         return f"another path of {origins[0]}"

@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from dicomweb_cors_proxy.probe.addresses import Space
-from dicomweb_cors_proxy.probe.fetch import Answer, combined
+from dicomweb_cors_proxy.probe.fetch import Response, combined
 from dicomweb_cors_proxy.probe.links import shown_origin
 from dicomweb_cors_proxy.probe.network import (
     Network,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.probe.fetch import Headers
 
-__all__ = ["Client", "NoAnswerError", "Reason", "Received"]
+__all__ = ["NoAnswerError", "ProbeClient", "Reason", "Received"]
 
 MAX_SECONDS: Final = 120  # for all requests of a probe
 CONNECT_TIMEOUT: Final = 10.0  # seconds
@@ -142,12 +142,12 @@ class NoAnswerError(Exception):
 class Received:
     """An answer, as much of its body as was asked for, and the space that it came from."""
 
-    answer: Answer
+    answer: Response
     body: bytes
     space: Space | None
 
 
-class Client:
+class ProbeClient:
     """Sends one request a connection; HTTP_PROXY and its like are not read.
 
     Args:
@@ -244,8 +244,8 @@ def _of_httpcore(request: httpx.Request) -> httpcore.Request:
     )
 
 
-def _answer(response: httpcore.Response) -> Answer:
-    return Answer(
+def _answer(response: httpcore.Response) -> Response:
+    return Response(
         response.status,
         tuple(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
@@ -253,7 +253,7 @@ def _answer(response: httpcore.Response) -> Answer:
     )
 
 
-def _beginning(response: httpcore.Response, answer: Answer, limit: int) -> bytes:
+def _beginning(response: httpcore.Response, answer: Response, limit: int) -> bytes:
     """Read `limit` bytes of a body at most, without its gzip or deflate coding."""
     coding = (combined(answer, "content-encoding") or "").strip().lower()
     inflate = zlib.decompressobj(_ZLIB_OR_GZIP) if coding in _ZLIB_CODINGS else None

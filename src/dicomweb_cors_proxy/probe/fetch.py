@@ -29,9 +29,9 @@ __all__ = [
     "DEFAULT_MAX_AGE",
     "MAX_REDIRECTS",
     "PREFLIGHT",
-    "Answer",
     "Headers",
     "Request",
+    "Response",
     "Rule",
     "Step",
     "combined",
@@ -193,7 +193,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """The head of an HTTP answer, its headers line by line."""
 
     status: int
@@ -226,16 +226,16 @@ class Step:
     rule: Rule
     section: str
     number: str
-    fails: Callable[[Request, Answer], bool]
+    fails: Callable[[Request, Response], bool]
 
 
-def combined(answer: Answer, name: str) -> str | None:
+def combined(answer: Response, name: str) -> str | None:
     """Get a header's value, its lines joined by `, ` ("get", header list)."""
     lines = answer.lines(name)
     return ", ".join(lines) if lines else None
 
 
-def listed(answer: Answer, name: str) -> list[str] | None:
+def listed(answer: Response, name: str) -> list[str] | None:
     """Extract a header's list of tokens ("extracting header list values"); None without it.
 
     Empty elements are passed over (RFC 9110 §5.6.1.2). Raises ValueError if it is no such list.
@@ -249,7 +249,7 @@ def listed(answer: Answer, name: str) -> list[str] | None:
     return elements
 
 
-def _is_malformed(answer: Answer, name: str) -> bool:
+def _is_malformed(answer: Response, name: str) -> bool:
     try:
         listed(answer, name)
     except ValueError:
@@ -257,7 +257,7 @@ def _is_malformed(answer: Answer, name: str) -> bool:
     return False
 
 
-def _lists(answer: Answer, name: str) -> list[str]:
+def _lists(answer: Response, name: str) -> list[str]:
     return listed(answer, name) or []
 
 
@@ -265,25 +265,25 @@ def _covers(request: Request, allowed: Container[str], item: str) -> bool:
     return item in allowed or (not request.credentials and "*" in allowed)
 
 
-def _method_lacks(request: Request, answer: Answer) -> bool:
+def _method_lacks(request: Request, answer: Response) -> bool:
     return request.method not in _SAFELISTED_METHODS and not _covers(
         request, _lists(answer, "access-control-allow-methods"), request.method
     )
 
 
-def _allowed_names(answer: Answer) -> list[str]:
+def _allowed_names(answer: Response) -> list[str]:
     return [name.lower() for name in _lists(answer, "access-control-allow-headers")]
 
 
-def _authorization_lacks(request: Request, answer: Answer) -> bool:
+def _authorization_lacks(request: Request, answer: Response) -> bool:
     return _NON_WILDCARD in lacking_names(request, answer)
 
 
-def _header_lacks(request: Request, answer: Answer) -> bool:
+def _header_lacks(request: Request, answer: Response) -> bool:
     return bool(lacking_names(request, answer))
 
 
-def _allow_origin(answer: Answer) -> str:
+def _allow_origin(answer: Response) -> str:
     return combined(answer, "access-control-allow-origin") or ""
 
 
@@ -384,21 +384,21 @@ _WITH_CREDENTIALS: Final = Step(
 )
 
 
-def _first(steps: Iterable[Step], request: Request, answer: Answer) -> Step | None:
+def _first(steps: Iterable[Step], request: Request, answer: Response) -> Step | None:
     return next((step for step in steps if step.fails(request, answer)), None)
 
 
 def judge_request(request: Request) -> Step | None:
     """Return the step at which the request itself is stopped; None if it goes out."""
-    return _first(BEFORE, request, Answer(0))
+    return _first(BEFORE, request, Response(0))
 
 
-def judge_preflight(request: Request, answer: Answer) -> Step | None:
+def judge_preflight(request: Request, answer: Response) -> Step | None:
     """Return the step at which the preflight's answer stops the request; None if it goes out."""
     return _first(PREFLIGHT, request, answer)
 
 
-def judge(request: Request, answer: Answer) -> Step | None:
+def judge(request: Request, answer: Response) -> Step | None:
     """Return the step that keeps the answer from the page; None if it can read it.
 
     A redirect is judged as any answer, before it is followed ("HTTP fetch").
@@ -406,7 +406,7 @@ def judge(request: Request, answer: Answer) -> Step | None:
     return _first(CORS_CHECK, request, answer) if request.is_cross_origin else None
 
 
-def follow(request: Request, answer: Answer) -> Request | Step | None:
+def follow(request: Request, answer: Response) -> Request | Step | None:
     """Return the request to which a redirect leads, or the step that forbids to follow it.
 
     None if the answer is no redirect. "HTTP-redirect fetch".
@@ -489,7 +489,7 @@ def unsafe_names(headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(sorted(unsafe | potentially if size > MAX_SAFELISTED else unsafe))
 
 
-def lacking_names(request: Request, answer: Answer) -> tuple[str, ...]:
+def lacking_names(request: Request, answer: Response) -> tuple[str, ...]:
     """Return the names for which a preflight asks and that its answer does not allow.
 
     Raises ValueError if Access-Control-Allow-Headers is no list of names.
@@ -502,7 +502,7 @@ def lacking_names(request: Request, answer: Answer) -> tuple[str, ...]:
     )
 
 
-def max_age(answer: Answer) -> int:
+def max_age(answer: Response) -> int:
     """Return the seconds for which a granted preflight may be kept, before a browser's own limit.
 
     "CORS-preflight fetch", steps 7.8 and 7.9: 5 if there are none that can be read.
@@ -517,7 +517,7 @@ def max_age(answer: Answer) -> int:
     return min(int(digits or "0"), MAX_SECONDS)
 
 
-def exposes(request: Request, answer: Answer, name: str) -> bool:
+def exposes(request: Request, answer: Response, name: str) -> bool:
     """Whether a page can read the header `name`, in lower case, if the answer has it.
 
     "CORS-safelisted response-header name"; "main fetch", step 14.

@@ -10,7 +10,7 @@ from dicomweb_cors_proxy.probe.advice import NOTHING, Advice
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.probe.fetch import Headers
-    from dicomweb_cors_proxy.probe.page import Exchange
+    from dicomweb_cors_proxy.probe.page import FetchResult
 
 __all__ = ["Finding", "Report", "Target", "Verdict"]
 
@@ -76,7 +76,7 @@ class Report:
 
     target: Target
     findings: list[Finding] = field(default_factory=list)
-    exchanges: dict[str, Exchange] = field(default_factory=dict)
+    exchanges: dict[str, FetchResult] = field(default_factory=dict)
 
     @property
     def is_blocked(self) -> bool:

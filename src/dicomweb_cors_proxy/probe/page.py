@@ -22,10 +22,10 @@ from dicomweb_cors_proxy.probe.fetch import (
 from dicomweb_cors_proxy.probe.network import OutOfTimeError
 
 if TYPE_CHECKING:
-    from dicomweb_cors_proxy.probe.client import Client, Received
-    from dicomweb_cors_proxy.probe.fetch import Answer, Headers
+    from dicomweb_cors_proxy.probe.client import ProbeClient, Received
+    from dicomweb_cors_proxy.probe.fetch import Headers, Response
 
-__all__ = ["Exchange", "Page", "Stage"]
+__all__ = ["FetchResult", "Page", "Stage"]
 
 _AGENT: Final = "Mozilla/5.0 (compatible; dicomweb-cors-proxy probe)"
 _MAX_NAMES: Final = 8  # of which each may be asked for alone
@@ -41,7 +41,7 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class FetchResult:
     """What became of one `fetch`.
 
     Attributes:
@@ -63,9 +63,9 @@ class Exchange:
     stage: Stage | None = None
     step: Step | None = None
     no_answer: NoAnswerError | None = None
-    answer: Answer | None = None
-    granted: Answer | None = None
-    culprits: tuple[str, ...] = ()
+    answer: Response | None = None
+    granted: Response | None = None
+    blocked_headers: tuple[str, ...] = ()
     body: bytes = b""
     space: Space | None = None
     sent: bool = False
@@ -102,7 +102,7 @@ class Page:
 
     def __init__(
         self,
-        client: Client,
+        client: ProbeClient,
         origin: str,
         *,
         credentials: bool = False,
@@ -128,12 +128,12 @@ class Page:
         content: bytes | None = None,
         body: int = 0,
         only_ask: bool = False,
-    ) -> Exchange:
+    ) -> FetchResult:
         """Do as a browser would, but read `body` bytes of the answer's at most.
 
         With `only_ask` no more than the preflight is sent.
         """
-        exchange = Exchange(asked, asked)
+        exchange = FetchResult(asked, asked)
         while True:
             exchange = self._hop(exchange, content, body, only_ask=only_ask)
             if exchange.is_blocked or exchange.answer is None:
@@ -154,8 +154,8 @@ class Page:
                     )
 
     def _hop(
-        self, exchange: Exchange, content: bytes | None, body: int, *, only_ask: bool
-    ) -> Exchange:
+        self, exchange: FetchResult, content: bytes | None, body: int, *, only_ask: bool
+    ) -> FetchResult:
         """Go as far as the next answer, or to where the request is stopped."""
         request = exchange.request
         if step := judge_request(request):
@@ -180,7 +180,7 @@ class Page:
             sent=True,
         )
 
-    def _ask(self, exchange: Exchange) -> Exchange:
+    def _ask(self, exchange: FetchResult) -> FetchResult:
         request, nearest = exchange.request, exchange.nearest
         try:
             answer = self.preflight(request, nearest).answer
@@ -192,7 +192,7 @@ class Page:
                 stage=Stage.PREFLIGHT,
                 step=step,
                 answer=answer,
-                culprits=self._culprits(request, answer, step, nearest),
+                blocked_headers=self._culprits(request, answer, step, nearest),
             )
         return replace(exchange, granted=exchange.granted or answer)
 
@@ -211,7 +211,7 @@ class Page:
         headers = (*request.headers, ("User-Agent", _AGENT))
         return self._client.send(request.method, request.url, _with_accept(headers))
 
-    def _send(self, exchange: Exchange, content: bytes | None, body: int) -> Received:
+    def _send(self, exchange: FetchResult, content: bytes | None, body: int) -> Received:
         request = exchange.request
         headers = [*self._shared(exchange), *self._of_browser(request)]
         if request.method in ("GET", "HEAD") and not request.is_cross_origin:
@@ -227,7 +227,7 @@ class Page:
             nearest=exchange.nearest,
         )
 
-    def _shared(self, exchange: Exchange) -> Headers:
+    def _shared(self, exchange: FetchResult) -> Headers:
         """Return the headers that the present server may see."""
         if not exchange.is_away:
             return exchange.request.headers
@@ -244,7 +244,7 @@ class Page:
         )
 
     def _culprits(
-        self, request: Request, answer: Answer, step: Step, nearest: Space
+        self, request: Request, answer: Response, step: Step, nearest: Space
     ) -> tuple[str, ...]:
         """Find the headers without which a preflight would be granted, if it is they."""
         if step.rule in (Rule.AUTHORIZATION_NOT_NAMED, Rule.HEADER_NOT_ALLOWED):
@@ -271,7 +271,7 @@ class Page:
             return True
 
 
-def _unanswered(exchange: Exchange, stage: Stage, error: NoAnswerError) -> Exchange:
+def _unanswered(exchange: FetchResult, stage: Stage, error: NoAnswerError) -> FetchResult:
     if error.reason is Reason.PRIVATE:
         return replace(exchange, stage=Stage.REDIRECT, no_answer=error)
     sent = exchange.sent or stage is Stage.ANSWER

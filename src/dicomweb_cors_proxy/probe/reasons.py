@@ -12,15 +12,15 @@ from dicomweb_cors_proxy.probe.page import Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dicomweb_cors_proxy.probe.fetch import Answer
-    from dicomweb_cors_proxy.probe.page import Exchange
+    from dicomweb_cors_proxy.probe.fetch import Response
+    from dicomweb_cors_proxy.probe.page import FetchResult
 
-    Fault: TypeAlias = "str | Callable[[Answer, str], str]"
+    Fault: TypeAlias = "str | Callable[[Response, str], str]"
 
 __all__ = ["varies", "why"]
 
 
-def why(exchange: Exchange, *, origin: str, succeeded: bool) -> str:
+def why(exchange: FetchResult, *, origin: str, succeeded: bool) -> str:
     """Say in a sentence what stopped a request; `succeeded`: others were let through."""
     if exchange.no_answer is not None:
         before = "The preflight (OPTIONS): " if exchange.stage is Stage.PREFLIGHT else ""
@@ -31,14 +31,14 @@ def why(exchange: Exchange, *, origin: str, succeeded: bool) -> str:
     if rule in _UNASKED or answer is None:
         url = "redirect's target" if exchange.stage is Stage.REDIRECT else "URL"
         return _UNASKED[rule].format(url=url)
-    if exchange.culprits:
+    if exchange.blocked_headers:
         return _culprits(exchange, answer)
     if exchange.stage is Stage.PREFLIGHT:
         return _of_preflight(exchange, rule, answer, origin)
     return _of_answer(rule, answer, origin, url=exchange.request.url, succeeded=succeeded)
 
 
-def _of_answer(rule: Rule, answer: Answer, origin: str, *, url: str, succeeded: bool) -> str:
+def _of_answer(rule: Rule, answer: Response, origin: str, *, url: str, succeeded: bool) -> str:
     fault = _fault(rule, answer, origin)
     if answer.is_redirect:
         return f"The answer is a redirect ({answer.status}){_there(url, answer)}, and {fault}."
@@ -47,7 +47,7 @@ def _of_answer(rule: Rule, answer: Answer, origin: str, *, url: str, succeeded: 
     return f"The answer ({answer.status}) {fault}."
 
 
-def _of_preflight(exchange: Exchange, rule: Rule, answer: Answer, origin: str) -> str:
+def _of_preflight(exchange: FetchResult, rule: Rule, answer: Response, origin: str) -> str:
     for applies, sentence in _PREFLIGHT_FAULTS:
         if applies(rule, answer):
             there = _there(exchange.request.url, answer)
@@ -56,13 +56,13 @@ def _of_preflight(exchange: Exchange, rule: Rule, answer: Answer, origin: str) -
     return f"The answer to the preflight (OPTIONS, {answer.status}) {_fault(rule, answer, origin)}."
 
 
-def _asks_for_login(rule: Rule, answer: Answer) -> bool:
+def _asks_for_login(rule: Rule, answer: Response) -> bool:
     return rule in (Rule.ALLOW_ORIGIN_MISSING, Rule.PREFLIGHT_STATUS) and (
         answer.status == 401 or (answer.status == 403 and bool(answer.lines("www-authenticate")))
     )
 
 
-_PREFLIGHT_FAULTS: Final[tuple[tuple[Callable[[Rule, Answer], bool], str], ...]] = (
+_PREFLIGHT_FAULTS: Final[tuple[tuple[Callable[[Rule, Response], bool], str], ...]] = (
     (
         _asks_for_login,
         (
@@ -96,7 +96,7 @@ _PREFLIGHT_FAULTS: Final[tuple[tuple[Callable[[Rule, Answer], bool], str], ...]]
 )
 
 
-def _there(url: str, answer: Answer) -> str:
+def _there(url: str, answer: Response) -> str:
     """Say where a redirect from `url` leads, but no path: it could be anything."""
     if not answer.is_redirect:
         return ""
@@ -109,12 +109,12 @@ def _there(url: str, answer: Answer) -> str:
     return " to another path" if there == origin_of(url) else f" to {there}"
 
 
-def _fault(rule: Rule, answer: Answer, origin: str) -> str:
+def _fault(rule: Rule, answer: Response, origin: str) -> str:
     fault = _FAULTS[rule]
     return fault if isinstance(fault, str) else fault(answer, origin)
 
 
-def _several_origins(answer: Answer, _: str) -> str:
+def _several_origins(answer: Response, _: str) -> str:
     lines = answer.lines("access-control-allow-origin")
     if len(lines) == 1:
         return "lists several origins in Access-Control-Allow-Origin, which takes only one"
@@ -125,12 +125,12 @@ def _several_origins(answer: Answer, _: str) -> str:
     )
 
 
-def _other_origin(answer: Answer, origin: str) -> str:
+def _other_origin(answer: Response, origin: str) -> str:
     value = answer.lines("access-control-allow-origin")[0]
     return f"lets another origin in: {_difference(value, origin)}"
 
 
-def _no_origin(answer: Answer, _: str) -> str:
+def _no_origin(answer: Response, _: str) -> str:
     fault = "has no Access-Control-Allow-Origin"
     if varies(answer):
         return f"{fault}, though it depends on the origin (Vary): this one is not let in"
@@ -164,16 +164,16 @@ _UNASKED: Final = {
 }
 
 
-def varies(answer: Answer | None) -> bool:
+def varies(answer: Response | None) -> bool:
     """Whether an answer says that it depends on the page's origin."""
     value = combined(answer, "vary") if answer else None
     names = {name.strip().lower() for name in (value or "").split(",")}
     return bool(names & {"origin", "*"})
 
 
-def _culprits(exchange: Exchange, answer: Answer) -> str:
+def _culprits(exchange: FetchResult, answer: Response) -> str:
     subject = "The answer to the preflight (OPTIONS) does not"
-    names = ", ".join(exchange.culprits)
+    names = ", ".join(exchange.blocked_headers)
     star = "*" in answer.lines("access-control-allow-headers")
     if exchange.step and exchange.step.rule is Rule.AUTHORIZATION_NOT_NAMED and star:
         return (
@@ -185,7 +185,9 @@ def _culprits(exchange: Exchange, answer: Answer) -> str:
             f"{subject} allow {names}: with credentials, a * in Access-Control-Allow-Headers is a "
             "name like any other."
         )
-    return f"{subject} allow the request's {names} header{'s' * (len(exchange.culprits) > 1)}."
+    return (
+        f"{subject} allow the request's {names} header{'s' * (len(exchange.blocked_headers) > 1)}."
+    )
 
 
 def _difference(value: str, origin: str) -> str:

@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin
 from dicomweb_cors_proxy.http.extensions import REFUSAL
 from dicomweb_cors_proxy.http.forwarding import client_address
-from dicomweb_cors_proxy.http.replies import Answer, without_body
-from dicomweb_cors_proxy.observability.records import OTHER, REQUEST, UNMATCHED, Record, request_id
+from dicomweb_cors_proxy.http.replies import LocalReply, without_body
+from dicomweb_cors_proxy.observability.records import (
+    EVENT_REQUEST,
+    METHOD_OTHER,
+    UNMATCHED,
+    RequestRecord,
+    request_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.observability.metrics import Metrics
     from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
-    from dicomweb_cors_proxy.proxy.incoming import Inbound
+    from dicomweb_cors_proxy.proxy.incoming import IncomingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +51,8 @@ CLIENT_LEFT = 499
 class AccessLog:
     """Writes one line for every request, and counts it.
 
-    Puts a `Record` into `scope["record"]`, which the application completes, and the request's id
-    into every answer but a preflight's, where nobody could read it.
+    Puts a `RequestRecord` into `scope["record"]`, which the application completes, and the
+    request's id into every answer but a preflight's, where nobody could read it.
 
     Args:
         metrics: counts it.
@@ -72,7 +78,7 @@ class AccessLog:
             await send({"type": "websocket.close", "code": 1000})
             return
         began = perf_counter()
-        record = scope["record"] = self._begin(scope)
+        record = scope["record"] = self._start(scope)
         if scope["method"] == "HEAD":
             send = without_body(send)
         complete = aborted = False
@@ -101,32 +107,32 @@ class AccessLog:
             record.duration = perf_counter() - began
             if aborted:
                 record.status = record.status or 500
-                if record.event == REQUEST:
+                if record.event == EVENT_REQUEST:
                     record.event = "answer cut"
             elif not complete:
                 record.status = record.status or CLIENT_LEFT
                 record.event = "client left"
-            self._tell(scope, record, logging.WARNING if aborted else logging.INFO)
+            self._finish(scope, record, logging.WARNING if aborted else logging.INFO)
             request_id.reset(token)
 
-    def at_once(self, scope: Scope) -> Answer | None:
+    def try_preflight(self, scope: Scope) -> LocalReply | None:
         """The answer to a preflight, which goes out as soon as it is told of; else None."""
         if scope["method"] != "OPTIONS":
             return None
         began = perf_counter()
-        record = scope["record"] = self._begin(scope)
+        record = scope["record"] = self._start(scope)
         try:
-            answer = self.app.preflight(scope)
+            answer = self.app.try_preflight(scope)
         except Exception:  # noqa: BLE001  (when the application is run, it is told of)
             return None
         if answer is not None:
             record.status = answer.status
             record.bytes_out = len(answer.body)
             record.duration = perf_counter() - began
-            self._tell(scope, record, logging.INFO)
+            self._finish(scope, record, logging.INFO)
         return answer
 
-    def _begin(self, scope: Scope) -> Record:
+    def _start(self, scope: Scope) -> RequestRecord:
         method: str = scope["method"]
         client = scope.get("client")
         peer = client[0] if client else None
@@ -134,14 +140,14 @@ class AccessLog:
         if peer in self._trusted_proxies:
             identity = _request_id(scope)
             peer = client_address(scope["headers"], peer=peer, trusted=self._trusted_proxies)
-        return Record(
-            method=method if method in _METHODS else OTHER,
+        return RequestRecord(
+            method=method if method in _METHODS else METHOD_OTHER,
             request_id=identity or f"{getrandbits(128):032x}",
             client=peer,
         )
 
-    def _tell(self, scope: Scope, record: Record, level: int) -> None:
-        inbound: Inbound | None = scope.get("inbound")
+    def _finish(self, scope: Scope, record: RequestRecord, level: int) -> None:
+        inbound: IncomingRequest | None = scope.get("inbound")
         if inbound is not None:
             # The server puts another target in the place of one that it refuses.
             if record.resource == UNMATCHED and REFUSAL not in scope.get("extensions", {}):
@@ -155,7 +161,7 @@ class AccessLog:
         record.log(logger, level)
 
 
-def _identified(headers: Iterable[Header], record: Record) -> list[Header]:
+def _identified(headers: Iterable[Header], record: RequestRecord) -> list[Header]:
     """The head of an answer with our request id, and without another."""
     if b"x-request-id" in dict(headers):
         headers = [header for header in headers if header[0] != b"x-request-id"]

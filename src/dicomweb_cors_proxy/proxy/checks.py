@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dicomweb_cors_proxy.http.extensions import REFUSAL
 from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.limits import head_too_large, target_too_long, too_many_headers
-from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.http.targets import target_problem
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import Header
-    from dicomweb_cors_proxy.proxy.incoming import Head, Inbound
+    from dicomweb_cors_proxy.proxy.incoming import IncomingRequest, RequestHead
 
 # RFC 1035 §2.3.4: 255 bytes for a name, and 6 for a colon and a port. Each URL in a response is
 # rewritten to one that begins with the host: a longer host would multiply the response.
@@ -39,8 +39,8 @@ _FORWARDED_NAMES = {
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
-class Screen:
-    """Refuses heads that break HTTP or the configured limits, by raising `Problem`."""
+class RequestChecks:
+    """Refuses heads that break HTTP or the configured limits, by raising `HTTPProblem`."""
 
     def __init__(
         self,
@@ -57,21 +57,21 @@ class Screen:
         self._allowed_hosts = frozenset(host.encode("ascii") for host in allowed_hosts)
         self._trusted_proxies = trusted_proxies
 
-    def check(self, scope: Scope, inbound: Inbound) -> None:
-        """Raise `Problem` for 400, 414, 431 or 421."""
+    def check(self, scope: Scope, inbound: IncomingRequest) -> None:
+        """Raise `HTTPProblem` for 400, 414, 431 or 421."""
         if (refusal := scope.get("extensions", {}).get(REFUSAL)) is not None:
             raise refusal
         head = inbound.head
         if not head.is_sound:
             self._check_meaning(head)
         if inbound.authority is not None and inbound.authority.lower() != head.host.lower():
-            raise Problem(400, "The request target names another host than the Host header.")
+            raise HTTPProblem(400, "The request target names another host than the Host header.")
         if inbound.target == b"*":
-            raise Problem(400, "OPTIONS * asks about no resource; name the DICOMweb root.")
+            raise HTTPProblem(400, "OPTIONS * asks about no resource; name the DICOMweb root.")
         if len(inbound.target) > self._max_target_bytes:
             raise target_too_long(self._max_target_bytes)
         if (problem := target_problem(inbound.target)) is not None:
-            raise Problem(400, problem)
+            raise HTTPProblem(400, problem)
         if not head.is_sound:
             self._check_limits(head, len(scope["headers"]))
             head.is_sound = True
@@ -82,24 +82,24 @@ class Screen:
                 head.is_sound_forwarded = True
 
     @staticmethod
-    def _check_meaning(head: Head) -> None:
+    def _check_meaning(head: RequestHead) -> None:
         if not head.hosts:
-            raise Problem(400, "The request has no Host header.")
+            raise HTTPProblem(400, "The request has no Host header.")
         if len(head.hosts) > 1:
-            raise Problem(400, "The request has more than one Host header.")
+            raise HTTPProblem(400, "The request has more than one Host header.")
         if len(head.host) > MAX_HOST_BYTES:
-            raise Problem(400, f"The Host header is longer than {MAX_HOST_BYTES} bytes.")
+            raise HTTPProblem(400, f"The Host header is longer than {MAX_HOST_BYTES} bytes.")
         if not HOST.fullmatch(head.host):
-            raise Problem(400, "The Host header is malformed.")
+            raise HTTPProblem(400, "The Host header is malformed.")
         if any(coding.lower() != b"chunked" for coding in head.transfer_codings):
             # The server takes off the chunks alone: the archive would store a compressed body.
-            raise Problem(400, "The only transfer coding understood is chunked.")
+            raise HTTPProblem(400, "The only transfer coding understood is chunked.")
         if head.lengths and not _LENGTH.fullmatch(b",".join(head.lengths)):
-            raise Problem(400, "The Content-Length is no number, or there is more than one.")
+            raise HTTPProblem(400, "The Content-Length is no number, or there is more than one.")
         if len(head.origins) > 1:
-            raise Problem(400, "The request has more than one Origin header.")
+            raise HTTPProblem(400, "The request has more than one Origin header.")
 
-    def _check_limits(self, head: Head, lines: int) -> None:
+    def _check_limits(self, head: RequestHead, lines: int) -> None:
         if lines > self._max_headers:
             raise too_many_headers(self._max_headers)
         if head.size > self._max_header_bytes:
@@ -114,7 +114,7 @@ class Screen:
                 values[name] = b"%b,%b" % (values[name], value) if name in values else value
         for name, value in values.items():
             if len(value) > MAX_FORWARDED_BYTES:
-                raise Problem(
+                raise HTTPProblem(
                     400,
                     f"The {_FORWARDED_NAMES[name]} header is longer than "
                     f"{MAX_FORWARDED_BYTES} bytes.",
@@ -122,7 +122,7 @@ class Screen:
         hosts = [host.strip(b" \t") for host in values.get(_FORWARDED_HOST, b"").split(b",")]
         for host in filter(None, hosts):
             if len(host) > MAX_HOST_BYTES:
-                raise Problem(
+                raise HTTPProblem(
                     400,
                     f"The X-Forwarded-Host header has a host longer than {MAX_HOST_BYTES} bytes.",
                 )
@@ -130,7 +130,7 @@ class Screen:
 
     def _check_allowed(self, host: bytes, header: str) -> None:
         if self._allowed_hosts and host.lower() not in self._allowed_hosts:
-            raise Problem(
+            raise HTTPProblem(
                 421,
                 f"This proxy does not serve the host that the {header} header names. "
                 "The operator can add it, with its port, to server.allowed_hosts.",

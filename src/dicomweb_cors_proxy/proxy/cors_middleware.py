@@ -7,18 +7,22 @@ import logging
 from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.http.headers import merge_vary
-from dicomweb_cors_proxy.http.replies import Answer, Problem, ResponseAborted
-from dicomweb_cors_proxy.observability.records import REQUEST, Record, place
-from dicomweb_cors_proxy.proxy.incoming import Heads, Inbound
+from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply, ResponseAborted
+from dicomweb_cors_proxy.observability.records import (
+    EVENT_REQUEST,
+    RequestRecord,
+    traceback_summary,
+)
+from dicomweb_cors_proxy.proxy.incoming import IncomingRequest, RequestHeadCache
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from dicomweb_cors_proxy.cors.engine import CORS
-    from dicomweb_cors_proxy.proxy.checks import Screen
-    from dicomweb_cors_proxy.proxy.incoming import Head
+    from dicomweb_cors_proxy.cors.engine import CORSEngine
+    from dicomweb_cors_proxy.proxy.checks import RequestChecks
+    from dicomweb_cors_proxy.proxy.incoming import RequestHead
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +34,15 @@ class CORSMiddleware:
     to read why it failed, be it a bug of ours.
     """
 
-    def __init__(self, app: ASGIApp, *, cors: CORS, screen: Screen) -> None:
+    def __init__(self, app: ASGIApp, *, cors: CORSEngine, screen: RequestChecks) -> None:
         self.app = app
         self._cors = cors
         self._screen = screen
-        self._heads = Heads()
+        self._heads = RequestHeadCache()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record: Record = scope["record"]
-        inbound = scope["inbound"] = Inbound.read(scope, self._heads)
+        record: RequestRecord = scope["record"]
+        inbound = scope["inbound"] = IncomingRequest.read(scope, self._heads)
         decision = inbound.decision = self._cors.decide(inbound.head.origin)
         record.cors = decision.outcome
         started = False
@@ -55,16 +59,16 @@ class CORSMiddleware:
             try:
                 self._screen.check(scope, inbound)
                 if _is_preflight(scope, inbound):
-                    await self._answer(inbound.head, record).send(send)
+                    await self._preflight_reply(inbound.head, record).send(send)
                     return
                 await self.app(scope, receive, send_with_cors)
-            except Answer as answer:
-                _name(record, answer)
+            except LocalReply as answer:
+                _note_problem(record, answer)
                 await answer.send(send_with_cors)
         except ResponseAborted:
             raise
         except (Exception, asyncio.CancelledError) as exc:
-            problem = _unforeseen(exc)
+            problem = _internal_error(exc)
             if not started:
                 record.event = problem.detail
                 await problem.send(send_with_cors)
@@ -73,18 +77,18 @@ class CORSMiddleware:
             if started:
                 raise ResponseAborted from None
 
-    def preflight(self, scope: Scope) -> Answer | None:
+    def try_preflight(self, scope: Scope) -> LocalReply | None:
         """The answer to a preflight that is sound; None for all other requests."""
-        inbound = scope["inbound"] = Inbound.read(scope, self._heads)
+        inbound = scope["inbound"] = IncomingRequest.read(scope, self._heads)
         if not _is_preflight(scope, inbound):
             return None
         try:
             self._screen.check(scope, inbound)
-        except Problem:
+        except HTTPProblem:
             return None
-        return self._answer(inbound.head, scope["record"])
+        return self._preflight_reply(inbound.head, scope["record"])
 
-    def _answer(self, head: Head, record: Record) -> Answer:
+    def _preflight_reply(self, head: RequestHead, record: RequestRecord) -> LocalReply:
         """The answer to a preflight with this head."""
         answer = head.preflight
         if answer is None:
@@ -92,11 +96,11 @@ class CORSMiddleware:
                 head.origins[0], b", ".join(head.request_methods), head.request_headers
             )
             answer = head.preflight = (
-                Answer(204, judged.headers)
+                LocalReply(204, judged.headers)
                 if judged.allowed
-                else Problem(403, judged.reason, judged.headers)
+                else HTTPProblem(403, judged.reason, judged.headers)
             )
-        if isinstance(answer, Problem):
+        if isinstance(answer, HTTPProblem):
             record.cors = "preflight-refused"
             record.event = answer.detail
         else:
@@ -104,23 +108,23 @@ class CORSMiddleware:
         return answer
 
 
-def _name(record: Record, answer: Answer) -> None:
+def _note_problem(record: RequestRecord, answer: LocalReply) -> None:
     """Have the log say which problem it was, unless it says so already."""
-    if isinstance(answer, Problem) and record.event == REQUEST:
+    if isinstance(answer, HTTPProblem) and record.event == EVENT_REQUEST:
         record.event = answer.detail
 
 
-def _unforeseen(exc: BaseException) -> Problem:
+def _internal_error(exc: BaseException) -> HTTPProblem:
     """What there is to say of an answer that doesn't come; a bug is told to the log as well."""
     if isinstance(exc, asyncio.CancelledError):
-        return Problem(
+        return HTTPProblem(
             503,
             "The proxy stops, and can't wait any longer for the answer. Try again shortly.",
             [(b"retry-after", b"1")],
         )
-    logger.error("bug: %s", place(exc))  # its message may quote a name
-    return Problem(500, "A bug in the proxy. Its log says where; please report it.")
+    logger.error("bug: %s", traceback_summary(exc))  # its message may quote a name
+    return HTTPProblem(500, "A bug in the proxy. Its log says where; please report it.")
 
 
-def _is_preflight(scope: Scope, inbound: Inbound) -> bool:
+def _is_preflight(scope: Scope, inbound: IncomingRequest) -> bool:
     return scope["method"] == "OPTIONS" and inbound.head.asks_preflight

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.cors.policy import Decision
     from dicomweb_cors_proxy.dicomweb.routes import Route
     from dicomweb_cors_proxy.http.messages import Header
-    from dicomweb_cors_proxy.http.replies import Answer
+    from dicomweb_cors_proxy.http.replies import LocalReply
 
 
 @dataclass(slots=True, eq=False)
-class Head:
+class RequestHead:
     """What the header lines of a request say.
 
     Attributes:
@@ -31,7 +31,7 @@ class Head:
         origin: None without an Origin, and with several: nobody can say which one is meant.
         asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
             fetch.
-        is_sound: whether `Screen` has found nothing wrong.
+        is_sound: whether `RequestChecks` has found nothing wrong.
         is_sound_forwarded: whether it has found nothing wrong in X-Forwarded-* either.
         is_forwardable: whether the gateway has found neither a loop nor another method in it.
         preflight: what it was answered as a preflight.
@@ -51,11 +51,11 @@ class Head:
     is_sound: bool = False
     is_sound_forwarded: bool = False
     is_forwardable: bool = False
-    preflight: Answer | None = None
+    preflight: LocalReply | None = None
     sent: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, headers: Iterable[Header]) -> Head:
+    def read(cls, headers: Iterable[Header]) -> RequestHead:
         """Take what is needed out of header lines, whose names are in lower case."""
         head = cls([], [], [], [], [], [])
         fields = {
@@ -78,7 +78,7 @@ class Head:
         return head
 
 
-class Heads:
+class RequestHeadCache:
     """Reads heads, and remembers those that it has read.
 
     A viewer sends the same lines with each of hundreds of requests for frames: what they mean, and
@@ -86,9 +86,9 @@ class Heads:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[Header, ...], Head] = {}
+        self._known: dict[tuple[Header, ...], RequestHead] = {}
 
-    def read(self, headers: Iterable[Header]) -> Head:
+    def read(self, headers: Iterable[Header]) -> RequestHead:
         """The head with these lines."""
         lines = tuple(headers)
         try:
@@ -97,7 +97,7 @@ class Heads:
             lines = tuple((name, value) for name, value in lines)
             head = self._known.get(lines)
         if head is None:
-            head = Head.read(lines)
+            head = RequestHead.read(lines)
             if head.size <= MAX_CACHED_HEAD_BYTES:
                 if len(self._known) >= MAX_CACHED_HEADS:
                     del self._known[next(iter(self._known))]
@@ -106,7 +106,7 @@ class Heads:
 
 
 @dataclass(slots=True, eq=False)
-class Inbound:
+class IncomingRequest:
     """What is known of a request before anybody answers it. Stands in `scope["inbound"]`.
 
     Attributes:
@@ -121,12 +121,12 @@ class Inbound:
     path: bytes
     target: bytes
     authority: bytes | None
-    head: Head
+    head: RequestHead
     decision: Decision | None = None
     route: Route | None = None
 
     @classmethod
-    def read(cls, scope: Scope, heads: Heads) -> Inbound:
+    def read(cls, scope: Scope, heads: RequestHeadCache) -> IncomingRequest:
         """Take what is needed out of an ASGI scope, which may come from any server."""
         path: bytes = scope.get("raw_path") or quote(scope["path"]).encode("ascii")
         if root_path := scope.get("root_path"):

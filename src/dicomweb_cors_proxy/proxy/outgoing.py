@@ -14,7 +14,7 @@ from dicomweb_cors_proxy.http import forwarding
 from dicomweb_cors_proxy.http import headers as fields
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
-from dicomweb_cors_proxy.http.replies import Answer, Problem
+from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply
 from dicomweb_cors_proxy.proxy.reverse_proxy import body_without_meaning
 from dicomweb_cors_proxy.proxy.routing import BaseURL
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import BodyFilter
-    from dicomweb_cors_proxy.observability.records import Record
-    from dicomweb_cors_proxy.proxy.incoming import Head, Inbound
-    from dicomweb_cors_proxy.proxy.responses import Contents
+    from dicomweb_cors_proxy.observability.records import RequestRecord
+    from dicomweb_cors_proxy.proxy.incoming import IncomingRequest, RequestHead
+    from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ _NOT_FORWARDED = frozenset(
 
 # Some archives read an underscore as a hyphen, as CGI made both the same: so written, these would
 # reach them past us.
-_HIDEABLE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
+_UNDERSCORE_SENSITIVE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
 
 
 class Gateway:
@@ -91,7 +91,7 @@ class Gateway:
         logs_in: bool,
         authorization: Header | None,
         resource_policy: str | None,
-        contents: Contents,
+        contents: ResponseAdapter,
     ) -> None:
         self._base_path = base_path.rstrip("/").encode("ascii")
         self._upstreams = {service: BaseURL(url) for service, url in service_urls.items()}
@@ -118,15 +118,15 @@ class Gateway:
     def rewrite(self, scope: Scope) -> Request:
         """The archive's request for a client's.
 
-        Raises `Answer` for 508, 404, 405, 403, 413, the 400 to a body that means nothing, and the
-        204 to `Max-Forwards: 0`.
+        Raises `LocalReply` for 508, 404, 405, 403, 413, the 400 to a body that means nothing, and
+        the 204 to `Max-Forwards: 0`.
         """
-        inbound: Inbound = scope["inbound"]
-        record: Record = scope["record"]
+        inbound: IncomingRequest = scope["inbound"]
+        record: RequestRecord = scope["record"]
         method: str = scope["method"]
         head = inbound.head
         if not head.is_forwardable and fields.passed_through(scope["headers"], self._instance_name):
-            raise Problem(
+            raise HTTPProblem(
                 508,
                 "The request has been through this proxy already: does the archive's URL in "
                 "upstream point back to it? Chained proxies need different server.instance_name.",
@@ -139,12 +139,12 @@ class Gateway:
         head.is_forwardable = True
         if method not in SAFE_METHODS:
             self._refuse_foreign_write(inbound)
-        sent, length = self._sent(scope, head, route)
+        sent, length = self._forwarded_headers(scope, head, route)
         if length and method in SAFE_METHODS:  # a chunked one may be empty: `proxy` looks
             raise body_without_meaning(method)
         headers = [upstream.host, *sent, (b"x-request-id", record.request_id.encode("ascii"))]
         if method == "OPTIONS":
-            headers = self._count_forwards(headers, route)
+            headers = self._decrement_max_forwards(headers, route)
         query = inbound.target[len(inbound.path) :]
         if route.service("GET") is Service.WADO_URI:  # its URL is the endpoint itself, not a root
             path = b""
@@ -173,10 +173,10 @@ class Gateway:
         if route is not None:
             return route, below
         if method in _FOR_NO_RESOURCE:
-            raise Problem(
+            raise HTTPProblem(
                 405, f"{method} is answered nowhere here.", [(b"allow", b"GET, HEAD, OPTIONS")]
             )
-        raise Problem(
+        raise HTTPProblem(
             404,
             "Not a DICOMweb resource. The DICOMweb root is "
             f"{self._base_path.decode('ascii') or '/'} (server.base_path); other paths of the "
@@ -196,12 +196,12 @@ class Gateway:
                 remedy = " Writing needs access.mode: read-write."
             elif method == "GET" and route.template == "/":
                 remedy = " It is the DICOMweb root, which has no page: ask for …/studies?limit=1."
-            raise Problem(
+            raise HTTPProblem(
                 405, f"This method is not allowed on {route.template}.{remedy}", [(b"allow", allow)]
             )
         key = _URL_KEYS.get(service) if service else None
         remedy = f"set {key}" if key else "see the URLs under upstream"
-        raise Problem(
+        raise HTTPProblem(
             404,
             f"No archive is configured for {route.template} with this method: {remedy} in the "
             "proxy's configuration.",
@@ -220,48 +220,60 @@ class Gateway:
             method for method in route.allow if route.service(method) in self._upstreams
         ).encode("ascii")
 
-    def _refuse_foreign_write(self, inbound: Inbound) -> None:
+    def _refuse_foreign_write(self, inbound: IncomingRequest) -> None:
         decision = inbound.decision
         if decision is not None and decision.outcome == "refused":
-            raise Problem(
+            raise HTTPProblem(
                 403,
                 "Pages of this origin may not write to the archive: no entry of "
                 "cors.allow_origins covers it.",
             )
 
-    def _refuse_announced_body(self, head: Head) -> None:
+    def _refuse_announced_body(self, head: RequestHead) -> None:
         limit = self._max_body_bytes
         if limit is not None and any(int(length) > limit for length in head.lengths):
             raise body_too_large(limit)
 
-    def _sent(self, scope: Scope, head: Head, route: Route) -> tuple[list[Header], int | None]:
+    def _forwarded_headers(
+        self, scope: Scope, head: RequestHead, route: Route
+    ) -> tuple[list[Header], int | None]:
         """The header lines for the archive but for Host and the id; the length of the body."""
         client = scope.get("client")
         peer = client[0] if client else None
         is_trusted = peer in self.trusted_proxies
         is_chunked = _is_chunked(scope, head)
-        holds_urls = route.holds_urls(scope["method"])
-        key = is_trusted, scope["scheme"], scope["http_version"], is_chunked, holds_urls
+        may_contain_urls = route.may_contain_urls(scope["method"])
+        key = is_trusted, scope["scheme"], scope["http_version"], is_chunked, may_contain_urls
         if key not in head.sent:
             self._refuse_announced_body(head)
             headers = self._headers(
-                scope, head, is_trusted=is_trusted, is_chunked=is_chunked, holds_urls=holds_urls
+                scope,
+                head,
+                is_trusted=is_trusted,
+                is_chunked=is_chunked,
+                may_contain_urls=may_contain_urls,
             )
             head.sent[key] = headers, _body_length(headers)
         headers, length = head.sent[key]
         return forwarding.with_peer(headers, peer), length
 
     def _headers(
-        self, scope: Scope, head: Head, *, is_trusted: bool, is_chunked: bool, holds_urls: bool
+        self,
+        scope: Scope,
+        head: RequestHead,
+        *,
+        is_trusted: bool,
+        is_chunked: bool,
+        may_contain_urls: bool,
     ) -> list[Header]:
         headers = fields.end_to_end(
             (name, repair_accept(value))
             if name == b"accept" and self._repair_accept
             else (name, value)
             for name, value in scope["headers"]
-            if not (name in self._not_forwarded or _is_disguised(name))
+            if not (name in self._not_forwarded or _is_underscore_alias(name))
         )
-        headers = self._contents.asked_for(headers, holds_urls=holds_urls)
+        headers = self._contents.request_headers(headers, may_contain_urls=may_contain_urls)
         if is_chunked:
             # RFC 9112 §6.3: of two framings, the length goes.
             headers = [header for header in headers if header[0] != b"content-length"]
@@ -273,12 +285,12 @@ class Gateway:
             headers, scheme=scope["scheme"], host=head.host, trusted=is_trusted
         )
 
-    def _count_forwards(self, headers: list[Header], route: Route) -> list[Header]:
+    def _decrement_max_forwards(self, headers: list[Header], route: Route) -> list[Header]:
         forwards = fields.max_forwards(headers)
         if forwards is None:
             return headers
         if forwards == 0:
-            raise Answer(204, [(b"allow", self._allow(route))])
+            raise LocalReply(204, [(b"allow", self._allow(route))])
         return fields.with_max_forwards(headers, forwards - 1)
 
     def readiness_requests(self) -> dict[str, Request]:
@@ -307,14 +319,14 @@ class Gateway:
             policy = self._resource_policy
             answered = [header for header in answered if header[0] != policy[0]]
             answered.append(policy)
-        inbound: Inbound = scope["inbound"]
+        inbound: IncomingRequest = scope["inbound"]
         route = inbound.route
         assert route is not None  # noqa: S101  (`rewrite` has set it)
         return self._contents.modify(
             scope,
             status,
             answered,
-            holds_urls=route.holds_urls(scope["method"]),
+            may_contain_urls=route.may_contain_urls(scope["method"]),
             is_bulk_data=route.is_bulk_data,
         )
 
@@ -336,7 +348,7 @@ class Gateway:
             )
 
 
-def _refuse_override(scope: Scope, head: Head) -> None:
+def _refuse_override(scope: Scope, head: RequestHead) -> None:
     """A 405 for a request that asks the archive to take it for one of another method.
 
     Orthanc and many frameworks do, and so a GET, which any page can send, would be a DELETE.
@@ -348,7 +360,7 @@ def _refuse_override(scope: Scope, head: Head) -> None:
         not head.is_forwardable
         and any(name.replace(b"_", b"-") in _OVERRIDES for name, _ in scope["headers"])
     ):
-        raise Problem(
+        raise HTTPProblem(
             405,
             "The request names another method than its own, in a header or as _method in its "
             "query. Send that method itself.",
@@ -356,11 +368,11 @@ def _refuse_override(scope: Scope, head: Head) -> None:
         )
 
 
-def _is_disguised(name: bytes) -> bool:
-    return b"_" in name and name.replace(b"_", b"-") in _HIDEABLE
+def _is_underscore_alias(name: bytes) -> bool:
+    return b"_" in name and name.replace(b"_", b"-") in _UNDERSCORE_SENSITIVE
 
 
-def _is_chunked(scope: Scope, head: Head) -> bool:
+def _is_chunked(scope: Scope, head: RequestHead) -> bool:
     """Whether a body of unknown length follows; in HTTP/2 nothing announces it."""
     if scope["http_version"].startswith("1"):
         return bool(head.transfer_codings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 from starlette.responses import PlainTextResponse, Response
 
-from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, upstream_problem
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.upstream.interface import Request, Timeouts, Upstream
 
 # Seconds for which a result is kept, so that probes can't load the archive.
-KEPT = 2.0
+CACHE_TTL = 2.0
 
 # Seconds for an answer: nothing has to be looked up for it, and whoever watches gives up early.
-PATIENCE = 10.0
+READ_TIMEOUT_MAX = 10.0
 
 LOOP = 508
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class ServiceStatus:
     """How one base URL of the archive answered.
 
     Attributes:
@@ -44,7 +44,7 @@ class Sign:
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class ReadinessCheck:
     """The archive as readiness sees it: `OPTIONS` on the root of every configured service."""
 
     gateway: Gateway
@@ -54,43 +54,45 @@ class Archive:
     @property
     def timeouts(self) -> Timeouts:
         """As for other requests, but for the patience with the answer."""
-        read = min(self.limits.read_timeout, PATIENCE)
+        read = min(self.limits.read_timeout, READ_TIMEOUT_MAX)
         return self.limits.upstream_timeouts._replace(read=read)
 
-    async def signs(self) -> list[Sign]:
+    async def check_all(self) -> list[ServiceStatus]:
         """Ask every base URL at the same time."""
         requests = self.gateway.readiness_requests()
         return await asyncio.gather(*(self._ask(url, out) for url, out in requests.items()))
 
-    async def _ask(self, url: str, request: Request) -> Sign:
+    async def _ask(self, url: str, request: Request) -> ServiceStatus:
         timeouts = self.timeouts
         try:
             response = await self.upstream.send(request, None, timeouts)
         except httpx.ReadTimeout:
             late = f"did not answer within {timeouts.read:g} s. Does it hang?"
-            return Sign(url, None, f"The archive took the request, and {late}")
+            return ServiceStatus(url, None, f"The archive took the request, and {late}")
         except httpx.HTTPError as error:
-            return Sign(url, None, upstream_problem(error, self.limits.upstream_timeouts).detail)
+            return ServiceStatus(
+                url, None, upstream_problem(error, self.limits.upstream_timeouts).detail
+            )
         except UpstreamProblem as unanswered:
-            return Sign(url, None, unanswered.detail)
+            return ServiceStatus(url, None, unanswered.detail)
         await response.aclose()
         status = response.status
         try:
             self.gateway.refuse_our_credentials(status)
-        except Problem as refused:
-            return Sign(url, status, refused.detail)
+        except HTTPProblem as refused:
+            return ServiceStatus(url, status, refused.detail)
         problem = ""
         if status == LOOP:
             problem = "The proxy is asked to ask itself: see the URLs under upstream."
         elif status >= 500:
             problem = f"The archive answered {status}. See its log."
-        return Sign(url, status, problem)
+        return ServiceStatus(url, status, problem)
 
 
-class Health:
+class HealthEndpoints:
     """`/healthz` and `/readyz`."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: ReadinessCheck) -> None:
         self._archive = archive
         self._asking = asyncio.Lock()
         self._problems: list[str] = []
@@ -101,12 +103,12 @@ class Health:
         return PlainTextResponse("ok\n")
 
     async def ready(self, _: requests.Request) -> Response:
-        """200 if the archive answers at every base URL; raises `Problem` 503 that says why not."""
+        """Return 200 if the archive answers at every base URL, else raise a 503 that says why."""
         async with self._asking:
             if time.monotonic() >= self._expires:
-                signs = await self._archive.signs()
-                self._problems = sorted({sign.problem for sign in signs if sign.problem})
-                self._expires = time.monotonic() + KEPT
+                statuses = await self._archive.check_all()
+                self._problems = sorted({status.problem for status in statuses if status.problem})
+                self._expires = time.monotonic() + CACHE_TTL
         if self._problems:
-            raise Problem(503, " ".join(self._problems))
+            raise HTTPProblem(503, " ".join(self._problems))
         return PlainTextResponse("ok\n")

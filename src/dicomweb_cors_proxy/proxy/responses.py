@@ -12,11 +12,11 @@ from dicomweb_cors_proxy.dicomweb.rewriter import URL_HEADERS, ArchiveURLs, URLR
 from dicomweb_cors_proxy.http.content import (
     Gzip,
     accepts_gzip,
-    archive_tags,
-    changed_body_headers,
     compressed_headers,
+    headers_of_changed_body,
     is_compressible,
     is_text,
+    restore_etags,
 )
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.http.headers import merge_vary
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
-    from dicomweb_cors_proxy.proxy.incoming import Inbound
+    from dicomweb_cors_proxy.proxy.incoming import IncomingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ _VARY = (b"Accept-Encoding",)
 _PREFIX = re.compile(rb"(?:/[0-9A-Za-z._~!$&'()*+,;=:@%-]+)+")
 
 
-class Contents:
+class ResponseAdapter:
     """What one configuration makes of answers."""
 
     def __init__(  # noqa: PLR0913  (each is a setting, and a keyword)
@@ -68,21 +68,21 @@ class Contents:
         self._public_url = public_url and public_url.encode("ascii")
         self._trusted_proxies = trusted_proxies
         self._rewriter = lru_cache(_PUBLIC_URLS)(
-            lambda public, host: archive.to(public, hosts=[host])
+            lambda public, host: archive.for_public_url(public, hosts=[host])
         )
         self._warned_of_coding = False
 
-    def asked_for(self, headers: list[Header], *, holds_urls: bool) -> list[Header]:
+    def request_headers(self, headers: list[Header], *, may_contain_urls: bool) -> list[Header]:
         """The request's header lines as the archive gets them.
 
         What holds URLs is asked for whole, and without a coding: neither half of a text nor a
         compressed one could be rewritten.
         """
         headers = [
-            (name, archive_tags(value) if name == b"if-none-match" else value)
+            (name, restore_etags(value) if name == b"if-none-match" else value)
             for name, value in headers
         ]
-        if not (holds_urls and self._rewrite_urls):
+        if not (may_contain_urls and self._rewrite_urls):
             return headers
         headers = [header for header in headers if header[0] not in _PARTIAL]
         headers.append((b"accept-encoding", b"identity"))
@@ -94,7 +94,7 @@ class Contents:
         status: int,
         headers: list[Header],
         *,
-        holds_urls: bool,
+        may_contain_urls: bool,
         is_bulk_data: bool,
     ) -> tuple[list[Header], BodyFilter | None]:
         """The headers of an answer, and what changes its body, None for nothing."""
@@ -105,7 +105,7 @@ class Contents:
         headers = sandboxed(headers, fields)
         names_urls = not URL_HEADERS.isdisjoint(fields)
         # Other resources are text in some archives, or by what the client accepts.
-        may_name_urls = holds_urls or (
+        may_name_urls = may_contain_urls or (
             not is_bulk_data and is_text(fields.get(b"content-type", b""))
         )
         if self._rewrite_urls and (may_name_urls or names_urls):
@@ -115,33 +115,33 @@ class Contents:
             if may_name_urls:
                 body = rewriter.body(status, fields)
                 if body is not None:
-                    headers = changed_body_headers(headers)
-                elif holds_urls and status == 200:
+                    headers = headers_of_changed_body(headers)
+                elif may_contain_urls and status == 200:
                     self._warn_of_coding(headers)
         if status == 304:
-            return self._not_modified(scope, headers, holds_urls=holds_urls), None
+            return self._not_modified(scope, headers, may_contain_urls=may_contain_urls), None
         if self._compress and is_compressible(status, fields):
             headers = merge_vary(headers, _VARY)
             if accepts_gzip(_value(scope["headers"], b"accept-encoding")):
-                headers = compressed_headers(changed_body_headers(headers))
+                headers = compressed_headers(headers_of_changed_body(headers))
                 body = _Chain(body, Gzip()) if body else Gzip()
         return headers, None if scope["method"] == "HEAD" or status == 204 else body
 
     def _not_modified(
-        self, scope: Scope, headers: list[Header], *, holds_urls: bool
+        self, scope: Scope, headers: list[Header], *, may_contain_urls: bool
     ) -> list[Header]:
         """The ETag and Vary that the 200 had (RFC 9110 §15.4.5); a 304 may not say of what type."""
         if_none_match = _value(scope["headers"], b"if-none-match")
-        was_changed = archive_tags(if_none_match) != if_none_match
-        if was_changed or (holds_urls and self._rewrite_urls):
-            headers = changed_body_headers(headers)
-        if self._compress and (was_changed or holds_urls):
+        was_changed = restore_etags(if_none_match) != if_none_match
+        if was_changed or (may_contain_urls and self._rewrite_urls):
+            headers = headers_of_changed_body(headers)
+        if self._compress and (was_changed or may_contain_urls):
             headers = merge_vary(headers, _VARY)
         return headers
 
     def _rewriter_for(self, scope: Scope) -> URLRewriter:
         """What rewrites for the URL by which this request's browser reaches the proxy."""
-        inbound: Inbound = scope["inbound"]
+        inbound: IncomingRequest = scope["inbound"]
         host = name = inbound.head.host
         scheme = scope["scheme"].encode("ascii")
         prefix = scope.get("root_path", "").encode("utf-8")

@@ -19,7 +19,7 @@ import httpx
 from dicomweb_cors_proxy.http.extensions import ON_LEAVING
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import TCHAR, BodyFilter, Header
-from dicomweb_cors_proxy.http.replies import Problem, ResponseAborted
+from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, log_reason, upstream_problem
 from dicomweb_cors_proxy.upstream.interface import Timeouts, Upstream, UpstreamResponse
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from dicomweb_cors_proxy.observability.records import Record
+    from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.upstream.interface import Request
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Load:
+class InFlight:
     """How many requests are in progress, whatever configuration they began with."""
 
     requests: int = 0
@@ -76,9 +76,9 @@ class ReverseProxy:
 
     Args:
         upstream: sends the requests.
-        rewrite: `(scope) -> Request`; raises `Answer` for what is not to be sent.
+        rewrite: `(scope) -> Request`; raises `LocalReply` for what is not to be sent.
         modify_response: `(scope, status, headers) -> (headers, filter)`, the filter None for a
-            body that passes as it is; raises `Answer` to send that instead.
+            body that passes as it is; raises `LocalReply` to send that instead.
         limits: time and size.
         load: counts what `max_concurrent_requests` limits.
     """
@@ -92,7 +92,7 @@ class ReverseProxy:
             [Scope, int, list[Header]], tuple[list[Header], BodyFilter | None]
         ],
         limits: Limits,
-        load: Load,
+        load: InFlight,
     ) -> None:
         self._upstream = upstream
         self._rewrite = rewrite
@@ -106,7 +106,7 @@ class ReverseProxy:
         request = self._rewrite(scope)
         load = self._load
         if load.requests >= self._limits.max_concurrent_requests:
-            raise Problem(
+            raise HTTPProblem(
                 503,
                 "The proxy is at its limit of concurrent requests "
                 "(server.max_concurrent_requests). Try again shortly.",
@@ -114,15 +114,17 @@ class ReverseProxy:
             )
         load.requests += 1
         try:
-            with Client(scope, receive, self._limits, has_body=request.length != 0) as client:
+            with ClientStream(scope, receive, self._limits, has_body=request.length != 0) as client:
                 if request.length is None and request.method in _WITHOUT_BODY:
                     request = await _without_body(request, client)
                 await self._forward(request, client, scope, send)
         finally:
             load.requests -= 1
 
-    async def _forward(self, request: Request, client: Client, scope: Scope, send: Send) -> None:
-        record: Record = scope["record"]
+    async def _forward(
+        self, request: Request, client: ClientStream, scope: Scope, send: Send
+    ) -> None:
+        record: RequestRecord = scope["record"]
         asked = perf_counter()
         try:
             response = await self._upstream.send(
@@ -149,11 +151,11 @@ class ReverseProxy:
             )
             if content is None:
                 content = await _pump(response, body, send, data)
-            client.may_leave()
+            client.stop_watching()
             await send({"type": "http.response.body", "body": content})
         except OSError:  # ASGI 2.4: `send` raises it once the client has left
             raise ClientLeft from None
-        except (httpx.HTTPError, Problem) as error:
+        except (httpx.HTTPError, HTTPProblem) as error:
             problem = error
             if isinstance(problem, httpx.HTTPError):
                 problem = self._failed(problem, request, record)
@@ -169,7 +171,9 @@ class ReverseProxy:
         finally:
             await response.aclose()
 
-    def _failed(self, error: httpx.HTTPError, request: Request, record: Record) -> UpstreamProblem:
+    def _failed(
+        self, error: httpx.HTTPError, request: Request, record: RequestRecord
+    ) -> UpstreamProblem:
         problem = upstream_problem(error, self._timeouts)
         record.upstream_error = problem.reason
         record.event = f"{request.origin}: {log_reason(error)}: {problem.detail}"
@@ -179,7 +183,7 @@ class ReverseProxy:
         return problem
 
 
-async def _without_body(request: Request, client: Client) -> Request:
+async def _without_body(request: Request, client: ClientStream) -> Request:
     """Wait for the end of a chunked body without content; return the request without a body.
 
     An archive that doesn't read the body of a GET would take it for the next request, which nobody
@@ -230,7 +234,7 @@ def _cut(data: bytes, size: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
-class Client:
+class ClientStream:
     """The client's side of one request: first its body, then word of its leaving.
 
     As a context manager it ends the block when the client leaves, at whatever the block is
@@ -266,20 +270,20 @@ class Client:
         traceback: TracebackType | None,
     ) -> bool:
         self._over = True
-        self.may_leave()
+        self.stop_watching()
         if isinstance(exc, asyncio.CancelledError) and self._left:
             return self._task.uncancel() == 0
         return isinstance(exc, ClientLeft)
 
-    def may_leave(self) -> None:
+    def stop_watching(self) -> None:
         """Stop asking: behind the last message of an answer every server says that it is over."""
         if self._watcher is not None:
             self._over = True
             self._watcher.cancel()
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """The request's body; raises `Problem` 408 or 413, or `ClientLeft`."""
-        record: Record = self._scope["record"]
+        """The request's body; raises `HTTPProblem` 408 or 413, or `ClientLeft`."""
+        record: RequestRecord = self._scope["record"]
         limit = self._limits.max_body_bytes
         timeout = self._limits.body_timeout
         try:
@@ -288,7 +292,7 @@ class Client:
                     async with asyncio.timeout(timeout):
                         message = await self._receive()
                 except TimeoutError:
-                    raise Problem(
+                    raise HTTPProblem(
                         408,
                         f"No byte of the request's body came for {timeout:g} s "
                         "(server.body_timeout).",
@@ -323,9 +327,9 @@ class Client:
             self._task.cancel()
 
 
-def body_without_meaning(method: str) -> Problem:
+def body_without_meaning(method: str) -> HTTPProblem:
     """The 400 to a body of a method that has none."""
-    return Problem(400, f"A {method} request has no body: leave it out, with its length.")
+    return HTTPProblem(400, f"A {method} request has no body: leave it out, with its length.")
 
 
 def _refuse_unsendable(status: int, headers: list[Header]) -> None:

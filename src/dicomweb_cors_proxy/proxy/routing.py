@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
-from dicomweb_cors_proxy.upstream.interface import Origin
+from dicomweb_cors_proxy.upstream.interface import Endpoint
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.http.messages import Header
@@ -19,7 +19,7 @@ class BaseURL:
         parts = urlsplit(url)
         port = parts.port or DEFAULT_PORTS[parts.scheme]
         self.base_url = url
-        self.origin = Origin(parts.scheme, parts.hostname or "", port)
+        self.origin = Endpoint(parts.scheme, parts.hostname or "", port)
         self.host: Header = (b"host", parts.netloc.encode("ascii"))
         self._path = parts.path.encode("ascii")
 

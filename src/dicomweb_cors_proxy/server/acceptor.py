@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dicomweb_cors_proxy.keepalive import enable_keepalive
-from dicomweb_cors_proxy.observability.records import place
+from dicomweb_cors_proxy.observability.records import traceback_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -210,7 +210,7 @@ class Acceptor:
                 await self._after_failure(error, listener)
                 continue
             except Exception as error:  # noqa: BLE001  (the process would never accept again)
-                logger.error("bug: %s", place(error))  # noqa: TRY400
+                logger.error("bug: %s", traceback_summary(error))  # noqa: TRY400
                 await self._clients.change(ACCEPT_RETRY_SECONDS)
                 continue
             try:
@@ -255,7 +255,7 @@ async def _connected(connecting: Coroutine[Any, Any, None]) -> None:
     except OSError:
         pass  # the client left, or its TLS handshake failed
     except Exception as error:  # noqa: BLE001  (its message may hold data of the client)
-        logger.error("bug: %s", place(error))  # noqa: TRY400
+        logger.error("bug: %s", traceback_summary(error))  # noqa: TRY400
 
 
 def _has_waiting_client(listener: socket.socket) -> bool:

@@ -32,11 +32,11 @@ from dicomweb_cors_proxy.http.limits import (
     too_many_headers,
 )
 from dicomweb_cors_proxy.http.messages import TCHAR
-from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.http.targets import origin_form, unreadable_target
 from dicomweb_cors_proxy.server.deadline import Deadline
 from dicomweb_cors_proxy.server.exchange import Exchange
-from dicomweb_cors_proxy.server.head_cache import HeaderLines, KnownHeads
+from dicomweb_cors_proxy.server.head_cache import CachedHead, HeadCache
 from dicomweb_cors_proxy.server.socket_state import is_ready, unsent_bytes
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Scope
     from uvicorn.server import ServerState
 
-    from dicomweb_cors_proxy.http.replies import Answer
+    from dicomweb_cors_proxy.http.replies import LocalReply
     from dicomweb_cors_proxy.server.acceptor import ClientConnections
     from dicomweb_cors_proxy.server.limits import ServerLimits
     from dicomweb_cors_proxy.server.turns import Turns
@@ -67,21 +67,21 @@ READ_AHEAD_BYTES = 16 * 1024
 
 # Requests of one connection answered in one turn of the event loop: refusals wait for nothing, and
 # uvloop hands over as much as 8 MiB of them in a turn.
-TURN = 16
+REQUESTS_PER_TURN = 16
 
 # Bytes of a head given to the parser at a time, after which its size is checked.
-FEED = 16 * 1024
+PARSE_CHUNK = 16 * 1024
 
 # A head that is over a limit is still read for its Origin, so that the page can read the refusal;
 # beyond this many times the limit nothing more is read.
-PATIENCE = 4
+REJECTED_HEAD_FACTOR = 4
 
 # Seconds for which the rest of an unread upload is taken and dropped after an early answer: a
 # close with bytes unread is a reset, and would take the answer from the client (RFC 9112 §9.6).
-LINGER = 30.0
+LINGER_TIMEOUT = 30.0
 
 # Seconds between two looks whether a client is still there while nothing is read from it.
-LOOK = 0.25
+DISCONNECT_POLL = 0.25
 
 # Seconds after which a connection without any request is idle, and may be closed for another one.
 # Sooner, a rush of clients would lose connections whose first request is still on its way.
@@ -89,7 +89,7 @@ FIRST_REQUEST_SECONDS = 1.0
 
 # Seconds that a client has at shutdown to answer the end of TLS, which it needn't, or to end an
 # upload that was answered before.
-FAREWELL = 0.25
+TLS_CLOSE_GRACE = 0.25
 
 _OF_BODIES = frozenset({b"content-length", b"expect", b"transfer-encoding"})
 
@@ -105,7 +105,7 @@ _PARTIAL_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")
 _ORIGIN_LINE = re.compile(rb"\r\norigin:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE)
 
 # Bytes of a head that are looked at once more for its Origin.
-LOOKED_AT = 4096
+ORIGIN_SEARCH_MAX = 4096
 
 
 class Stage(Enum):
@@ -120,7 +120,7 @@ class ConnectionConfig(typing.Protocol):
     """The configuration of a server, as far as its connections use it."""
 
     clients: ClientConnections
-    known_heads: KnownHeads
+    known_heads: HeadCache
 
     @property
     def limits(self) -> ServerLimits: ...
@@ -131,7 +131,7 @@ class ConnectionConfig(typing.Protocol):
     turns: Turns
 
 
-class Protocol(asyncio.BufferedProtocol):
+class ClientConnection(asyncio.BufferedProtocol):
     """One client's connection.
 
     Requests are read one at a time: what a client sends behind the one that is being answered stays
@@ -148,8 +148,8 @@ class Protocol(asyncio.BufferedProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._app = config.loaded_app
-        self._at_once: Callable[[Scope], Answer | None] | None
-        self._at_once = getattr(self._app, "at_once", None)
+        self._try_preflight: Callable[[Scope], LocalReply | None] | None
+        self._try_preflight = getattr(self._app, "try_preflight", None)
         self._limits = limits = config.limits
         self._known_heads = config.known_heads
         self._clients = config.clients
@@ -266,7 +266,7 @@ class Protocol(asyncio.BufferedProtocol):
             return
         self._going_on = True
         try:
-            for _ in range(TURN):
+            for _ in range(REQUESTS_PER_TURN):
                 if not self._exchanges and self._unread:
                     self._read_head()
                 if not self._exchanges or self._exchanges[0].is_running:
@@ -331,7 +331,7 @@ class Protocol(asyncio.BufferedProtocol):
     def _next_piece(self) -> bytes:
         """Take bytes for the parser: of one head, and none behind it."""
         data, at = self._unread, self._at
-        end = at + FEED
+        end = at + PARSE_CHUNK
         seam = self._tail + data[at : at + 3]
         found = seam.find(b"\r\n\r\n")
         if found >= 0:
@@ -365,12 +365,12 @@ class Protocol(asyncio.BufferedProtocol):
             and _PLAIN.fullmatch(head, 0, head.find(b"\r\n"))
         ):
             # The parser has forgotten by now whether the connection stays.
-            lines = HeaderLines(tuple(self._headers), self._exchanges[-1].keep_alive)
+            lines = CachedHead(tuple(self._headers), self._exchanges[-1].keep_alive)
             self._known_heads.remember(head, lines)
 
     def _feed_parser(self, piece: bytes) -> None:
         is_first = not self._beginning
-        self._beginning += piece[: max(0, LOOKED_AT - len(self._beginning))]
+        self._beginning += piece[: max(0, ORIGIN_SEARCH_MAX - len(self._beginning))]
         self._parse(piece)
         if self._ignoring:
             return
@@ -462,7 +462,7 @@ class Protocol(asyncio.BufferedProtocol):
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
-        self._refusal: Problem | None = None
+        self._refusal: HTTPProblem | None = None
         self._header_bytes = 0
         self._unparsed_bytes = 0
         self._line_bytes = 0  # at least, of the line that is being parsed
@@ -472,22 +472,22 @@ class Protocol(asyncio.BufferedProtocol):
     def _malformed(self) -> None:
         if self._stage is not Stage.BODY:
             fault = unreadable_target(self._beginning)
-            self._refuse(Problem(400, fault or "The request is not well-formed HTTP/1.1."))
+            self._refuse(HTTPProblem(400, fault or "The request is not well-formed HTTP/1.1."))
             return
         self._ignoring = True
         self._unread = b""
         self._exchanges[0].body_failed(
-            Problem(400, "The request's body is not well-formed: chunked framing.")
+            HTTPProblem(400, "The request's body is not well-formed: chunked framing.")
         )
 
     def _check_patience(self) -> None:
         limits = self._limits
-        most = PATIENCE * (limits.max_header_bytes + limits.max_target_bytes)
+        most = REJECTED_HEAD_FACTOR * (limits.max_header_bytes + limits.max_target_bytes)
         # The parser keeps a line that is too long, until it ends.
-        if self._unparsed_bytes > most or self._line_bytes > limits.max_header_bytes + FEED:
+        if self._unparsed_bytes > most or self._line_bytes > limits.max_header_bytes + PARSE_CHUNK:
             self._refuse(self._refusal or head_too_large(limits.max_header_bytes))
 
-    def _refuse(self, problem: Problem) -> None:
+    def _refuse(self, problem: HTTPProblem) -> None:
         """Answer a head that can't be read to its end."""
         self._ignoring = True
         if self._stage is Stage.IDLE:
@@ -542,7 +542,7 @@ class Protocol(asyncio.BufferedProtocol):
         elif name == b"content-length":
             self._length = int(value)  # the parser has seen to digits
         elif self._parser.get_http_version() == "1.0":  # RFC 9112 §6.1
-            self._refusal = Problem(400, "HTTP/1.0 has no Transfer-Encoding.")
+            self._refusal = HTTPProblem(400, "HTTP/1.0 has no Transfer-Encoding.")
         else:  # the parser refuses one that does not end in `chunked`
             self._is_chunked = True
 
@@ -551,11 +551,11 @@ class Protocol(asyncio.BufferedProtocol):
         method = parser.get_method()
         version = parser.get_http_version()
         if method == b"CONNECT":
-            self._refusal = self._refusal or Problem(
+            self._refusal = self._refusal or HTTPProblem(
                 405, "This server is no tunnel.", [(b"allow", b"GET, HEAD, OPTIONS")]
             )
         elif version not in ("1.0", "1.1"):
-            self._refusal = Problem(400, "This server speaks HTTP/1.1.")
+            self._refusal = HTTPProblem(400, "This server speaks HTTP/1.1.")
         elif parser.should_upgrade() and self._refusal is None:
             return  # and starts again without it: see _parse
         if self._unknown_method is not None:
@@ -612,7 +612,7 @@ class Protocol(asyncio.BufferedProtocol):
 
     def _start(self, exchange: Exchange) -> None:
         exchange.is_running = True
-        exchange.start(self._app, self._at_once)
+        exchange.start(self._app, self._try_preflight)
         if exchange.task is not None:
             tasks = self._server_state.tasks
             tasks.add(exchange.task)
@@ -641,7 +641,7 @@ class Protocol(asyncio.BufferedProtocol):
             self._deadline.set(timeout, self._head_is_late)
             return
         late = f"The request's head did not arrive within {timeout:g} s (server.header_timeout)."
-        self._refuse(self._refusal or Problem(408, late))
+        self._refuse(self._refusal or HTTPProblem(408, late))
         self._go_on()
 
     def regulate_reading(self) -> None:
@@ -657,7 +657,7 @@ class Protocol(asyncio.BufferedProtocol):
         self._reading_paused = pause
         if pause:
             self.transport.pause_reading()
-            self._pause_watch = self._loop.call_later(LOOK, self._look_for_client)
+            self._pause_watch = self._loop.call_later(DISCONNECT_POLL, self._look_for_client)
         else:
             self.transport.resume_reading()
             if self._pause_watch is not None:
@@ -672,7 +672,7 @@ class Protocol(asyncio.BufferedProtocol):
         if is_ready(self.transport, "POLLRDHUP"):  # be there bytes to read or not
             self.transport.abort()
         else:
-            self._pause_watch = self._loop.call_later(LOOK, self._look_for_client)
+            self._pause_watch = self._loop.call_later(DISCONNECT_POLL, self._look_for_client)
 
     def _watch_writing(self, last_size: int = -1, *, stalled: bool = False) -> None:
         """Abort once the client has taken no byte for `write_timeout`."""
@@ -714,7 +714,7 @@ class Protocol(asyncio.BufferedProtocol):
     def _close_without_waiting(self) -> None:
         """Close, and under TLS wait only until the end of TLS is sent, not for the client's."""
         self.close()
-        self._deadline.set(FAREWELL, self._abort_when_sent)
+        self._deadline.set(TLS_CLOSE_GRACE, self._abort_when_sent)
 
     def _end(self) -> None:
         """Close behind a complete answer, but not in the face of a client that still sends."""
@@ -728,7 +728,7 @@ class Protocol(asyncio.BufferedProtocol):
         self._clients.idle(self)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._deadline.set(LINGER, self.transport.abort)
+        self._deadline.set(LINGER_TIMEOUT, self.transport.abort)
 
     def cut(self, *, reset: bool) -> None:
         """End the connection so that the client can't take what it has for the whole."""
@@ -752,7 +752,7 @@ class Protocol(asyncio.BufferedProtocol):
             else:
                 self.close()
         elif self._is_lingering and self.transport.get_write_buffer_size() == 0:
-            self._deadline.set(FAREWELL, self._abort_when_sent)
+            self._deadline.set(TLS_CLOSE_GRACE, self._abort_when_sent)
 
     def _abort_when_sent(self, *, had_room: bool = False) -> None:
         """Abort, unless there may be bytes below TLS, which the size of no buffer tells of.
@@ -764,4 +764,4 @@ class Protocol(asyncio.BufferedProtocol):
             self.transport.abort()
         else:
             look_again = partial(self._abort_when_sent, had_room=has_room)
-            self._deadline.set(FAREWELL, look_again)
+            self._deadline.set(TLS_CLOSE_GRACE, look_again)

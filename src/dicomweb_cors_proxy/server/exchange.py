@@ -9,26 +9,26 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.http.extensions import ON_LEAVING
-from dicomweb_cors_proxy.http.replies import Problem, ResponseAborted
-from dicomweb_cors_proxy.observability.records import place
-from dicomweb_cors_proxy.server.response_head import AnswerHead, answer_head, date_line
+from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
+from dicomweb_cors_proxy.observability.records import traceback_summary
+from dicomweb_cors_proxy.server.response_head import ResponseHead, answer_head, date_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.types import ASGIApp, Message, Scope
 
-    from dicomweb_cors_proxy.http.replies import Answer
+    from dicomweb_cors_proxy.http.replies import LocalReply
     from dicomweb_cors_proxy.server.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 
 # Bytes of a body up to which it is copied behind its head, for one system call instead of two.
-COPIED = 16 * 1024
+COALESCE_MAX = 16 * 1024
 
 # Seconds for an application to end by itself when its client has left.
-GRACE = 0.25
+DISCONNECT_GRACE = 0.25
 
 # Of the answers that are given at once, which are but a few.
 known_answer_head = lru_cache(maxsize=256)(answer_head)
@@ -63,7 +63,7 @@ class Exchange:
     task: asyncio.Task[None] | None = None
     _body_ended = False  # all of it was given
     _content = b""  # of the body, read but not given
-    _failure: Problem | None = None
+    _failure: HTTPProblem | None = None
     _left = False
     _on_leaving: Callable[[], object] | None = None
     _news: asyncio.Future[None] | None = None  # of whoever waits in `receive`
@@ -82,10 +82,12 @@ class Exchange:
         self._connection = connection
         self._expects_continue = expects_continue
 
-    def start(self, app: ASGIApp, at_once: Callable[[Scope], Answer | None] | None) -> None:
-        """Answer at once, as `at_once` says, or have the application do it in a task."""
-        if at_once is not None and self._connection.writable.is_set():
-            answer = at_once(self.scope)
+    def start(
+        self, app: ASGIApp, try_preflight: Callable[[Scope], LocalReply | None] | None
+    ) -> None:
+        """Answer at once, as `try_preflight` says, or have the application do it in a task."""
+        if try_preflight is not None and self._connection.writable.is_set():
+            answer = try_preflight(self.scope)
             if answer is not None:
                 self._send_head(known_answer_head(answer.status, tuple(answer.headers)))
                 self._send_body(answer.body, more=False)
@@ -99,7 +101,7 @@ class Exchange:
         except ResponseAborted:
             pass
         except Exception as exc:  # noqa: BLE001  (its message may hold patient data)
-            logger.error("bug: %s", place(exc))  # noqa: TRY400
+            logger.error("bug: %s", traceback_summary(exc))  # noqa: TRY400
         finally:
             # Or each request would be a cycle, and a tenth of a search the collector's.
             self.scope["extensions"].pop(ON_LEAVING, None)
@@ -110,7 +112,7 @@ class Exchange:
 
     # The request
 
-    def body_failed(self, problem: Problem) -> None:
+    def body_failed(self, problem: HTTPProblem) -> None:
         self.keep_alive = False
         self._failure = problem
         self.wake()
@@ -128,7 +130,7 @@ class Exchange:
             if self._on_leaving is not None:
                 self._on_leaving()
             if self.task is not None:
-                self.task.get_loop().call_later(GRACE, self.task.cancel)
+                self.task.get_loop().call_later(DISCONNECT_GRACE, self.task.cancel)
 
     async def receive(self) -> Message:
         """Return the next part of the body, which is decoded only now."""
@@ -182,7 +184,7 @@ class Exchange:
         else:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
 
-    def _send_head(self, head: AnswerHead) -> None:
+    def _send_head(self, head: ResponseHead) -> None:
         status, lines, length, closes, is_dated = head
         self._started = True
         self._expects_continue = False
@@ -249,7 +251,7 @@ class Exchange:
             if not more:
                 after += b"0\r\n\r\n"
         transport = self._connection.transport
-        if len(body) > COPIED and (before or after):
+        if len(body) > COALESCE_MAX and (before or after):
             transport.writelines([before, body, after])
         else:
             transport.write(before + body + after)

@@ -7,21 +7,21 @@ from typing import NamedTuple
 from dicomweb_cors_proxy.http.limits import MAX_CACHED_HEAD_BYTES, MAX_CACHED_HEADS
 
 
-class HeaderLines(NamedTuple):
+class CachedHead(NamedTuple):
     """What the header lines of a request without a body say."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     keep_alive: bool
 
 
-class KnownHeads(dict[bytes, HeaderLines]):
+class HeadCache(dict[bytes, CachedHead]):
     """Header lines that the parser has read, by their bytes, from the end of the request line on.
 
     A viewer sends the same with each of hundreds of requests: they mean the same, and parsing them
     takes longer than an answer to a preflight.
     """
 
-    def remember(self, head: bytes, lines: HeaderLines) -> None:
+    def remember(self, head: bytes, lines: CachedHead) -> None:
         if len(head) <= MAX_CACHED_HEAD_BYTES:
             if len(self) >= MAX_CACHED_HEADS:
                 del self[next(iter(self))]

@@ -18,10 +18,10 @@ _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 6
 
 # The head of an answer as it is sent, but for what depends on the moment and on the connection: the
 # status, the lines, the Content-Length, whether the connection ends with it, whether it has a Date.
-AnswerHead: TypeAlias = tuple[int, bytes, "int | None", bool, bool]
+ResponseHead: TypeAlias = tuple[int, bytes, "int | None", bool, bool]
 
 
-def answer_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> AnswerHead:
+def answer_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> ResponseHead:
     """Write the head of an answer."""
     known = dict(headers)
     closes = False

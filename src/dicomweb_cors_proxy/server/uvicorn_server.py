@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
-from dicomweb_cors_proxy.server.connection import READ_BYTES, Protocol
-from dicomweb_cors_proxy.server.head_cache import KnownHeads
+from dicomweb_cors_proxy.server.connection import READ_BYTES, ClientConnection
+from dicomweb_cors_proxy.server.head_cache import HeadCache
 from dicomweb_cors_proxy.server.listening import handling_signals
 from dicomweb_cors_proxy.server.tls import start_tls_on_accepted
 from dicomweb_cors_proxy.server.turns import Turns
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Seconds between two looks whether the last answer is out.
-TICK = 0.05
+SHUTDOWN_POLL = 0.05
 
 DAY = 86400.0  # seconds
 
@@ -36,18 +36,18 @@ DAY = 86400.0  # seconds
 DECODED_AT_ONCE = 8
 
 # Seconds for cancelled answers to cut their connections.
-CUT = 1.0
+CANCEL_TIMEOUT = 1.0
 
 # Seconds beyond all that an end may take, before a process is taken to hang.
-MARGIN = 5.0
+SHUTDOWN_MARGIN = 5.0
 
 
 def longest_end(limits: ServerLimits) -> float:
     """Seconds from a signal until the process is gone, at the most."""
-    return limits.drain_delay + limits.shutdown_timeout + CUT + MARGIN
+    return limits.drain_delay + limits.shutdown_timeout + CANCEL_TIMEOUT + SHUTDOWN_MARGIN
 
 
-class Config(uvicorn.Config):
+class ServerConfig(uvicorn.Config):
     """uvicorn's configuration, made from ours alone: none of its environment variables count.
 
     Args:
@@ -62,14 +62,14 @@ class Config(uvicorn.Config):
         self, app: ASGIApp, limits: ServerLimits, ssl_context: SSLContext | None = None
     ) -> None:
         self.limits = limits
-        self.known_heads = KnownHeads()
+        self.known_heads = HeadCache()
         self.clients = ClientConnections(limits.max_connections)
         self.turns = Turns(DECODED_AT_ONCE)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self._ssl_context = ssl_context
         super().__init__(
             app,
-            http=Protocol,  # type: ignore[arg-type]
+            http=ClientConnection,  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             interface="asgi3",
@@ -100,11 +100,11 @@ class Server(uvicorn.Server):
         ready: set once connections are accepted and a signal ends the server in order.
     """
 
-    config: Config
+    config: ServerConfig
 
     def __init__(
         self,
-        config: Config,
+        config: ServerConfig,
         *,
         on_stop: Callable[[], None] | None = None,
         on_reload: Callable[[], None] | None = None,
@@ -132,11 +132,11 @@ class Server(uvicorn.Server):
 
     def _connect(self, sock: socket.socket) -> Coroutine[Any, Any, None]:
         """Count an accepted socket, and return the coroutine that connects it to a protocol."""
-        protocol = Protocol(self.config, self.server_state, self.lifespan.state)
+        protocol = ClientConnection(self.config, self.server_state, self.lifespan.state)
         self.config.clients.opened(protocol)
         return self._connect_to(protocol, sock)
 
-    async def _connect_to(self, protocol: Protocol, sock: socket.socket) -> None:
+    async def _connect_to(self, protocol: ClientConnection, sock: socket.socket) -> None:
         """Connect an accepted socket to a protocol. Raises OSError."""
         try:
             if self.config.ssl is None:
@@ -156,7 +156,7 @@ class Server(uvicorn.Server):
             if protocol not in self.server_state.connections:  # never open, or closed already
                 self.config.clients.closed(protocol)
 
-    def stop(self, *, drain: bool = True) -> None:
+    def shut_down(self, *, drain: bool = True) -> None:
         """Begin the end; called again, end the present part of it: the delay, or the answers.
 
         Without `drain` nobody is waited for who could still send requests here.
@@ -180,7 +180,7 @@ class Server(uvicorn.Server):
         time = asyncio.get_running_loop().time
         begun = time()
         while time() < begun + self._drain_delay and not self.force_exit:  # noqa: ASYNC110
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(SHUTDOWN_POLL)
         self.force_exit = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -202,7 +202,7 @@ class Server(uvicorn.Server):
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110
-                    await asyncio.sleep(TICK)
+                    await asyncio.sleep(SHUTDOWN_POLL)
         if state.tasks:
             logger.warning(
                 "%d running answers are cut; server.shutdown_timeout is %g s",
@@ -211,10 +211,10 @@ class Server(uvicorn.Server):
             )
             for task in state.tasks:
                 task.cancel()
-            await asyncio.wait(set(state.tasks), timeout=CUT)
+            await asyncio.wait(set(state.tasks), timeout=CANCEL_TIMEOUT)
         await self.lifespan.shutdown()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        with handling_signals(self.stop, self._on_reload):
+        with handling_signals(self.shut_down, self._on_reload):
             yield

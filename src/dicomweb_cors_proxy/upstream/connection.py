@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import httpx
 
-from dicomweb_cors_proxy.upstream.response_parser import READ_HIGH_WATER, Answer
+from dicomweb_cors_proxy.upstream.response_parser import READ_HIGH_WATER, ResponseParser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
         self._writing_paused = False
         self._continuation: asyncio.Handle | None = None
         self._busy = False
-        self._answer: Answer  # of the last exchange begun
+        self._answer: ResponseParser  # of the last exchange begun
         self._timeout: float | None = None
         self._error: Exception | None = None  # what the connection came to its end by
         self._event: asyncio.Future[None] | None = None
@@ -90,14 +90,14 @@ class Connection(asyncio.Protocol):
             return
         self._make_use_of(answer)
 
-    def _make_use_of(self, answer: Answer) -> None:
+    def _make_use_of(self, answer: ResponseParser) -> None:
         if self._uploading and answer.head is not None and answer.head.status >= 300:
             self._stop_upload()  # RFC 9112 §9.5: the archive doesn't want the rest
         if self._reading_paused or answer.buffered >= READ_HIGH_WATER or answer.has_undecoded:
             self._regulate(answer)
         self._wake()
 
-    def _regulate(self, answer: Answer) -> None:
+    def _regulate(self, answer: ResponseParser) -> None:
         """Read from the archive only while neither our reader nor the decoder is behind."""
         is_full = answer.buffered >= READ_HIGH_WATER
         if answer.has_undecoded and not is_full and self._continuation is None:
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         """
         self._busy = True
         self._timeout = timeout
-        self._answer = Answer(method, self._max_head_bytes)
+        self._answer = ResponseParser(method, self._max_head_bytes)
         self.heard = False
         if self._transport.is_closing():
             self._fail(httpx.RemoteProtocolError("closed before an answer"))

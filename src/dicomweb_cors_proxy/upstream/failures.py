@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from dicomweb_cors_proxy.http.replies import Problem
+from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.upstream.interface import ResolveTimedOut, Timeouts
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ UPSTREAM_ERRORS = (
 )
 
 
-class UpstreamProblem(Problem):
+class UpstreamProblem(HTTPProblem):
     """A problem that the archive is to blame for, or the way to it.
 
     Attributes:

@@ -16,7 +16,7 @@ __all__ = ["HTTPXUpstream"]
 
 
 class HTTPXUpstream:
-    """Carries requests by an `httpx.AsyncBaseTransport`; see `proxy.Upstream`.
+    """Carries requests by an `httpx.AsyncBaseTransport`; see `interface.Upstream`.
 
     Args:
         transport: closed by `aclose`, behind the answers that are still on their way.

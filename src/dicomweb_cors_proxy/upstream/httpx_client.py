@@ -47,14 +47,14 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
         )
         self._pool = self._open_pool()
         self._loop: asyncio.AbstractEventLoop | None = None  # of its connections
-        self._asking: set[_Exchange] = set()
+        self._asking: set[_Attempt] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request; a safe one without a body again if a kept-alive connection was dead."""
         if self._loop is not (loop := asyncio.get_running_loop()):
             self._loop = loop
             self._pool = self._open_pool()
-        exchange = _Exchange(self._pool)
+        exchange = _Attempt(self._pool)
         try:
             return await self._send(request, exchange)
         except (httpx.ReadError, httpx.RemoteProtocolError):
@@ -67,7 +67,7 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
         for connection in self._pool.connections:
             if connection.is_idle():
                 await connection.aclose()
-        return await self._send(request, _Exchange(self._pool))
+        return await self._send(request, _Attempt(self._pool))
 
     def connections(self) -> dict[str, int]:
         """Count the connections that serve a request or idle, and the requests that wait."""
@@ -78,7 +78,7 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
             "waiting": sum(not exchange.begun for exchange in self._asking),
         }
 
-    async def _send(self, request: httpx.Request, exchange: _Exchange) -> httpx.Response:
+    async def _send(self, request: httpx.Request, exchange: _Attempt) -> httpx.Response:
         self._asking.add(exchange)
         token = _current.set(exchange)
         try:
@@ -102,7 +102,7 @@ def _announces_what_it_lacks(request: httpx.Request, response: httpx.Response) -
     return length != "0" or "transfer-encoding" in response.headers
 
 
-class _Exchange:
+class _Attempt:
     """What the network has seen of a request so far."""
 
     begun = False  # a connection is opened for it, or has taken its first byte
@@ -113,7 +113,7 @@ class _Exchange:
         self.pool = pool
 
 
-_current: ContextVar[_Exchange] = ContextVar("current")
+_current: ContextVar[_Attempt] = ContextVar("current")
 
 
 class _Backend(httpcore.AnyIOBackend):

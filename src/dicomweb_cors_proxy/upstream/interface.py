@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Upstream(Protocol):
-    """Carries requests to the archive; see `transport.Transport`, which is one."""
+    """Carries requests to the archive; see `native.NativeTransport`, which is one."""
 
     async def send(
         self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
@@ -25,7 +25,7 @@ class Upstream(Protocol):
 
 
 class UpstreamResponse(Protocol):
-    """An answer whose head is here; see `transport.Response`."""
+    """An answer whose head is here; see `native.Response`."""
 
     @property
     def status(self) -> int: ...
@@ -48,7 +48,7 @@ class ResolveTimedOut(httpx.ConnectTimeout):
     """The host name was not resolved within the connect timeout."""
 
 
-class Origin(NamedTuple):
+class Endpoint(NamedTuple):
     """What connections are shared by (RFC 6454 §4)."""
 
     scheme: str
@@ -79,7 +79,7 @@ class Request(NamedTuple):
         length: of the body in bytes, 0 for none; None: unknown, it is sent chunked.
     """
 
-    origin: Origin
+    origin: Endpoint
     method: bytes
     target: bytes
     headers: Sequence[Header]

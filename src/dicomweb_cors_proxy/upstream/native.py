@@ -21,7 +21,7 @@ import httpx
 from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
 from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
 from dicomweb_cors_proxy.upstream.dialer import Dialer
-from dicomweb_cors_proxy.upstream.interface import Origin, Request, ResponseHead, Timeouts
+from dicomweb_cors_proxy.upstream.interface import Endpoint, Request, ResponseHead, Timeouts
 from dicomweb_cors_proxy.upstream.pool import Pool
 from dicomweb_cors_proxy.upstream.resolver import Resolver
 
@@ -76,7 +76,7 @@ class Response:
             self._pool.release(connection)
 
 
-class Stream(httpx.AsyncByteStream):
+class ResponseStream(httpx.AsyncByteStream):
     """A response's body for httpx."""
 
     def __init__(self, response: Response) -> None:
@@ -90,7 +90,7 @@ class Stream(httpx.AsyncByteStream):
         await self._response.aclose()
 
 
-class Transport(httpx.AsyncBaseTransport):
+class NativeTransport(httpx.AsyncBaseTransport):
     """Sends requests byte for byte as they are given.
 
     Args:
@@ -109,7 +109,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._max_connections = max_connections
         self._ssl_context = ssl_context
         self._max_head_bytes = max_head_bytes
-        self.pools: dict[Origin, Pool] = {}
+        self.pools: dict[Endpoint, Pool] = {}
         self._resolver: Resolver | None = None
         self._closed = False
 
@@ -167,7 +167,7 @@ class Transport(httpx.AsyncBaseTransport):
             raise httpx.LocalProtocolError("the body is not an asynchronous stream")
         response = await self.send(
             Request(
-                Origin(url.scheme, host, url.port or DEFAULT_PORTS[url.scheme]),
+                Endpoint(url.scheme, host, url.port or DEFAULT_PORTS[url.scheme]),
                 request.method.encode("ascii"),
                 request.extensions.get("target", url.raw_path),
                 headers,
@@ -180,7 +180,7 @@ class Transport(httpx.AsyncBaseTransport):
         return httpx.Response(
             head.status,
             headers=head.headers,
-            stream=Stream(response),
+            stream=ResponseStream(response),
             extensions={"http_version": head.http_version, "reason_phrase": head.reason},
         )
 
@@ -199,7 +199,7 @@ class Transport(httpx.AsyncBaseTransport):
         for pool in self.pools.values():
             pool.close()
 
-    def _open_pool(self, origin: Origin) -> Pool:
+    def _open_pool(self, origin: Endpoint) -> Pool:
         context = None
         if origin.scheme == "https":
             context = self._ssl_context or ssl.create_default_context()

@@ -22,25 +22,25 @@ from urllib.parse import quote_plus, urlencode
 import httpx
 
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, lacks_descriptor
-from dicomweb_cors_proxy.upstream.native import Transport
+from dicomweb_cors_proxy.upstream.native import NativeTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable, Mapping
 
     from dicomweb_cors_proxy.upstream.interface import Request, Timeouts, Upstream, UpstreamResponse
 
-__all__ = ["Client", "LoggedIn", "Tokens"]
+__all__ = ["ClientCredentials", "OAuthUpstream", "TokenCache"]
 
 logger = logging.getLogger(__name__)
 
 # Seconds before its end at which a token is renewed: a quarter of its life, but no more than this.
-EARLY: Final = 60.0
+RENEW_BEFORE: Final = 60.0
 
 # Seconds between two attempts if they fail, or if what they bring is refused: a viewer's hundred
 # requests must not be a hundred at the token endpoint, which may lock the client out.
 # The second pause grows, since a new token may be refused as well.
-PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
+RETRY_INTERVAL: Final = 1.0
+MAX_RETRY_INTERVAL: Final = 60.0
 
 # Seconds for the token endpoint to answer, and bytes that it may answer with.
 TIMEOUT: Final = 10.0
@@ -57,7 +57,7 @@ _ERRORS: Final = {
 }
 
 
-class LoggedIn:
+class OAuthUpstream:
     """An upstream whose requests carry an access token (RFC 6750 §2.1).
 
     A 401 to a request without a body is asked again, once, with another token.
@@ -67,7 +67,7 @@ class LoggedIn:
         tokens: what they carry.
     """
 
-    def __init__(self, upstream: Upstream, tokens: Tokens) -> None:
+    def __init__(self, upstream: Upstream, tokens: TokenCache) -> None:
         self._upstream = upstream
         self._tokens = tokens
 
@@ -80,7 +80,7 @@ class LoggedIn:
         if response.status != 401:
             return response
         try:
-            other = await self._tokens.other_than(token)
+            other = await self._tokens.replacement_for(token)
         except BaseException:
             await response.aclose()
             raise
@@ -109,7 +109,7 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
+class ClientCredentials:
     """Who the proxy is to the token endpoint at `url`; no `scope`: whatever that thinks."""
 
     url: str
@@ -118,7 +118,7 @@ class Client:
     scope: str | None = None
 
 
-class Tokens:
+class TokenCache:
     """The proxy's own access token: fetched when it is first needed, and anew before it ends.
 
     Only one request at a time goes to the token endpoint; whoever needs its outcome waits for it.
@@ -132,7 +132,7 @@ class Tokens:
 
     def __init__(
         self,
-        client: Client,
+        client: ClientCredentials,
         *,
         ssl_context: ssl.SSLContext | None = None,
         timeout: float = TIMEOUT,
@@ -141,15 +141,15 @@ class Tokens:
         self._client = client
         self._url = httpx.URL(client.url)
         # It outlives its connections, because it caches the addresses of the endpoint.
-        self._transport = Transport(max_connections=1, ssl_context=ssl_context)
+        self._transport = NativeTransport(max_connections=1, ssl_context=ssl_context)
         self._timeout = timeout
         self._clock = clock
         self._token: Token | None = None
         self._fetching: asyncio.Task[Token | str] | None = None
-        self._trouble = ""
+        self._last_error = ""
         self._may_try_at = -math.inf
         self._may_replace_at = -math.inf
-        self._pause = PAUSE
+        self._pause = RETRY_INTERVAL
         self._in_body = False
 
     async def get(self) -> bytes:
@@ -162,10 +162,10 @@ class Tokens:
             if now < token.end:
                 return token.value
         if self._fetching is None and self._clock() < self._may_try_at:
-            raise _problem(self._trouble)
+            raise _problem(self._last_error)
         return await self._next()
 
-    async def other_than(self, value: bytes) -> bytes | None:
+    async def replacement_for(self, value: bytes) -> bytes | None:
         """Another token than this one, which the archive refuses; None: it is too early for one.
 
         Others go on with this one until then: the archive may refuse it for one resource only.
@@ -178,8 +178,8 @@ class Tokens:
             if now < max(self._may_replace_at, self._may_try_at):
                 return None
             # An archive that refuses whatever comes must not have us ask for ever.
-            is_again = now < self._may_replace_at + LONGEST_PAUSE
-            self._pause = min(2 * self._pause, LONGEST_PAUSE) if is_again else PAUSE
+            is_again = now < self._may_replace_at + MAX_RETRY_INTERVAL
+            self._pause = min(2 * self._pause, MAX_RETRY_INTERVAL) if is_again else RETRY_INTERVAL
             self._may_replace_at = now + self._pause
         other = await self._next()
         return None if other == value else other
@@ -203,8 +203,8 @@ class Tokens:
         finally:
             self._fetching = None
         if isinstance(outcome, str):
-            self._trouble = outcome
-            self._may_try_at = self._clock() + PAUSE
+            self._last_error = outcome
+            self._may_try_at = self._clock() + RETRY_INTERVAL
             logger.warning("no token from %s: %s", self._origin, outcome)
         else:
             self._token = outcome
@@ -299,7 +299,7 @@ class _Answer(NamedTuple):
             )
         life = _seconds(self.members.get("expires_in"))
         end = asked + life
-        return Token(value.encode("ascii"), end - min(EARLY, life / 4), end)
+        return Token(value.encode("ascii"), end - min(RENEW_BEFORE, life / 4), end)
 
     def _refusal(self) -> str:
         status, error = self.status, self.error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from dicomweb_cors_proxy.upstream.connection import Connection
-from dicomweb_cors_proxy.upstream.interface import Origin, ResolveTimedOut, Timeouts
+from dicomweb_cors_proxy.upstream.interface import Endpoint, ResolveTimedOut, Timeouts
 from dicomweb_cors_proxy.upstream.resolver import ResolveTimeout
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Pool:
 
     def __init__(
         self,
-        origin: Origin,
+        origin: Endpoint,
         limit: int,
         context: ssl.SSLContext | None,
         max_head_bytes: int,

@@ -26,7 +26,7 @@ MAX_HEADERS = 256
 MAX_INTERIM_RESPONSES = 16
 
 
-class Answer:
+class ResponseParser:
     """The answer to one request, out of its bytes. Does no I/O.
 
     Framing (RFC 9112 §6.3) is read strictly: whoever guesses where one answer ends may hand out
