@@ -16,7 +16,7 @@ import trustme
 from tests.support.guides import command
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
-from tests.test_asgi import environment
+from tests.unit.test_asgi import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,11 +1,11 @@
-"""The whole proxy while everything around it fails: `python -m bench.chaos [--seconds 180]`.
+"""The whole proxy while everything around it fails: `python -m tests.stress.chaos [--seconds 180]`.
 
 `serve` with two workers, TLS on both sides, stands before an archive that lies, cuts and resets
-(see `bench.rogue`), is killed, restarted and stopped, and whose name has a dead address and is
-looked up slowly (see `bench.names`); clients leave in the middle, workers are killed, nobody reads
-the log for a while, the configuration and the certificate are changed under way. What was asked is
-drawn from the seed; how it meets with the rest is up to the machine. Exit status 1 if any promise
-is broken.
+(see `tests.stress.rogue`), is killed, restarted and stopped, and whose name has a dead address and
+is looked up slowly (see `bench.names`); clients leave in the middle, workers are killed, nobody
+reads the log for a while, the configuration and the certificate are changed under way. What was
+asked is drawn from the seed; how it meets with the rest is up to the machine. Exit status 1 if any
+promise is broken.
 """
 
 from __future__ import annotations
@@ -32,13 +32,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import httpx
 import trustme
 import yaml
-from tests.support.proxy import serving
-from tests.support.servers import free_port
-from tests.support.sockets import Wire, request
-
 from bench import names
 from bench.processes import listens
-from bench.rogue import (
+
+from tests.stress.rogue import (
     BROKEN,
     EARLY,
     NAME,
@@ -49,6 +46,9 @@ from bench.rogue import (
     in_tiny_chunks,
     read_ledger,
 )
+from tests.support.proxy import serving
+from tests.support.servers import free_port
+from tests.support.sockets import Wire, request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from tests.support.proxy import Proxy
     from tests.support.sockets import Head
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 ORIGIN: Final = b"https://viewer.example"
 PUBLIC: Final = "https://proxy.example/dicom-web"
 FRAME: Final = "/dicom-web/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1"
@@ -147,7 +147,7 @@ class Plan(NamedTuple):
 
 def plan(seed: int, number: int) -> Plan:
     """The request of that number."""
-    chance = random.Random(f"{seed} {number}")  # noqa: S311
+    chance = random.Random(f"{seed} {number}")
     kind = chance.choices([*KINDS], [*KINDS.values()])[0]
     manner = chance.choice(BROKEN if chance.random() < 0.15 else WHOLE)
     if kind == "head":
@@ -163,7 +163,7 @@ def plan(seed: int, number: int) -> Plan:
 
 
 class Archive:
-    """`bench.rogue`, whose process comes and goes."""
+    """`tests.stress.rogue`, whose process comes and goes."""
 
     def __init__(self, directory: Path, certificate: Path) -> None:
         self.ledger = directory / "ledger"
@@ -174,8 +174,8 @@ class Archive:
         self.disturbed_at = 0.0  # when it last was killed or stopped, or came back
 
     async def start(self) -> None:
-        command = [sys.executable, "-m", "bench.rogue", str(self.port), str(self.ledger)]
-        self._process = subprocess.Popen(  # noqa: ASYNC220, S603
+        command = [sys.executable, "-m", "tests.stress.rogue", str(self.port), str(self.ledger)]
+        self._process = subprocess.Popen(  # noqa: ASYNC220
             [*command, str(self._certificate)], env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
         while not await asyncio.to_thread(listens, self.port):  # noqa: ASYNC110  (not ours)
@@ -304,7 +304,7 @@ class Chaos:
 
     def _judge_whole(self, exchange: Exchange) -> None:
         planned, head = exchange.plan, exchange.head
-        assert head is not None  # noqa: S101
+        assert head is not None
         self.answers[f"{head.status}, whole"] += 1
         self._judge_head(exchange, head)
         if head.status == 200:
@@ -343,7 +343,7 @@ class Chaos:
 
     async def trouble(self, until: float, renew: Callable[[], None]) -> None:
         """Break something now and then; workers in the first half only."""
-        chance = random.Random(self._seed)  # noqa: S311
+        chance = random.Random(self._seed)
         began = time.monotonic()
         ahead: list[str] = []
         while time.monotonic() < until:
@@ -434,7 +434,7 @@ class Chaos:
 
     def _gauges(self) -> dict[str, float]:
         """Of what is under way, by the metrics."""
-        text = httpx.get(f"{self._proxy.root}/metrics", verify=False, trust_env=False).text  # noqa: S501
+        text = httpx.get(f"{self._proxy.root}/metrics", verify=False, trust_env=False).text
         pattern = (
             r'^dicomweb_proxy_(requests_in_progress|upstream_connections\{state="'
             r'(?:active|waiting)"\}) (\S+)$'
@@ -626,7 +626,7 @@ async def chaos(seconds: float, seed: int) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it; exit status 1 if anything is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m bench.chaos")
+    parser = argparse.ArgumentParser(prog="python -m tests.stress.chaos")
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The short forms of `bench.soak` and `bench.chaos`: nothing is lost, no promise is broken."""
+"""Short runs of `soak` and `chaos`: no request is lost, and no promise is broken."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from tests.support.processes import Child
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
     ("module", "arguments", "verdict"),
     [
-        ("bench.soak", ["--requests", "5000"], "nothing lost\n"),
-        ("bench.chaos", ["--seconds", "12"], "every promise kept\n"),
+        ("tests.stress.soak", ["--requests", "5000"], "nothing lost\n"),
+        ("tests.stress.chaos", ["--seconds", "12"], "every promise kept\n"),
     ],
     ids=["soak", "chaos"],
 )

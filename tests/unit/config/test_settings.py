@@ -32,7 +32,7 @@ from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 ARCHIVE = "http://orthanc:8042/dicom-web"
 VIEWER = "https://viewer.example"
 POLICIES = f'[{{"allow_origins": ["{VIEWER}"]}}]'

@@ -1,6 +1,6 @@
 """An archive that answers each request in the manner that its query asks for, bad ones included.
 
-    python -m bench.rogue PORT LEDGER [CERTIFICATE]
+    python -m tests.stress.rogue PORT LEDGER [CERTIFICATE]
 
 CERTIFICATE is a PEM file with its key: TLS is spoken. What is stored is only compared with what
 the request's number stands for. LEDGER is a file to which a line is added for each write that
@@ -18,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import uvloop
+
 from tests.support.sockets import Wire
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ BROKEN: Final = ("cut", "cut-chunked", "reset", "reset-chunked", "silence", "gar
 # An upload refused before it is read.
 EARLY: Final = "early"
 
-_NOISE: Final = random.Random(9).randbytes(1 << 21)  # noqa: S311
+_NOISE: Final = random.Random(9).randbytes(1 << 21)
 _ORDER: Final = re.compile(rb"n=(\d+)&size=(\d+)&manner=([a-z-]+)")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "threat-model.md").read_text(encoding="utf-8")
 LINKS = sorted(set(re.findall(r"\[(\w+)\]\(([^)]+)\)", TEXT)))
 CLAIMS = [

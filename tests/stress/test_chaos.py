@@ -1,4 +1,4 @@
-"""The parts of `bench.chaos`: its name server and its tiny chunks."""
+"""The parts of `tests.stress.chaos`: its name server and its tiny chunks."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench.names import ALIVE, DEAD, NAME, NameServer
-from bench.rogue import in_tiny_chunks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.stress.rogue import in_tiny_chunks
 from tests.support.servers import free_port
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from tests.support.probing import archive
 from tests.support.processes import Child
 from tests.support.servers import Reply, stub
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines()]
 YAML = [block for kind, block in BLOCKS if kind == "yaml"]
@@ -113,4 +113,4 @@ def test_the_viewers_roots_are_the_proxys() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)", README):
-        assert urlsplit(target).scheme or (Path(__file__).parents[1] / target).exists(), target
+        assert urlsplit(target).scheme or (Path(__file__).parents[2] / target).exists(), target

@@ -17,7 +17,7 @@ from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.config.settings import ServerSettings, Settings
 from dicomweb_cors_proxy.server.uvicorn_server import longest_end
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").rglob("*.yaml"))
 COMPOSE_FILES = sorted((DEPLOY / "compose").glob("*.yaml"))

@@ -11,7 +11,7 @@ import pytest
 
 from dicomweb_cors_proxy.config.settings import SCHEMA, ServerSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
 UNIT = ROOT / "deploy" / "dicomweb-cors-proxy.service"
 COMMAND = "/opt/dicomweb-cors-proxy/bin/dicomweb-cors-proxy"

@@ -33,7 +33,7 @@ from dicomweb_cors_proxy.probe.fetch import (
     origin_of,
     unsafe_names,
 )
-from tests import test_cors
+from tests.unit.cors import test_policy as test_cors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -24,7 +24,7 @@ from dicomweb_cors_proxy.observability.shared_metrics import SharedMetrics, shar
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK, Reply, stub
 from tests.support.sockets import ORIGIN, Head, Wire, answer, archive, request
-from tests.test_asgi import uvicorn
+from tests.unit.test_asgi import uvicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -251,7 +251,7 @@ async def test_they_add_up_to_a_scripts_requests(
 
 # What is built on the metrics
 
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 DASHBOARD, ALERTS = DEPLOY / "grafana-dashboard.json", DEPLOY / "alerts.yaml"
 
 

@@ -1,6 +1,6 @@
 """The bare client engine under cancels, resets and lies, and what it has lost at the end.
 
-    python -m bench.soak [--requests 100000] [--seed N]
+    python -m tests.stress.soak [--requests 100000] [--seed N]
 
 Every answer is compared with what was asked for; at the end no slot, task, descriptor or memory
 may be missing. What the archive does wrong, and when a request is cancelled, is drawn from the
@@ -29,17 +29,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import httpx
 import trustme
 import uvloop
-from tests.support.servers import free_port
-
 from bench.processes import CORES, listens, running
-from bench.rogue import BROKEN, EARLY, HANGING, WHOLE, Order, content, read_ledger
+
 from dicomweb_cors_proxy.upstream.interface import Endpoint, Request, Timeouts
 from dicomweb_cors_proxy.upstream.native import NativeTransport
+from tests.stress.rogue import BROKEN, EARLY, HANGING, WHOLE, Order, content, read_ledger
+from tests.support.servers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 USERS: Final = 48
 CONNECTIONS: Final = 16
 PIECE: Final = 1 << 16
@@ -87,7 +87,7 @@ class Figures(NamedTuple):
 
 def plan(seed: int, number: int) -> Plan:
     """The request of that number."""
-    chance = random.Random(f"{seed} {number}")  # noqa: S311
+    chance = random.Random(f"{seed} {number}")
     method = chance.choices(["GET", "POST", "HEAD"], [70, 25, 5])[0]
     size = chance.choice([2, 2_000, 2_000, 20_000, 300_000])
     manner = chance.choice(BROKEN if chance.random() < 0.2 else WHOLE)
@@ -219,7 +219,13 @@ async def soak(requests: int, seed: int) -> list[str]:
         for scheme in ("http", "https"):
             port = free_port()
             ledger = directory / scheme
-            command: list[str | Path] = [sys.executable, "-m", "bench.rogue", str(port), ledger]
+            command: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "tests.stress.rogue",
+                str(port),
+                ledger,
+            ]
             if scheme == "https":
                 command.append(certificate)
             env = {"PYTHONPATH": str(ROOT)}
@@ -273,7 +279,7 @@ async def soak(requests: int, seed: int) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it; exit status 1 if anything is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m bench.soak")
+    parser = argparse.ArgumentParser(prog="python -m tests.stress.soak")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 32))
     options = parser.parse_args(arguments)

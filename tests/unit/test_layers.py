@@ -1,0 +1,131 @@
+"""The layers of the package: each imports only from layers below it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import dicomweb_cors_proxy
+
+PACKAGE = "dicomweb_cors_proxy"
+ROOT = Path(dicomweb_cors_proxy.__file__).parent
+
+# From the top to the bottom. Packages and modules of one layer do not import each other.
+LAYERS = (
+    {"__main__"},
+    {"cli"},
+    {"demo"},
+    {"operations", "asgi"},
+    {"__init__"},
+    {"app"},
+    {"wiring", "probe"},
+    {"proxy", "config"},
+    {"upstream", "dicomweb", "cors", "server"},
+    {"http", "observability", "keepalive"},
+)
+LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
+
+# These compute, and do nothing else: no I/O, no logs, no framework.
+PURE = ("http", "cors", "dicomweb", "probe.fetch")
+IMPURE = frozenset(
+    {"asyncio", "httpx", "logging", "os", "select", "socket", "ssl", "starlette", "uvicorn"}
+)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def part(module: str) -> str:
+    """The package, or the module beside the packages, that a module is in."""
+    return module.partition(".")[0]
+
+
+def imported(module: str, *, typing: bool) -> set[str]:
+    """Dotted names that a module imports, those for type checkers alone only if `typing`."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    if not typing:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def ours(module: str) -> set[str]:
+    """Modules of this package that a module imports."""
+    found = set()
+    for name in imported(module, typing=True):
+        dotted = name.removeprefix(f"{PACKAGE}.")
+        if dotted == name:
+            continue
+        if dotted not in MODULES:
+            dotted = dotted.rpartition(".")[0] or "__init__"
+        found.add(dotted)
+    return found
+
+
+def test_every_package_has_a_layer() -> None:
+    assert {part(module) for module in MODULES} == set(LAYER)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_lower_layers(module: str) -> None:
+    wrong = {
+        other
+        for other in ours(module)
+        if part(other) != part(module) and LAYER[part(other)] <= LAYER[part(module)]
+    }
+    assert not wrong
+
+
+def test_a_package_has_no_import_cycle() -> None:
+    done: set[str] = set()
+    left = {
+        module: {other for other in ours(module) if part(other) == part(module)}
+        for module in MODULES
+    }
+    while ready := [module for module, needed in left.items() if needed <= done]:
+        done.update(ready)
+        for module in ready:
+            del left[module]
+    assert not left
+
+
+@pytest.mark.parametrize(
+    "module",
+    [module for module in MODULES if module.startswith(tuple(f"{name}." for name in PURE))]
+    + [module for module in MODULES if module in PURE],
+)
+def test_a_pure_module_does_no_io(module: str) -> None:
+    assert not {name.partition(".")[0] for name in imported(module, typing=False)} & IMPURE
+
+
+def test_fetch_shares_no_code_with_the_proxy() -> None:
+    assert not ours("probe.fetch")
+
+
+def test_the_map_has_every_package() -> None:
+    names = set(re.findall(r"`([a-z0-9_]+)`", dicomweb_cors_proxy.__doc__ or ""))
+    assert names == set(LAYER) - {"__init__", "__main__"}
+
+
+def test_files_begin_with_their_purpose() -> None:
+    silent = [
+        module
+        for module, path in MODULES.items()
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert silent == []
