@@ -373,7 +373,7 @@ while not is_first or time.monotonic() < begun + 3:
     time.sleep(0.1)
 signal.pause()
 """
-    setup = "import time; begun = time.monotonic(); workers.HANG_SECONDS = 2.0"
+    setup = "import time; begun = time.monotonic(); supervisor.HANG_SECONDS = 2.0"
     with supervisor(work, str(tmp_path / "flag"), setup=setup, count=1) as child:
         child.wait_for("ready")
         (first,) = workers_of(child)
@@ -404,8 +404,8 @@ signal.pause()
 """
     setup = """
 import time
-workers.HANG_SECONDS = 1.0
-workers.Supervisor._kill = lambda *_: print("hangs", flush=True)
+supervisor.HANG_SECONDS = 1.0
+supervisor.Supervisor._kill = lambda *_: print("hangs", flush=True)
 """
     with listening() as manager:
         env = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "300000"}

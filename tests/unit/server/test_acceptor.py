@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 import uvloop
 
+from dicomweb_cors_proxy.operations import descriptors
 from dicomweb_cors_proxy.operations.descriptors import descriptor_warning
 from dicomweb_cors_proxy.server import acceptor as server_acceptor
 from dicomweb_cors_proxy.server import connection as server_connection
-from dicomweb_cors_proxy.server import uvicorn_server
 from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
 from tests.support.certificates import Pair
 from tests.support.servers import LOOPBACK
@@ -401,7 +401,7 @@ async def test_a_failure_of_accept_is_logged_and_outlasted(
 def test_descriptor_warning(
     limit: int | None, word: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uvicorn_server, "descriptor_limit", lambda: limit)
+    monkeypatch.setattr(descriptors, "descriptor_limit", lambda: limit)
     warning = descriptor_warning(settings("http://127.0.0.1:9/pacs"))
     assert (warning is None) == (word is None)
     assert (word or "") in (warning or "")
