@@ -45,7 +45,7 @@ ATTACKS: Mapping[str, Attack] = {
         request("POST", "/nowhere", f"Content-Length: {2 * SENT}") + TINY
     ),
     "pipelined": Attack(request("GET", STUDIES) * (SENT // 100)),
-    "pipelined long heads": Attack(request("GET", STUDIES, "A: " + "b" * 30_000) * 8),
+    "pipelined long heads": Attack(request("GET", STUDIES, "A: " + "b" * 15_000) * 8),
     "endless line": Attack(request("GET", STUDIES)[:-2] + b"A: " + b"b" * SENT),
 }
 
