@@ -18,6 +18,10 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+# Maximum number of connections that wait to be accepted. Linux drops the first packet of a client
+# beyond it, and the client repeats that only after a second.
+BACKLOG = 2048
+
 # `localhost` may resolve to ::1 where there is no IPv6.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -83,7 +87,9 @@ def bind(host: str, port: int) -> list[socket.socket]:
         missing: OSError | None = None
         for family, address in _addresses(hosts, port):
             try:
-                listener = bound.enter_context(socket.create_server(address, family=family))
+                listener = bound.enter_context(
+                    socket.create_server(address, family=family, backlog=BACKLOG)
+                )
             except OSError as error:
                 if error.errno not in _NOT_HERE:
                     raise

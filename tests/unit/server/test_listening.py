@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -57,6 +57,14 @@ def test_bind_to_any_free_port() -> None:
     (listener,) = bind("::", 0)
     with listener:
         assert listener.getsockname()[1]
+
+
+def test_bind_queues_a_rush_of_clients() -> None:
+    (listener,) = bind("127.0.0.1", 0)
+    with listener, ExitStack() as clients:
+        address = listener.getsockname()
+        for _ in range(300):
+            clients.enter_context(socket.create_connection(address, timeout=10))
 
 
 def test_bind_is_all_or_nothing() -> None:
