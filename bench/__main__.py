@@ -168,7 +168,7 @@ class Bench:
         return steps
 
     def _distinct(self) -> list[Peer]:
-        """The peers, this proxy but once."""
+        """Return the peers, with this proxy only once."""
         return [peer for peer in self.results.peers if peer.key != OURS_PLAIN]
 
     @contextmanager

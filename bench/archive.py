@@ -56,7 +56,7 @@ def match(number: int) -> dict[str, Any]:
 
 @cache
 def search(size: int) -> bytes:
-    """A search's answer, of the size or less by no more than a match."""
+    """Return a search's response, of the size or less by at most one match."""
     text = "["
     number = 0
     while len(text) + len(item := json.dumps(match(number))) < size:
@@ -77,13 +77,13 @@ def _multipart(media_type: str) -> str:
 
 @cache
 def frame() -> bytes:
-    """A frame's body."""
+    """Return a frame's body."""
     head = b"\r\n--b\r\nContent-Type: application/octet-stream\r\n\r\n"
     return head + noise(FRAME_SIZE) + b"\r\n--b--"
 
 
 def long_chunks(size: int) -> list[memoryview]:
-    """What `size` bytes of the long study are made of; no copies."""
+    """Return the pieces of `size` bytes of the long study, without copies."""
     block = memoryview(noise(8 << 20))
     return [block[at % len(block) :][: min(WRITE, size - at)] for at in range(0, size, WRITE)]
 

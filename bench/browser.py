@@ -62,7 +62,7 @@ def delayed(port: int, milliseconds: int) -> Iterator[int]:
 
 @asynccontextmanager
 async def _page(browser: Browser, origin: str) -> AsyncIterator[Page]:
-    """The page that loads series, with caches of its own."""
+    """Return the page that loads series, with caches of its own."""
     async with await browser.new_context() as context:
         page = await context.new_page()
         await page.goto(f"{origin}/series.html")

@@ -76,7 +76,7 @@ class Target(NamedTuple):
 
 
 def try_preflight() -> ASGIApp:
-    """An application that answers a search by itself."""
+    """Return an application that replies to a search itself."""
     body = archive.search(2000)
     headers = [
         (b"server", b"nginx"),
@@ -93,7 +93,7 @@ def try_preflight() -> ASGIApp:
 
 
 def engine(upstream: Upstream, port: int) -> ASGIApp:
-    """An application that passes requests without a body on."""
+    """Return an application that passes requests without a body on."""
     origin = Endpoint("http", "127.0.0.1", port)
     host = (b"host", b"127.0.0.1:%d" % port)
     timeouts = Timeouts(5, 60, 10)

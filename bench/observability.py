@@ -62,7 +62,7 @@ class Without:
 
 
 def application() -> Any:  # noqa: ANN401
-    """The proxy below Starlette's router, whose work is the same in either case."""
+    """Return the proxy below Starlette's router, whose work is the same in either case."""
     settings = Settings(
         upstream={"url": "http://archive.example/dicom-web"},
         cors={"allow_origins": [ORIGIN.decode()]},
@@ -71,7 +71,7 @@ def application() -> Any:  # noqa: ANN401
 
 
 def scope(method: str, headers: list[tuple[bytes, bytes]]) -> Scope:
-    """A request as the server makes it."""
+    """Return a request as the server makes it."""
     return {
         "type": "http",
         "http_version": "1.1",

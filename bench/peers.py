@@ -112,7 +112,7 @@ def serving(peer: Peer, archive: int, origin: str) -> Iterator[Running]:
 
 
 def _said(pattern: str, *command: str) -> str | None:
-    """What matches in a command's output; None where there is no such command."""
+    """Return what matches in a command's output; None without the command."""
     if not shutil.which(command[0], path=_PATH):
         return None
     done = subprocess.run(  # noqa: S603

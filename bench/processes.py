@@ -54,7 +54,7 @@ class Process:
         return total
 
     def memory(self) -> Memory:
-        """What the tree holds now."""
+        """Return what the tree holds now."""
         rss = pss = 0
         for pid in tree(self.pid):
             with suppress(OSError):
@@ -83,7 +83,7 @@ def listens(port: int) -> bool:
 
 
 def tree(pid: int) -> list[int]:
-    """The process and its descendants."""
+    """Return the process and its descendants."""
     parents: dict[int, int] = {}
     for entry in PROC.iterdir():
         if entry.name.isdecimal():

@@ -94,7 +94,7 @@ class Results:
 
 
 def table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; none without rows."""
+    """Return a table; none without rows."""
     head, rows = list(head), list(rows)
     lines = [head, ["---"] + ["--:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n" if rows else ""
@@ -280,7 +280,7 @@ SHORT: Final = (
 
 
 def short(results: Results) -> str:
-    """The ratios alone, for the README."""
+    """Return the ratios alone, for the README."""
     rows = []
     for peer in results.peers:
         values = [column.value(results, peer.key) for column in SHORT]

@@ -84,7 +84,7 @@ def study(random: Random, number: int) -> dict[str, Any]:
 
 
 def body(kind: Callable[[Random, int], object], size: int) -> bytes:
-    """A JSON array of at least `size` bytes."""
+    """Return a JSON array of at least `size` bytes."""
     random = Random(size)  # noqa: S311  (any will do)
     items: list[str] = []
     while sum(map(len, items[-1:])) * len(items) < size:

@@ -28,7 +28,7 @@ JSON: Final = "application/dicom+json"
 
 
 async def view(origin: str, url: str) -> None:
-    """What a viewer does: search, open a study, show images, leave; and what goes wrong."""
+    """Act as a viewer: search, open a study, show images, disconnect; and fail."""
     async with chromium() as browser, Viewer.at(origin, browser) as viewer:
         json = {"headers": {"Accept": JSON}}
         await viewer.ask(f"{url}/studies?PatientName={CT.dataset.PatientName}", **json)
@@ -42,7 +42,7 @@ async def view(origin: str, url: str) -> None:
 
 
 def session() -> list[str]:
-    """The lines that the proxy logs of it, and of the archive's end."""
+    """Return the lines that the proxy logs of it, and of the archive's end."""
     with TemporaryDirectory() as name, site() as pages:
         directory = Path(name)
         with orthanc(directory) as archive:
@@ -56,7 +56,7 @@ def session() -> list[str]:
 
 
 async def view_nothing(origin: str, url: str) -> None:
-    """A search while the archive is down."""
+    """Return a search while the archive is down."""
     async with chromium() as browser, Viewer.at(origin, browser) as viewer:
         await viewer.ask(f"{url}/studies", headers={"Accept": JSON})
 

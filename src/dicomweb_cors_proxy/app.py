@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def create_app(
     settings: Settings, *, transport: httpx.AsyncBaseTransport | None = None
 ) -> Application:
-    """The proxy as an ASGI application.
+    """Return the proxy as an ASGI application.
 
     Args:
         settings: a valid configuration.
@@ -85,7 +85,7 @@ class Application(Starlette):
             await super().__call__(scope, receive, without_body(send) if is_head else send)
 
     def try_preflight(self, scope: Scope) -> LocalReply | None:
-        """The answer to a preflight; None for other requests, and below a server's root path."""
+        """Return the reply to a preflight; None for other requests, and below a root path."""
         if scope["path"] in self._paths or scope["root_path"]:
             return None
         return self._proxied.try_preflight(scope)
@@ -151,7 +151,7 @@ async def _refresh(metrics: Metrics) -> None:
 
 
 def _response(_: requests.Request, answer: Exception) -> Response:
-    """An answer of the operational endpoints."""
+    """Return a local reply as a response of the operational endpoints."""
     answer = cast("LocalReply", answer)  # Starlette looks handlers up by the type
     response = Response(answer.body, answer.status)
     response.raw_headers = answer.headers

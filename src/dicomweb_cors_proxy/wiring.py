@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Pipeline:
-    """All that one configuration makes, and that goes with it when it is reloaded."""
+    """Everything built from one configuration; replaced as a whole on reload."""
 
     def __init__(self, settings: Settings, upstream: Upstream, load: InFlight) -> None:
         server = settings.server
@@ -54,14 +54,14 @@ class Pipeline:
 
 
 def adapt(transport: httpx.AsyncBaseTransport) -> Upstream:
-    """The reverse proxy's view of a transport."""
+    """Return a transport as the reverse proxy's upstream."""
     return transport if isinstance(transport, NativeTransport) else HTTPXUpstream(transport)
 
 
 def create_upstream(
     settings: UpstreamSettings, transport: httpx.AsyncBaseTransport | None = None
 ) -> Upstream:
-    """What sends requests to the archive, by `transport` or what the settings ask for."""
+    """Return the upstream for `transport`, or for the settings if that is None."""
     upstream = create_transport(settings) if transport is None else adapt(transport)
     auth = settings.auth
     if auth.token_url is None or auth.client_id is None or auth.client_secret is None:
@@ -95,7 +95,7 @@ def create_transport(upstream: UpstreamSettings) -> Upstream:
 
 
 def create_limits(settings: Settings) -> Limits:
-    """The settings that bound a request's time and size."""
+    """Return the settings that limit a request's time and size."""
     return Limits(
         connect_timeout=settings.upstream.connect_timeout,
         read_timeout=settings.upstream.read_timeout,
@@ -135,7 +135,7 @@ def create_gateway(settings: Settings) -> Gateway:
 
 
 def authorization(auth: UpstreamAuth) -> Header | None:
-    """The Authorization that is the same in all requests (RFC 7617, RFC 6750); see `oauth`."""
+    """Return the fixed Authorization of all requests (RFC 7617, RFC 6750); see `oauth`."""
     if auth.password is not None:
         credentials = f"{auth.username}:{auth.password.get_secret_value()}".encode()
         return b"authorization", b"Basic " + base64.b64encode(credentials)

@@ -14,7 +14,7 @@ from dicomweb_cors_proxy.cli.serve import serve
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dicomweb-cors-proxy", prog_name="dicomweb-cors-proxy")
 def main() -> None:
-    """A reverse proxy that gives a DICOMweb archive correct CORS."""
+    """Put correct CORS in front of a DICOMweb archive."""
 
 
 main.add_command(serve)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 404
 
-# Seconds for which nobody wonders whether anything is going on.
+# Seconds before a line says that the check is still waiting.
 SOON = 2.0
 
 
@@ -55,7 +55,7 @@ def check(config_file: Path | None, *, offline: bool) -> None:
 
 
 def _is_doubtful(status: int | None) -> bool:
-    """Whether the status of a root may be that of another place.
+    """Return whether the status of a root may be that of another place.
 
     It is 404 at many archives, and at any wrong path; a redirect may lead to a login or to https,
     and 400 is what servers with TLS say to http.

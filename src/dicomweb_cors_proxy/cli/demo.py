@@ -46,7 +46,7 @@ def demo(host: str, port: int) -> None:
 
 
 def greeting(shown: Demo) -> list[str]:
-    """What to open, and what runs where."""
+    """Return the lines that say what to open, and what runs where."""
     return [
         f"Open {shown.page} (Ctrl+C ends the demo)",
         f"  archive  {shown.archive}  sends no CORS headers",

@@ -53,7 +53,7 @@ def healthcheck(pid: int) -> None:
 
 
 def _listeners(pid: int) -> Iterator[tuple[str, int]]:
-    """Where a process, or one below it, accepts connections: host and port, as a URL has them."""
+    """Find host and port, as in a URL, where a process or one below it accepts connections."""
     sockets = set(_descriptors(pid))
     for table, family in _TABLES.items():
         with suppress(FileNotFoundError):  # without IPv6 there is no table for it
@@ -65,7 +65,7 @@ def _listeners(pid: int) -> Iterator[tuple[str, int]]:
 
 
 def _host(family: socket.AddressFamily, address: str) -> str:
-    """The host in a URL for an address as proc(5) writes it, in words of the machine's order."""
+    """Return the host in a URL for an address of proc(5), in words of the machine's order."""
     words = [int(address[at : at + 8], 16) for at in range(0, len(address), 8)]
     host = socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
     if host in _ALL_INTERFACES:
@@ -74,7 +74,7 @@ def _host(family: socket.AddressFamily, address: str) -> str:
 
 
 def _descriptors(pid: int) -> Iterator[str]:
-    """What the descriptors of a process, and of all below it, are open on."""
+    """Return the targets of the descriptors of a process and of all below it."""
     parents = {int(stat.parent.name): _parent(stat) for stat in Path("/proc").glob("[0-9]*/stat")}
     family = {pid}
     while more := {child for child, parent in parents.items() if parent in family} - family:

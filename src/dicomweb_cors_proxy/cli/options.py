@@ -29,7 +29,7 @@ config_option = click.option(
 
 
 def setting_option(flag: str, key: str, **attributes: Any) -> Callable[[Any], Any]:  # noqa: ANN401
-    """A flag that sets one key; its value is judged with all others, not by click."""
+    """Return a flag that sets one key; its value is checked with all others, not by click."""
     return click.option(flag, key.replace(".", "__"), **attributes)
 
 
@@ -42,7 +42,7 @@ def settings_or_exit(config_file: Path | None, **flags: Any) -> Settings:  # noq
 
 
 def by_key(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of flags that set a key, as `load` takes them."""
+    """Return the values of flags that set a key, for `load`."""
     return {name.replace("__", "."): value for name, value in flags.items()}
 
 

@@ -143,7 +143,7 @@ def probe(  # noqa: PLR0913  (one a flag)
 ) -> None:
     """Say what a page on ORIGIN can do with the DICOMweb root URL, why not, and what helps.
 
-    Asks as a browser does, and judges the answers by the Fetch standard. Nothing is stored
+    Asks as a browser does, and judges the responses by the Fetch standard. Nothing is stored
     without --write, and nothing that tells of a patient is printed.
 
     Exit status: 0 if all passes, 1 if a browser would block something or the time was up, 2 for

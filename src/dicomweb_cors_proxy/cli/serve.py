@@ -106,14 +106,14 @@ def _fail(sentence: str) -> NoReturn:
 
 
 def _log(lines: Iterable[str]) -> None:
-    """Where machines read along, each line is a message."""
+    """Log each line as a message, for logs that programs read."""
     for line in lines:
         level = logging.WARNING if line.startswith("warning") else logging.INFO
         logger.log(level, " ".join(line.split()))
 
 
 def greeting(settings: Settings, port: int, fingerprint: str = "") -> list[str]:
-    """What is fronted, who is let in, at which URL, and what to think twice about."""
+    """Return the archive, the allowed origins, the URL and the warnings, as lines."""
     server = settings.server
     host = f"[{server.host}]" if ":" in server.host else server.host
     scheme = "https" if server.tls_cert_file else "http"

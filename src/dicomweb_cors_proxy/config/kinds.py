@@ -192,7 +192,7 @@ def _token_url(url: str) -> str:
 
 
 def is_eavesdrop_safe(url: str) -> bool:
-    """Whether nobody can listen in on the way to a URL: https, or this machine."""
+    """Return whether traffic to a URL is safe from eavesdropping: https, or this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or is_loopback(parts.hostname or "")
 

@@ -29,7 +29,7 @@ _JSON_LIST: Final = re.compile(r'\s*\[\s*["\]]')  # which [::1]:8080 is not
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is known of a key before there is a value for it.
+    """A key of the configuration, without its value.
 
     `form` is how a text is read for it: as it is, as a list (comma-separated or JSON), or as JSON.
     """
@@ -66,7 +66,7 @@ class Schema:
         return f"is not known; {hint}"
 
     def _nearest(self, key: str) -> str | None:
-        """Find the key that was meant, be it under other separators or without its group."""
+        """Find the key that was meant, whether under other separators or without its group."""
         parent = key
         while parent := parent.rpartition(".")[0]:
             if parent in self.settings:

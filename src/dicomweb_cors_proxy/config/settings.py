@@ -208,7 +208,7 @@ class UpstreamSettings(_Group):
 
     @property
     def uses_tls(self) -> bool:
-        """Whether any service is reached over https."""
+        """Return whether any service is reached over https."""
         return any(url.startswith("https:") for url in self.service_urls().values())
 
     def warnings(self) -> Iterator[SettingIssue]:
@@ -395,7 +395,7 @@ def _full(problem: PolicyProblem, section: str) -> SettingIssue:
 
 
 class AccessSettings(_Group):
-    """What is forwarded to the archive."""
+    """The requests that are forwarded to the archive."""
 
     mode: Literal["read-only", "read-write"] = Field(
         "read-only", description="Whether the archive can be changed: read-only or read-write."
@@ -411,7 +411,7 @@ class AccessSettings(_Group):
 
 
 class ServerSettings(_Group):
-    """How clients reach the proxy."""
+    """The listener, its limits and its timeouts."""
 
     host: ListenAddress = Field(
         "127.0.0.1", description="Address to listen on; 0.0.0.0 or :: for all interfaces."
@@ -487,7 +487,7 @@ class ServerSettings(_Group):
 
 
 class LoggingSettings(_Group):
-    """What is logged."""
+    """The level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged: debug, info, warning or error."
@@ -596,7 +596,7 @@ class Settings(BaseSettings):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Where the value of each key comes from: `default`, `flag`, `file x.yaml` and so on."""
+        """Return the source of each key's value: `default`, `flag`, `file x.yaml` and so on."""
         return {
             key: self._sources.get(key) or ("argument" if self._read(key)[1] else "default")
             for key in SCHEMA.settings

@@ -56,10 +56,10 @@ _KUBERNETES: Final = re.compile(
 
 @dataclass(slots=True)
 class SourceValues:
-    """What one place says: values and where each stands by dotted key, and what is wrong there.
+    """The values of one source by dotted key, the place of each, and the problems found there.
 
-    `is_whole` is False if it could not be read, so that it may hold anything. `empty_secrets` are
-    where secrets seem to be, and are not.
+    `is_whole` is False if the source could not be read, so its values are unknown. `empty_secrets`
+    are places where secrets seem to be, and are not.
     """
 
     values: dict[str, Any] = field(default_factory=dict)

@@ -146,12 +146,12 @@ class OriginPattern:
 
     @property
     def has_wildcard(self) -> bool:
-        """Whether the pattern stands for more than one origin."""
+        """Return whether the pattern matches more than one origin."""
         return self.any_subdomain or self.any_port
 
     @property
     def is_secure(self) -> bool:
-        """Whether no one on the network can pose as the origin.
+        """Return whether the origin is safe from impersonation on the network.
 
         True for https, for apps and extensions (they come with their code), and for hosts that
         never leave the machine.
@@ -159,13 +159,13 @@ class OriginPattern:
         return self.scheme != "http" or _is_loopback(self.host)
 
     def covers_public_suffix(self) -> bool:
-        """Whether strangers can register names that the pattern matches (publicsuffix.org)."""
+        """Return whether strangers can register names that match (publicsuffix.org)."""
         if not self.any_subdomain or _is_loopback(self.host):
             return False
         return _public_suffixes().is_public(self.host)
 
     def matches(self, origin: Origin) -> bool:
-        """Whether the pattern stands for `origin`."""
+        """Return whether the pattern matches `origin`."""
         return (
             origin.scheme == self.scheme
             and (self.any_port or origin.port == self.port)
@@ -247,7 +247,7 @@ def _read_host(host: str, faults: list[str], *, below: str) -> str:
 
 
 def _is_valid_label(label: str) -> bool:
-    """Whether a label that begins with xn-- is the Punycode of a name that URLs may have.
+    """Return whether a label is valid: one with xn-- must be the Punycode of a name for URLs.
 
     Source: URL standard, §3.3 "domain to ASCII", by UTS #46 §4. Its rules for the direction of
     writing and for joiners are left out, because browsers differ over them.
@@ -300,7 +300,7 @@ def _canonical_host(host: str) -> str | None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether a canonical host never leaves the machine (RFC 6761 §6.3, RFC 1122 §3.2.1.3)."""
+    """Return whether a canonical host is this machine (RFC 6761 §6.3, RFC 1122 §3.2.1.3)."""
     name = host.removesuffix(".")
     return (
         name in {"localhost", "[::1]"}

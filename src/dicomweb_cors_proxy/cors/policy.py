@@ -40,10 +40,10 @@ _PREFLIGHT_VARY: Final[Header] = (
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What an actual request's answer gets, whatever its status.
+    """The CORS headers for the response to an actual request, of whatever status.
 
-    `none` is a request without Origin, or from the proxy's own. `vary` names what the answer
-    depends on, to be merged with the archive's Vary.
+    `none` is a request without Origin, or from the proxy's own. `vary` names the request headers
+    that the response depends on, to be merged with the archive's Vary.
     """
 
     outcome: Literal["allowed", "refused", "none"]
@@ -71,7 +71,7 @@ def refused(reason: str) -> PreflightDecision:
 
 @dataclass(frozen=True, slots=True)
 class CORSPolicy:
-    """What pages of some origins may do; made by `compile`.
+    """The permissions of pages of some origins; made by `compile`.
 
     `methods` hold the safelisted ones too; names of `headers` are in lower case.
     """
@@ -155,7 +155,7 @@ class CORSPolicy:
 
     @property
     def warnings(self) -> tuple[PolicyIssue, ...]:
-        """What is permitted and probably not meant."""
+        """Return what is permitted and probably a mistake."""
         return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[PolicyIssue]:
@@ -182,7 +182,7 @@ class CORSPolicy:
             yield PolicyIssue("expose_headers", "content-range", reason)
 
     def allows_origin(self, origin: bytes) -> bool:
-        """Whether the policy is for pages of `origin`, the value of an Origin header."""
+        """Return whether the policy covers pages of `origin`, the value of an Origin header."""
         if self.any_origin or origin in self.origins:
             return True
         parsed = Origin.parse(origin) if self.patterns else None

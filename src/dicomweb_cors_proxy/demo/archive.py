@@ -139,7 +139,7 @@ def _requested(request: Request) -> list[Attributes]:
 
 
 def _matches(instance: Attributes, keys: dict[str, str]) -> bool:
-    """Whether attributes are as a search wants them (PS3.4 §C.2.2.2: single values, wildcards)."""
+    """Return whether attributes match a search (PS3.4 §C.2.2.2: single values, wildcards)."""
     return all(
         fnmatchcase(str(instance[keyword]), keys[name])
         for keyword, (tag, _) in DICTIONARY.items()

@@ -1,4 +1,4 @@
-"""What the servers saw of each request: scripts are shown neither preflights nor refused answers.
+"""A record of requests at the servers, with preflights and responses that pages cannot see.
 
 For synthetic data only; the proxy itself keeps nothing of a request.
 """
@@ -20,19 +20,19 @@ Header = tuple[bytes, bytes]
 
 KEPT: Final = 1000  # exchanges
 
-# Cookies of other servers on this host are nobody's business.
+# Cookies of other servers on this host are not shown.
 _HIDDEN: Final = frozenset({b"cookie", b"set-cookie"})
 
 
 @dataclass
 class RecordedExchange:
-    """A request, as the server `at` got it, and the head of its answer.
+    """A request, as the server `at` got it, and the head of its response.
 
     Attributes:
         number: of requests in the order in which they began.
         via: whether the request came through the proxy.
-        milliseconds: from the request's head to the answer's.
-        detail: of an answer that describes a problem (RFC 9457).
+        milliseconds: from the request's head to the response's.
+        detail: of a response that describes a problem (RFC 9457).
     """
 
     number: int
@@ -86,7 +86,7 @@ class Recorder:
                     exchange.answer = _readable(message["headers"])
                     self._answered.append(exchange)
                 elif (
-                    message.get("body")  # none in an answer to HEAD
+                    message.get("body")  # none in a response to HEAD
                     and ("content-type", "application/problem+json") in exchange.answer
                 ):
                     exchange.detail = json.loads(message["body"])["detail"]

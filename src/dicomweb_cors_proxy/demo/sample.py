@@ -1,4 +1,4 @@
-"""The archive's holdings: one CT series of the phantom, of nobody."""
+"""The archive's holdings: one CT series of the phantom, without a patient."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dicomweb_cors_proxy.http.messages import TCHAR
 __all__ = ["repair_accept"]
 
 _QUOTED: Final = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_VISIBLE: Final = r"[!#-+\--:<-\[\]-~]"  # but for what parts or quotes: " , ; \
+_VISIBLE: Final = r"[!#-+\--:<-\[\]-~]"  # except what separates or quotes: " , ; \
 
 # A parameter that lacks its quotes; within a quoted string it may be a false alarm.
 _SUSPECT: Final = re.compile(rf"={TCHAR}*+{_VISIBLE}".encode())

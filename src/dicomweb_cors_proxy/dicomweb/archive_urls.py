@@ -52,7 +52,7 @@ def longest_path(paths: Iterable[bytes], rest: bytes, *, complete: bool) -> byte
 
 
 class SearchBytes(NamedTuple):
-    """What every base URL of an archive contains, and is not written with an escape in it."""
+    """Bytes that every base URL of an archive contains, and that are never escaped."""
 
     byte: bytes  # one byte, so that the search for it runs at the speed of memory
     run: bytes  # as much as there is, for bodies in which that byte is frequent

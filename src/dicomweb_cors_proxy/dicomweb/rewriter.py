@@ -36,7 +36,7 @@ class ArchiveURLs:
     Args:
         services: base URLs of its DICOMweb services; they all map to the one public root.
         wado_uri: its WADO-URI endpoint, which maps to `wado` below the public root.
-        aliases: further base URLs that it uses in its answers.
+        aliases: further base URLs that it uses in its responses.
 
     Raises ValueError for what is no http or https URL. An archive takes the host of its URLs from
     its own configuration or from the request, and often guesses the scheme: those of the services
@@ -134,8 +134,8 @@ class URLRewriter:
     def base(self, url: bytes, *, complete: bool = True) -> tuple[int, bytes] | None:
         """Return the length of the archive's base URL that `url` begins with, and what replaces it.
 
-        The longest counts, and only up to the end of a path segment; of a `url` that isn't
-        `complete`, nobody knows whether it ends with one. None: it is none of the archive's.
+        The longest counts, and only up to the end of a path segment; whether a `url` that isn't
+        `complete` ends with one is not known. None: it is none of the archive's.
         """
         match = ORIGIN.match(url)
         if match is None:

@@ -18,7 +18,7 @@ __all__ = ["ResourceTable", "Route", "parse_extra_path"]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What a path matched, under one configuration.
+    """The resource that a path matched, under one configuration.
 
     Attributes:
         template: the resource's template, or the extra path as it was configured.
@@ -35,9 +35,9 @@ class Route:
         return self._services.get(method, self._service_of_others)
 
     def may_contain_urls(self, method: str) -> bool:
-        """Tell whether the answer is always a text in which the archive may name itself.
+        """Tell whether the response is always a text in which the archive may name itself.
 
-        That is search results, store and worklist answers, and metadata.
+        That is search results, store and worklist responses, and metadata.
         """
         service = self.service(method)
         return service in _TEXT_SERVICES or (
@@ -46,7 +46,7 @@ class Route:
 
     @property
     def is_bulk_data(self) -> bool:
-        """Whether the answer is somebody's data (PS3.18 §10.4.1.1.5), of whatever media type."""
+        """Return whether the response is bulk data (PS3.18 §10.4.1.1.5), of any media type."""
         return self.template in _BULK_DATA
 
 

@@ -17,7 +17,7 @@ __all__ = ["JSON", "SYNTAXES", "XML", "Syntax"]
 
 @dataclass(frozen=True, slots=True)
 class Syntax:
-    """How a format writes a URL.
+    """The way in which a format writes a URL.
 
     Attributes:
         closers: for each byte that can stand right in front of a URL, the one that ends it.

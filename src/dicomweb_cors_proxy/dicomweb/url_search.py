@@ -34,7 +34,7 @@ class _Match(NamedTuple):
 
 
 class LearnedForm(NamedTuple):
-    """How a base URL was written lately: what will be found so again needs no closer look.
+    """The form in which a base URL was found; the same form is recognized without parsing.
 
     Attributes:
         forms: the base URL with its context in front of it, and what shows its end.
@@ -64,7 +64,7 @@ class _URLs(Protocol):
 
 
 class URLReplacer:
-    """Rewrites text in one syntax: a JSON body, or XML but for its sections."""
+    """Rewrites text in one syntax: a JSON body, or XML except its sections."""
 
     def __init__(self, urls: _URLs, syntax: Syntax, needles: SearchBytes) -> None:
         self._urls = urls

@@ -1,7 +1,7 @@
 """A strict decoder for chunked bodies (RFC 9112 §7.1), for requests and responses alike.
 
-It does no I/O. It returns one object for each call, not one for each chunk, so that a body in tiny
-chunks needs no more memory than its content.
+It does no I/O. It returns one object for each call instead of one for each chunk. So a body in
+tiny chunks needs no more memory than its content.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _WEIGHT: Final = re.compile(rb"\s*q=([01](?:\.[0-9]{0,3})?)\s*\Z", re.IGNORECASE
 
 
 def is_compressible(status: int, fields: Mapping[bytes, bytes]) -> bool:
-    """Tell whether an answer's contents are text that nobody has encoded, cut, or sealed.
+    """Tell whether a response's content is text that may be compressed.
 
     `fields` are its headers, by their names in lower case. The contents are such if they
     are JSON or XML, or multipart/related of these, not empty, without a Content-Encoding, not
@@ -81,7 +81,7 @@ def _accepts_gzip(accept_encoding: bytes) -> bool:
 
 
 def compressed_headers(headers: Iterable[Header]) -> list[Header]:
-    """Return the headers of an answer that goes out with gzip; its length must be gone already."""
+    """Return the headers of a response sent with gzip; its length must be removed before."""
     kept = [header for header in headers if header[0].lower() != b"content-encoding"]
     return [*kept, (b"content-encoding", b"gzip")]
 
@@ -131,7 +131,7 @@ _WEAKENED_TAG: Final = re.compile(rb'W/("[^"]*)~"')
 
 
 def headers_of_changed_body(headers: Iterable[Header]) -> list[Header]:
-    """Return the headers of an answer whose body changes on its way.
+    """Return the headers of a response whose body changes on its way.
 
     Its length, its digests and the offer of ranges go; a strong ETag becomes a weak one, which is
     all that If-None-Match asks for. Source: RFC 9110 §8.8.1, §13.1.2.

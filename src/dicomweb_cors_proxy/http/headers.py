@@ -50,10 +50,9 @@ _HOP_BY_HOP: Final = frozenset(
         b"upgrade",
     }
 )
-# What a response says of the whole origin that it comes from, which for browsers is the proxy's:
-# where else to find it (RFC 7838), to use https alone (RFC 6797), to clear its data, where to
-# report errors, which client hints to send, which trial features to turn on, and how many of its
-# paths a service worker may control.
+# Response headers that hold for a whole origin, which for browsers is the proxy's. They name other
+# addresses (RFC 7838), require https (RFC 6797), clear data, and set the targets of error reports.
+# Others ask for client hints, turn on trial features, and extend the scope of service workers.
 _OF_WHOLE_ORIGIN: Final = frozenset(
     {
         b"accept-ch",
@@ -89,12 +88,12 @@ def end_to_end(
 
 
 def end_to_end_response(headers: Iterable[Header]) -> list[Header]:
-    """Return the end-to-end lines of a response but for those that speak of its whole origin."""
+    """Return the end-to-end lines of a response, without those for its whole origin."""
     return end_to_end(headers, dropped=_NOT_IN_RESPONSES)
 
 
 def without_cors(headers: Iterable[Header]) -> list[Header]:
-    """Return the lines of an answer but for its CORS headers, `Access-Control-*`.
+    """Return the lines of a response without its CORS headers, `Access-Control-*`.
 
     Timing-Allow-Origin and Cross-Origin-Resource-Policy are other protocols and stay.
     Source: Fetch, "HTTP responses" under "CORS protocol".

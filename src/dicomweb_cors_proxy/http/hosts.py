@@ -20,7 +20,7 @@ def split_port(authority: str) -> tuple[str, str, str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, IPv6 without brackets, is this machine and nobody else can mean it."""
+    """Return whether a host, IPv6 without brackets, always means this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

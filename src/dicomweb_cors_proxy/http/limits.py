@@ -12,26 +12,26 @@ MAX_CACHED_HEAD_BYTES: Final = 4096
 
 
 def target_too_long(limit: int) -> HTTPProblem:
-    """The 414 that names the setting."""
+    """Return the 414 that names the setting."""
     return HTTPProblem(
         414, f"The request target is longer than {limit} bytes (server.max_target_bytes)."
     )
 
 
 def too_many_headers(limit: int) -> HTTPProblem:
-    """The 431 for the number of lines."""
+    """Return the 431 for the number of lines."""
     return HTTPProblem(431, f"The request has more than {limit} header lines (server.max_headers).")
 
 
 def head_too_large(limit: int) -> HTTPProblem:
-    """The 431 for their size."""
+    """Return the 431 for the size of the lines."""
     return HTTPProblem(
         431, f"The request's head is larger than {limit} bytes (server.max_header_bytes)."
     )
 
 
 def body_too_large(limit: int) -> HTTPProblem:
-    """The 413 that names the setting."""
+    """Return the 413 that names the setting."""
     return HTTPProblem(
         413, f"The request's body is larger than {limit} bytes (server.max_body_bytes)."
     )

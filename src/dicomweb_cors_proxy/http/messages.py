@@ -19,11 +19,11 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BodyFilter(Protocol):
-    """Changes a body on its way: what `feed` and, at its end, `flush` return is sent instead.
+    """A filter of a body: the results of `feed` and, at its end, `flush` are sent instead.
 
     Attributes:
-        piece: maximum number of bytes for one `feed`, so that a body that grows does so little by
-            little, and is never held for a client that takes none of it.
+        piece: maximum number of bytes for one `feed`. A body that grows is fed in small pieces, so
+            that a stalled client holds little of it.
     """
 
     @property

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _TITLES = {413: "Content Too Large", 414: "URI Too Long"}
 
 
-class LocalReply(Exception):  # noqa: N818  (not every answer is an error)
-    """Ends a request with an answer of the proxy's own."""
+class LocalReply(Exception):  # noqa: N818  (not every reply is an error)
+    """A reply of the proxy itself, raised to end a request."""
 
     def __init__(self, status: int, headers: Iterable[Header] = (), body: bytes = b"") -> None:
         super().__init__(status)
@@ -57,9 +57,9 @@ class HTTPProblem(LocalReply):
 
 
 class ResponseAborted(Exception):  # noqa: N818  (says what is being done)
-    """The answer's head is out and the rest can't follow: the server must cut the connection.
+    """A response that cannot be completed after its head: the server must cut the connection.
 
-    Returning instead would end the body as if it were whole.
+    A return instead would end the body as if it were whole.
     """
 
 

@@ -38,11 +38,11 @@ _FAULTS: Final = tuple(
 def target_problem(target: bytes) -> str | None:
     """Return what is wrong with a request target in origin form, as a sentence for a 400; or None.
 
-    The sentence never echoes the target. Refused: what doesn't start with a slash, dot segments
-    (raw, percent-encoded, or bounded by an encoded slash or backslash), a `%` without two
-    hexadecimal digits, a fragment, spaces, control and non-ASCII bytes, and a backslash in the
-    path. Characters that RFC 3986 wants encoded and browsers don't encode pass, among them the
-    backslash in a query, which DICOM puts between the values of one key.
+    The sentence never echoes the target. Rejected are dot segments (raw, percent-encoded, or next
+    to an encoded slash or backslash) and a `%` without two hexadecimal digits. So are a missing
+    slash, a fragment, spaces, control and non-ASCII bytes, and a backslash in the path. Characters
+    pass that browsers do not encode although RFC 3986 asks for it. One is the backslash in a query,
+    which DICOM puts between the values of one key.
 
     Source: RFC 9112 §3.2, RFC 3986 §2.1 and §3.3, URL Standard "percent-encode sets".
     """
@@ -78,7 +78,7 @@ _TARGET_FORMS = (b"/", b"http://", b"https://", b"*")
 
 
 def below_root_path(root_path: str, raw_path: bytes) -> bytes:
-    """What the client sent, without the root path that a server has put in front of it."""
+    """Return the path that the client sent, without the root path that a server put before it."""
     # Some servers put it there as it is, some percent-encoded.
     for root in (root_path.encode(), quote(root_path).encode()):
         below = raw_path.removeprefix(root)
@@ -88,7 +88,7 @@ def below_root_path(root_path: str, raw_path: bytes) -> bytes:
 
 
 def origin_form(target: bytes) -> tuple[bytes, bytes | None]:
-    """The path of a target, and the authority if it came in absolute form (RFC 9112 §3.2.2)."""
+    """Return a target's path, and its authority if it is in absolute form (RFC 9112 §3.2.2)."""
     scheme, separator, rest = target.partition(b"://")
     if not separator or scheme.lower() not in (b"http", b"https"):
         return target, None

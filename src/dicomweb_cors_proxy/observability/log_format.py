@@ -42,7 +42,7 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 
 def is_life_cycle(record: logging.LogRecord) -> bool:
-    """Whether uvicorn tells of itself: these modules of it never see a request.
+    """Return whether uvicorn tells of itself: these modules of it never see a request.
 
     What has several lines is a traceback in the clothes of a message.
     """

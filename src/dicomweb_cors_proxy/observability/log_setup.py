@@ -140,11 +140,11 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 def _log_uncaught(_: object, exc: BaseException, __: object) -> None:
-    """What ends the process, and what Python itself would print with the exception's message."""
+    """Log an exception that ends the process, without its message, which may hold a name."""
     logging.getLogger(PACKAGE).critical("fails: %s", traceback_summary(exc))
 
 
 def _log_unraisable(unraisable: Any) -> None:  # noqa: ANN401  (sys.UnraisableHookArgs)
-    """What Python itself would print with the exception's message."""
+    """Log an exception that Python ignores, without its message."""
     if unraisable.exc_value is not None:
         logging.getLogger(PACKAGE).error("not raised: %s", traceback_summary(unraisable.exc_value))

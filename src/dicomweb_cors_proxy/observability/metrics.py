@@ -46,7 +46,7 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 # Seconds between two looks at the gauges, where another process may be the one to tell.
 REFRESH: Final = 5.0
 
-# Seconds. From an answer out of a cache to one off a tape.
+# Seconds. From a response out of a cache to one off a tape.
 BUCKETS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
@@ -105,7 +105,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class _Spread:
-    """How many values fell into which bucket, and their sum."""
+    """The number of values in each bucket, and their sum."""
 
     __slots__ = ("counts", "total")
 

@@ -23,7 +23,7 @@ PLACE_FRAMES: Final = 30
 
 EVENT_REQUEST: Final = "request"  # the event of a request that ended as it should
 UNMATCHED: Final = "unmatched"  # the resource of a path that is none
-METHOD_OTHER: Final = "OTHER"  # a method that nobody has heard of
+METHOD_OTHER: Final = "OTHER"  # an unknown method
 
 # The id of the request that is being served, for whatever is logged meanwhile.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -31,7 +31,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 @dataclass(init=False)
 class RequestRecord:
-    """All that log and metrics may tell of a request; filled in by whoever learns of it.
+    """The facts of a request that log and metrics may show; filled in as they become known.
 
     Attributes:
         method: one of HTTP's, else `METHOD_OTHER`.
@@ -46,7 +46,7 @@ class RequestRecord:
         duration: seconds until the last byte was handed to the server.
         ttfb: seconds until the archive's head was here, waiting for a connection included.
         bytes_in: of the request's body, as far as it was read.
-        bytes_out: of the answer's body, as far as it was sent.
+        bytes_out: of the response's body, as far as it was sent.
     """
 
     method: str

@@ -54,7 +54,7 @@ class _Children(dict[tuple[object, ...], T], Generic[T]):
 
 
 class SharedMetrics(Metrics):
-    """The same, in the files of all processes that share the directory."""
+    """Metrics in the files of all processes that share the directory."""
 
     is_shared = True
 

@@ -86,14 +86,14 @@ def _context(files: _Files) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files, password="")  # or it would ask on the terminal
     context.set_alpn_protocols(["http/1.1"])
-    # A session that is resumed goes on with the certificate it began with, and TLS 1.3 lets it be
+    # A resumed session keeps the certificate that it began with. TLS 1.3 lets a session be
     # resumed again and again, past the end of that certificate. Viewers keep their connections.
     context.num_tickets = 0
     return context
 
 
 def _state(files: _Files) -> _State:
-    """What is another one whenever the content is; None for what isn't there."""
+    """Return the files' state, which changes with their content; None for a missing file."""
     states: list[tuple[int, ...] | None] = []
     for file in files:
         try:

@@ -23,7 +23,7 @@ _TLS: Final = ("tls_cert_file", "tls_key_file")
 
 
 class LiveSettings:
-    """What `serve` goes by.
+    """The settings in force.
 
     Args:
         settings: those in force.
@@ -66,7 +66,7 @@ class LiveSettings:
 def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
     """Return what is in force after a reload, and the changed keys that need a restart.
 
-    All of `server` does, but for the files of a certificate where there was one.
+    All of `server` does, except the files of a certificate where there was one.
     """
     tls = {name: getattr(new.server, name) for name in _TLS}
     is_renewal = None not in (old.server.tls_cert_file, new.server.tls_cert_file)

@@ -38,7 +38,7 @@ class SelfSigned(NamedTuple):
 
 
 def state_directory(environ: Mapping[str, str]) -> Path:
-    """Where things are kept between starts: systemd's `$STATE_DIRECTORY`, else the XDG folder.
+    """Return the folder for files kept between starts: `$STATE_DIRECTORY` or the XDG folder.
 
     Raises OSError for a user without a home.
     """
@@ -70,7 +70,7 @@ def self_signed(host: str, folder: Path) -> SelfSigned:
             names |= kept_names
     made, pem = _make(sorted(names))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # One file for both, so that they always fit, and nobody else may read it (0600).
+    # One file for both, so that they always fit; only the owner may read it (0600).
     with NamedTemporaryFile(dir=folder, prefix=".self-signed", delete=False) as temporary:
         try:
             temporary.write(pem)

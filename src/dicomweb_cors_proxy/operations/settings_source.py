@@ -19,7 +19,7 @@ SELF_SIGNED = "--tls-self-signed"
 
 
 class SettingsSource:
-    """Where `serve` has its settings from, each time it reads them.
+    """The source of the settings of `serve`, each time it reads them.
 
     Attributes:
         fingerprint: SHA-256 of the self-signed certificate, "" without one.
@@ -34,7 +34,7 @@ class SettingsSource:
         self.fingerprint = ""
 
     def load(self) -> Settings:
-        """Raises ConfigurationError."""
+        """Load the settings. Raises ConfigurationError."""
         flags = dict(self._flags)
         if self._is_self_signed:
             for key, flag in (

@@ -18,17 +18,17 @@ ALIVE: Final = "WATCHDOG=1"
 
 
 def reloading() -> str:
-    """The configuration is being read again; `READY` ends it."""
+    """Return the message that a reload has begun; `READY` ends it."""
     return f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def stopping(seconds: float) -> str:
-    """The end has begun, and may take so many seconds, be `TimeoutStopSec` shorter."""
+    """Return the message that shutdown has begun and may take so many seconds."""
     return f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}"
 
 
 def watchdog_interval() -> float | None:
-    """Return the seconds after which to send `ALIVE` again, or None if nobody waits for it.
+    """Return the seconds after which to send `ALIVE` again, or None without a watchdog.
 
     It is a third of `WatchdogSec`, so one that is late does no harm; see sd_watchdog_enabled(3).
     """

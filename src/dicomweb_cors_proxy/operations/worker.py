@@ -41,7 +41,7 @@ def follow_supervisor(
     apply: Callable[[Any], Awaitable[None]],
     beat: Callable[[], None],
 ) -> Iterator[None]:
-    """In a worker that serves: say so, and do as the supervisor tells until it is gone.
+    """Report that the worker serves, and follow the supervisor's messages until it is gone.
 
     Args:
         connection: this end of the pipe.

@@ -1,4 +1,4 @@
-"""How far away an address is (Local Network Access): this machine, a private network, anywhere."""
+"""The address space of an address (Local Network Access): this machine, private or public."""
 
 from __future__ import annotations
 

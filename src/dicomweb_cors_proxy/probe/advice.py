@@ -32,7 +32,7 @@ NGINX_NAMES: Final = 60  # columns of names in one line
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What to change.
+    """A change of settings.
 
     Attributes:
         ours: keys of our configuration, with their values.
@@ -109,7 +109,7 @@ class Advisor:
         return Advice({}, (), first)
 
     def on_answers(self, key: str, answer: Response, first: str) -> Advice:
-        """Return a setting by our key, with the lines for nginx that every answer needs."""
+        """Return a setting by our key, with the lines for nginx that every response needs."""
         return Advice(self._ours(key), self.answers(answer), first)
 
     def on_preflights(self, key: str, answer: Response, first: str) -> Advice:
@@ -122,7 +122,7 @@ class Advisor:
 
     @property
     def everything(self) -> Advice:
-        """What to do where nothing of CORS is there."""
+        """Return the advice for a server without any CORS."""
         return Advice(
             {"upstream.url": self._root, **self._ours("cors.allow_origins")},
             (*self.preflights(), *self.answers()),
@@ -131,7 +131,7 @@ class Advisor:
         )
 
     def answers(self, sent: Response | None = None) -> tuple[str, ...]:
-        """Lines of a location: what every answer needs, in place of the one `sent`."""
+        """Lines of a location: what every response needs, in place of the one `sent`."""
         lines = [f"add_header Access-Control-Allow-Origin {self._quoted} always;"]
         if self._lets_credentials(sent):
             lines.append("add_header Access-Control-Allow-Credentials true always;")
@@ -174,7 +174,7 @@ class Advisor:
 
     @property
     def _quoted(self) -> str:
-        # A * counts for nothing with credentials.
+        # A * is ignored with credentials.
         return f'"{self._origin if self._credentials else self._listed}"'
 
     def _ours(self, *keys: str) -> dict[str, Value]:

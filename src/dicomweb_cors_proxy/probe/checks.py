@@ -43,7 +43,7 @@ _INSTANCES: Final = (
     'multipart/related; type="application/dicom"; boundary=probe',
 )
 _RANGE: Final = ("Range", "bytes=0-63")
-MAX_BODY: Final = 4 * 2**20  # bytes of an answer that are searched for UIDs and URLs
+MAX_BODY: Final = 4 * 2**20  # bytes of a response that are searched for UIDs and URLs
 SHORT: Final = 60  # seconds; a preflight kept for less is asked again while its reader looks
 
 _SINGLE: Final = ("Access-Control-Allow-Credentials", "Access-Control-Max-Age")
@@ -83,7 +83,7 @@ def _until_the_deadline(checks: _Checks, client: ProbeClient) -> Iterator[Findin
 
 @dataclass(frozen=True, slots=True)
 class _PlannedRequest:
-    """What a viewer wants: a name, words for what a page does, and a path's template."""
+    """A request that a viewer sends: a name, words for its purpose, and a path's template."""
 
     check: str
     does: str
@@ -156,7 +156,7 @@ class _Checks:
         yield from self._of_the_connection(search)
 
     def _stopped(self) -> Finding | None:
-        """What keeps every request from being sent."""
+        """Return the finding that blocks every request."""
         request = self._request(_SEARCH, {}, _JSON)
         step = judge_request(request)
         if step is None:
@@ -257,7 +257,7 @@ class _Checks:
         )
 
     def _is_without_cors(self, exchange: FetchResult) -> bool:
-        """Whether neither an answer nor a preflight shows that the server knows of CORS."""
+        """Return whether no response and no preflight shows any CORS header."""
         answer = exchange.answer
         if answer is None or answer.is_redirect or exchange.blocked_headers or varies(answer):
             return False
@@ -466,7 +466,7 @@ class _Checks:
 
 @dataclass(frozen=True, slots=True)
 class _Hint:
-    """What to think of a status that a page can read."""
+    """Return the verdict on a status that a page can read."""
 
     text: str
     advice: Advice = NOTHING
@@ -577,7 +577,7 @@ def _destinations(found: set[Link], root: str) -> str:
 
 
 def _aliases(found: set[Link], root: str) -> list[str]:
-    """By what the archive calls itself; a path that is not the root's may be anything."""
+    """Return the base URL by which the archive calls itself; other paths may be anything."""
     path = urlsplit(root).path
     names = {
         f"{link.origin}{path if link.keeps_path else '/PATH'}" for link in found if link.origin

@@ -1,4 +1,4 @@
-"""The requests of a probe: raw heads, no cookies, nothing followed, no word of an answer kept back.
+"""The requests of a probe: raw heads, without cookies or redirects, and whole responses.
 
 All requests of a client share one deadline; see `network`.
 
@@ -57,7 +57,7 @@ _CERTIFICATE_FAULTS: Final = {
 
 
 class Reason(StrEnum):
-    """Why no answer came."""
+    """The reason why no response came."""
 
     NAME = "name-unknown"
     REFUSED = "connection-refused"
@@ -131,7 +131,7 @@ _ERRORS: Final = (
 
 
 class NoAnswerError(Exception):
-    """No answer came; the text says why, and holds nothing of what the other side sent."""
+    """No response came; the text says why, and holds nothing of what the other side sent."""
 
     def __init__(self, reason: Reason, text: str) -> None:
         self.reason = reason
@@ -140,7 +140,7 @@ class NoAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An answer, as much of its body as was asked for, and the space that it came from."""
+    """A response, as much of its body as was asked for, and the space that it came from."""
 
     answer: Response
     body: bytes
@@ -197,7 +197,7 @@ class ProbeClient:
         body: int = 0,
         nearest: Space = Space.LOOPBACK,
     ) -> Received:
-        """Send a request; read `body` bytes of the answer's at most.
+        """Send a request; read `body` bytes of the response's at most.
 
         Raises NoAnswerError, also if all addresses of the host are nearer than `nearest`, and
         OutOfTimeError after the deadline.

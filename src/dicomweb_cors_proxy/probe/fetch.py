@@ -1,4 +1,4 @@
-"""How browsers judge a request across origins: the Fetch standard's CORS protocol, without I/O.
+"""The Fetch standard's CORS protocol, as browsers apply it to requests, without I/O.
 
 The steps stand in three tables, `BEFORE`, `PREFLIGHT` and `CORS_CHECK`, in the standard's order;
 the first that fails is the reason why a page gets nothing.
@@ -6,7 +6,7 @@ the first that fails is the reason why a page gets nothing.
     request = Request("GET", url, origin, headers)
     if request.needs_preflight:
         step = judge_preflight(request, answer_to_options)
-    step = step or judge(request, answer)  # None: the page reads the answer
+    step = step or judge(request, answer)  # None: the page reads the response
 
 Source: https://fetch.spec.whatwg.org, commit of July 2026. Section names and step numbers are its.
 """
@@ -131,7 +131,7 @@ _BAD_PORTS: Final = frozenset(
 
 
 class Rule(StrEnum):
-    """What a browser found wrong; a name for scripts and for advice."""
+    """A fault that a browser found; a name for scripts and for advice."""
 
     BAD_PORT = "bad-port"
     MIXED_CONTENT = "mixed-content"
@@ -176,17 +176,17 @@ class Request:
 
     @property
     def is_cross_origin(self) -> bool:
-        """Whether CORS is asked for ("main fetch", step 12)."""
+        """Return whether CORS is asked for ("main fetch", step 12)."""
         return self.tainted or origin_of(self.url) != self.origin
 
     @property
     def unsafe_names(self) -> tuple[str, ...]:
-        """What a preflight lists in Access-Control-Request-Headers."""
+        """Return the names that a preflight lists in Access-Control-Request-Headers."""
         return unsafe_names(self.headers)
 
     @property
     def needs_preflight(self) -> bool:
-        """Whether the browser asks before it sends this ("main fetch", step 12)."""
+        """Return whether the browser asks before it sends this ("main fetch", step 12)."""
         return self.is_cross_origin and (
             self.method not in _SAFELISTED_METHODS or bool(self.unsafe_names)
         )
@@ -325,7 +325,7 @@ CORS_CHECK: Final = (
 _PREFLIGHT_FETCH: Final = "CORS-preflight fetch"
 
 PREFLIGHT: Final = (
-    # Browsers don't follow: what counts is the answer itself, and 3xx is no ok status.
+    # Browsers don't follow: what counts is the response itself, and 3xx is no ok status.
     Step(
         Rule.PREFLIGHT_REDIRECTED,
         _PREFLIGHT_FETCH,
@@ -399,7 +399,7 @@ def judge_preflight(request: Request, answer: Response) -> Step | None:
 
 
 def judge(request: Request, answer: Response) -> Step | None:
-    """Return the step that keeps the answer from the page; None if it can read it.
+    """Return the step that keeps the response from the page; None if it can read it.
 
     A redirect is judged as any answer, before it is followed ("HTTP fetch").
     """
@@ -409,7 +409,7 @@ def judge(request: Request, answer: Response) -> Step | None:
 def follow(request: Request, answer: Response) -> Request | Step | None:
     """Return the request to which a redirect leads, or the step that forbids to follow it.
 
-    None if the answer is no redirect. "HTTP-redirect fetch".
+    None if the response is no redirect. "HTTP-redirect fetch".
     """
     if not answer.is_redirect:
         return None
@@ -453,7 +453,7 @@ def normalize_method(method: str) -> str:
 
 
 def is_safelisted(name: str, value: str) -> bool:
-    """Whether a header needs no preflight ("CORS-safelisted request-header")."""
+    """Return whether a header needs no preflight ("CORS-safelisted request-header")."""
     if len(value) > MAX_VALUE:
         return False
     match name.lower():
@@ -490,7 +490,7 @@ def unsafe_names(headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def lacking_names(request: Request, answer: Response) -> tuple[str, ...]:
-    """Return the names for which a preflight asks and that its answer does not allow.
+    """Return the names for which a preflight asks and that its response does not allow.
 
     Raises ValueError if Access-Control-Allow-Headers is no list of names.
     """
@@ -518,7 +518,7 @@ def max_age(answer: Response) -> int:
 
 
 def exposes(request: Request, answer: Response, name: str) -> bool:
-    """Whether a page can read the header `name`, in lower case, if the answer has it.
+    """Return whether a page can read the header `name`, in lower case, if the response has it.
 
     "CORS-safelisted response-header name"; "main fetch", step 14.
     """
@@ -533,7 +533,7 @@ def exposes(request: Request, answer: Response, name: str) -> bool:
 
 
 def is_forbidden(name: str) -> bool:
-    """Whether browsers let no page set a header ("forbidden request-header")."""
+    """Return whether browsers let no page set a header ("forbidden request-header")."""
     lowered = name.lower()
     return lowered in _FORBIDDEN_REQUEST_HEADERS or lowered.startswith(("proxy-", "sec-"))
 
@@ -553,7 +553,7 @@ def origin_of(url: str) -> str:
 
 
 def is_trustworthy(url: str) -> bool:
-    """Whether a URL is potentially trustworthy (Secure Contexts, §3.1): https or this machine."""
+    """Return whether a URL is potentially trustworthy (Secure Contexts, §3.1)."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         return True

@@ -1,4 +1,4 @@
-"""What a probe finds."""
+"""The findings of a probe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Finding", "Report", "Target", "Verdict"]
 
 
 class Verdict(StrEnum):
-    """Of a check: only FAIL keeps something from a page."""
+    """The outcome of a check; only FAIL keeps something from a page."""
 
     PASS = "pass"  # noqa: S105
     WARN = "warn"
@@ -26,7 +26,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is probed, and as whom.
+    """The root that is probed, and the page that asks.
 
     Attributes:
         root: DICOMweb root, without a slash at its end.
@@ -55,7 +55,7 @@ class Finding:
         text: what a page can and can't do, and why.
         advice: what changes it, and what to do first.
         request: method and template of the path, if the check is of a request.
-        status: of the answer that decided.
+        status: of the response that decided.
         rule: `fetch.Rule` or `client.Reason` that was broken.
         step: where the Fetch standard says so.
     """
@@ -72,7 +72,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Report:
-    """What came out; the exchanges hold what must not be shown."""
+    """The result of a probe; its exchanges hold data that must not be shown."""
 
     target: Target
     findings: list[Finding] = field(default_factory=list)
@@ -80,12 +80,12 @@ class Report:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether a browser would keep something from the page."""
+        """Return whether a browser would keep something from the page."""
         return any(finding.verdict is Verdict.FAIL for finding in self.findings)
 
     @property
     def has_first(self) -> bool:
-        """Whether there is anything to do."""
+        """Return whether there is anything to do."""
         return self._first is not None
 
     @property

@@ -56,7 +56,7 @@ def _parsed(body: bytes) -> list[object]:
 
 
 def is_dicom_json(body: bytes) -> bool:
-    """Tell whether an answer is a list of datasets (PS3.18 F.2), or the beginning of one."""
+    """Tell whether a response is a list of datasets (PS3.18 F.2), or the beginning of one."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
@@ -82,7 +82,7 @@ def _uid(attribute: object) -> str | None:
 
 
 def links(body: bytes, *, url: str, root: str, origin: str) -> Iterator[Link]:
-    """Find the URLs of an answer from `url` that a page on `origin` can't reach below `root`.
+    """Find the URLs of a response from `url` that a page on `origin` can't reach below `root`.
 
     Relative ones are resolved. Those of other schemes than http and https are left out.
     """

@@ -1,4 +1,4 @@
-"""What a browser does for a page's `fetch`: preflight, request, redirects, each step judged."""
+"""A browser's steps for a page's `fetch`: preflight, request, redirects, each step judged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAX_NAMES: Final = 8  # of which each may be asked for alone
 
 
 class Stage(StrEnum):
-    """Where a request was stopped."""
+    """The step at which a request was stopped."""
 
     REQUEST = "request"
     PREFLIGHT = "preflight"
@@ -42,18 +42,18 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What became of one `fetch`.
+    """The outcome of one `fetch`.
 
     Attributes:
         asked: the request as the page made it. Its URL and headers are not for showing.
         request: the same after redirects.
-        stage, step: where it was stopped, and by which step; None if the page reads the answer.
-        no_answer: why there was no answer, in place of a step.
-        answer: the last answer, that of the preflight if that stopped it.
+        stage, step: where it was stopped, and by which step; None if the page reads the response.
+        no_answer: why there was no response, in place of a step.
+        answer: the last response, that of the preflight if that stopped it.
         granted: the preflight's answer, if that let the request pass.
         culprits: names of headers for which the preflight was refused, if it is them.
-        body: the beginning of the answer's, whether the page can read it or not.
-        space: that of the address which sent the last answer.
+        body: the beginning of the response's, whether the page can read it or not.
+        space: that of the address which sent the last response.
         sent: whether the request itself went out.
         is_away: whether a redirect led to another origin than the one that was asked.
     """
@@ -73,7 +73,7 @@ class FetchResult:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the page gets nothing."""
+        """Return whether the page gets nothing."""
         return self.stage is not None
 
     @property
@@ -83,7 +83,7 @@ class FetchResult:
 
     @property
     def is_redirected(self) -> bool:
-        """Whether the request was sent on to another URL."""
+        """Return whether the request was sent on to another URL."""
         return self.request.redirects > 0
 
 
@@ -129,7 +129,7 @@ class Page:
         body: int = 0,
         only_ask: bool = False,
     ) -> FetchResult:
-        """Do as a browser would, but read `body` bytes of the answer's at most.
+        """Do as a browser would, but read `body` bytes of the response's at most.
 
         With `only_ask` no more than the preflight is sent.
         """
@@ -156,7 +156,7 @@ class Page:
     def _hop(
         self, exchange: FetchResult, content: bytes | None, body: int, *, only_ask: bool
     ) -> FetchResult:
-        """Go as far as the next answer, or to where the request is stopped."""
+        """Go as far as the next response, or to where the request is stopped."""
         request = exchange.request
         if step := judge_request(request):
             stage = Stage.REDIRECT if exchange.sent else Stage.REQUEST

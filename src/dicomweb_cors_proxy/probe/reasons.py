@@ -1,4 +1,4 @@
-"""Why a browser said no, in plain words that repeat nothing of what a server sent."""
+"""Reasons why a browser blocks a request, in words that repeat nothing a server sent."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ _FAULTS: Final[Mapping[Rule, Fault]] = {
     Rule.ALLOW_HEADERS_MALFORMED: "has an Access-Control-Allow-Headers that is no list of names",
     Rule.METHOD_NOT_ALLOWED: "does not allow the method",
 }
-# Where the answer, if there was one, has nothing to do with it.
+# Where the response, if there was one, has nothing to do with it.
 _UNASKED: Final = {
     Rule.MIXED_CONTENT: (
         "The page is on https and the {url} on plain http: mixed content, which browsers don't "
@@ -165,7 +165,7 @@ _UNASKED: Final = {
 
 
 def varies(answer: Response | None) -> bool:
-    """Whether an answer says that it depends on the page's origin."""
+    """Return whether a response says that it depends on the page's origin."""
     value = combined(answer, "vary") if answer else None
     names = {name.strip().lower() for name in (value or "").split(",")}
     return bool(names & {"origin", "*"})

@@ -44,15 +44,15 @@ _METHODS = frozenset(
 # freer could be a name or a UID.
 _REQUEST_ID = re.compile(rb"[0-9A-Fa-f]{8}(-?)(?:[0-9A-Fa-f]{4}\1){3}[0-9A-Fa-f]{12}")
 
-# nginx's status for a client that did not wait for its answer.
+# nginx's status for a client that disconnected before its response.
 CLIENT_LEFT = 499
 
 
 class AccessLog:
-    """Writes one line for every request, and counts it.
+    """ASGI middleware that writes one log line for every request, and counts it.
 
     Puts a `RequestRecord` into `scope["record"]`, which the application completes, and the
-    request's id into every answer but a preflight's, where nobody could read it.
+    request's id into every response except a preflight's, which no page can read.
 
     Args:
         metrics: counts it.
@@ -116,7 +116,7 @@ class AccessLog:
             request_id.reset(token)
 
     def try_preflight(self, scope: Scope) -> LocalReply | None:
-        """The answer to a preflight, which goes out as soon as it is told of; else None."""
+        """Return the reply to a preflight, and log it before it is sent; otherwise None."""
         if scope["method"] != "OPTIONS":
             return None
         began = perf_counter()
@@ -162,14 +162,14 @@ class AccessLog:
 
 
 def _identified(headers: Iterable[Header], record: RequestRecord) -> list[Header]:
-    """The head of an answer with our request id, and without another."""
+    """Return the headers of a response with our request id in place of any other."""
     if b"x-request-id" in dict(headers):
         headers = [header for header in headers if header[0] != b"x-request-id"]
     return [*headers, (b"x-request-id", record.request_id.encode("ascii"))]
 
 
 def _request_id(scope: Scope) -> str | None:
-    """The id that came with a request, if it is one and can be nothing else."""
+    """Return the id that came with a request, if it is a UUID."""
     values = [value for name, value in scope["headers"] if name == b"x-request-id"]
     if len(values) == 1 and _REQUEST_ID.fullmatch(values[0]):
         return str(values[0], "ascii")
@@ -178,7 +178,7 @@ def _request_id(scope: Scope) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _printable_origin(origin: bytes) -> str:
-    """An Origin as the log may show it: what no browser would have written could be anything."""
+    """Return an Origin for the log; a malformed one may hold anything, so it is not shown."""
     if origin == b"null" or Origin.parse(origin) is not None:
         return str(origin, "ascii")
     return "malformed"

@@ -28,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 class CORSMiddleware:
-    """Answers preflights itself and puts the policy's headers on everything else.
+    """ASGI middleware that replies to preflights and puts CORS headers on all other responses.
 
-    Whatever the application below does, its answer leaves with CORS headers: a script must be able
-    to read why it failed, be it a bug of ours.
+    Every response of the application below gets them, even after a bug: a script must be able to
+    read why its request failed.
     """
 
     def __init__(self, app: ASGIApp, *, cors: CORSEngine, screen: RequestChecks) -> None:
@@ -78,7 +78,7 @@ class CORSMiddleware:
                 raise ResponseAborted from None
 
     def try_preflight(self, scope: Scope) -> LocalReply | None:
-        """The answer to a preflight that is sound; None for all other requests."""
+        """Return the reply to a valid preflight; None for all other requests."""
         inbound = scope["inbound"] = IncomingRequest.read(scope, self._heads)
         if not _is_preflight(scope, inbound):
             return None
@@ -89,7 +89,7 @@ class CORSMiddleware:
         return self._preflight_reply(inbound.head, scope["record"])
 
     def _preflight_reply(self, head: RequestHead, record: RequestRecord) -> LocalReply:
-        """The answer to a preflight with this head."""
+        """Return the reply to a preflight with this head."""
         answer = head.preflight
         if answer is None:
             judged = self._cors.preflight(
@@ -115,7 +115,7 @@ def _note_problem(record: RequestRecord, answer: LocalReply) -> None:
 
 
 def _internal_error(exc: BaseException) -> HTTPProblem:
-    """What there is to say of an answer that doesn't come; a bug is told to the log as well."""
+    """Return the reply in place of a response that failed; a bug is logged as well."""
     if isinstance(exc, asyncio.CancelledError):
         return HTTPProblem(
             503,

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class RequestHead:
-    """What the header lines of a request say.
+    """The facts in the header lines of a request.
 
     Attributes:
         size: of all lines, in bytes.
         host: the first value of Host.
-        origin: None without an Origin, and with several: nobody can say which one is meant.
+        origin: None without an Origin, and with several, because they contradict each other.
         asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
             fetch.
         is_sound: whether `RequestChecks` has found nothing wrong.
@@ -89,7 +89,7 @@ class RequestHeadCache:
         self._known: dict[tuple[Header, ...], RequestHead] = {}
 
     def read(self, headers: Iterable[Header]) -> RequestHead:
-        """The head with these lines."""
+        """Return the head with these lines."""
         lines = tuple(headers)
         try:
             head = self._known.get(lines)
@@ -107,7 +107,7 @@ class RequestHeadCache:
 
 @dataclass(slots=True, eq=False)
 class IncomingRequest:
-    """What is known of a request before anybody answers it. Stands in `scope["inbound"]`.
+    """A request as received, in `scope["inbound"]`.
 
     Attributes:
         path: of the target, byte for byte, `root_path` taken off.

@@ -43,17 +43,16 @@ _URL_KEYS = {
 
 _FOR_NO_RESOURCE = frozenset({"CONNECT", "TRACE"})
 
-# By which clients ask for another method than the request's own.
+# Headers that override the request method.
 _OVERRIDES = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 _METHOD_KEY = re.compile(rb"(?:\A|[&;?])_method=", re.IGNORECASE)
 
 # What an extra path takes in read-write mode, of the methods that are known.
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
-# Host is the archive's own, what a client expects the server has answered already, and the
-# request's id is ours. The next two have some archives serve another path than was allowed, as do
-# the last four where gunicorn, Daphne and others trust their neighbours; Proxy becomes the variable
-# HTTP_PROXY under CGI (CVE-2016-5385).
+# Host and X-Request-ID are replaced, and our server has handled Expect. X-Original-URL,
+# X-Rewrite-URL and, behind gunicorn or Daphne, the last four can make an archive serve a path that
+# was not checked. Proxy becomes the variable HTTP_PROXY under CGI (CVE-2016-5385).
 _NOT_FORWARDED = frozenset(
     {
         b"host",
@@ -116,7 +115,7 @@ class Gateway:
         self._warned_of_cors = False
 
     def rewrite(self, scope: Scope) -> Request:
-        """The archive's request for a client's.
+        """Return the archive's request for a client's.
 
         Raises `LocalReply` for 508, 404, 405, 403, 413, the 400 to a body that means nothing, and
         the 204 to `Max-Forwards: 0`.
@@ -157,7 +156,7 @@ class Gateway:
         )
 
     def resource(self, path: bytes) -> str | None:
-        """The template of the resource at a path, None if it is none."""
+        """Return the template of the resource at a path; None if there is none."""
         route, _ = self._match(path)
         return None if route is None else route.template
 
@@ -208,14 +207,14 @@ class Gateway:
         )
 
     def _writes(self, route: Route, method: str) -> bool:
-        """Whether the method would be allowed if writing was."""
+        """Return whether read-write mode would allow the method."""
         if self._read_write:
             return False
         written = next((r.methods for r in RESOURCES if r.template == route.template), _WRITES)
         return method in written
 
     def _allow(self, route: Route) -> bytes:
-        """The methods of a resource that an archive is configured for; b"" if there is none."""
+        """Return the methods of a resource that an archive is configured for; b"" for none."""
         return ", ".join(
             method for method in route.allow if route.service(method) in self._upstreams
         ).encode("ascii")
@@ -237,7 +236,7 @@ class Gateway:
     def _forwarded_headers(
         self, scope: Scope, head: RequestHead, route: Route
     ) -> tuple[list[Header], int | None]:
-        """The header lines for the archive but for Host and the id; the length of the body."""
+        """Return the archive's header lines except Host and the id, and the length of the body."""
         client = scope.get("client")
         peer = client[0] if client else None
         is_trusted = peer in self.trusted_proxies
@@ -294,7 +293,7 @@ class Gateway:
         return fields.with_max_forwards(headers, forwards - 1)
 
     def readiness_requests(self) -> dict[str, Request]:
-        """For every base URL of the archive, what asks it for a sign of life."""
+        """Return the readiness request for each base URL of the archive."""
         own = [self._authorization] if self._authorization else []
         via = fields.via("1.1", self._instance_name)
         return {
@@ -307,7 +306,7 @@ class Gateway:
     def modify_response(
         self, scope: Scope, status: int, headers: list[Header]
     ) -> tuple[list[Header], BodyFilter | None]:
-        """What the client gets of the archive's answer; names in lower case, as ASGI has them."""
+        """Return the client's headers and body filter for the archive's response."""
         self.refuse_our_credentials(status)
         received = [(name.lower(), value) for name, value in fields.end_to_end_response(headers)]
         answered = fields.without_cors(received)
@@ -331,7 +330,7 @@ class Gateway:
         )
 
     def refuse_our_credentials(self, status: int) -> None:
-        """A 401 or 403 to credentials of our own is our trouble, and no page's to log in for."""
+        """Raise a 502 if the archive rejected our own credentials: a login would not help."""
         if self._logs_in and status in (401, 403):
             raise UpstreamProblem(
                 "credentials",
@@ -349,9 +348,9 @@ class Gateway:
 
 
 def _refuse_override(scope: Scope, head: RequestHead) -> None:
-    """A 405 for a request that asks the archive to take it for one of another method.
+    """Raise a 405 for a request that names another method for the archive to use.
 
-    Orthanc and many frameworks do, and so a GET, which any page can send, would be a DELETE.
+    Orthanc and many frameworks use it, so a GET, which any page can send, would be a DELETE.
     """
     query = scope["query_string"]
     if b"%" in query:
@@ -373,14 +372,14 @@ def _is_underscore_alias(name: bytes) -> bool:
 
 
 def _is_chunked(scope: Scope, head: RequestHead) -> bool:
-    """Whether a body of unknown length follows; in HTTP/2 nothing announces it."""
+    """Return whether a body of unknown length may follow; HTTP/2 does not announce it."""
     if scope["http_version"].startswith("1"):
         return bool(head.transfer_codings)
     return scope["method"] not in SAFE_METHODS and not head.lengths
 
 
 def _body_length(headers: list[Header]) -> int | None:
-    """The length in bytes of the body that a request announces, None for chunked."""
+    """Return the length in bytes of the body that a request announces; None for chunked."""
     for name, value in headers:
         if name == b"transfer-encoding":
             return None

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # Seconds for which a result is kept, so that probes can't load the archive.
 CACHE_TTL = 2.0
 
-# Seconds for an answer: nothing has to be looked up for it, and whoever watches gives up early.
+# Seconds to wait for a response. The archive has nothing to look up for it, and monitors give up
+# early.
 READ_TIMEOUT_MAX = 10.0
 
 LOOP = 508
@@ -31,10 +32,10 @@ LOOP = 508
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """How one base URL of the archive answered.
+    """The state of one base URL of the archive.
 
     Attributes:
-        status: of its answer; None if there was none.
+        status: of its response; None if there was none.
         problem: what is wrong and what to do, "" if nothing.
     """
 
@@ -53,7 +54,7 @@ class ReadinessCheck:
 
     @property
     def timeouts(self) -> Timeouts:
-        """As for other requests, but for the patience with the answer."""
+        """Return the timeouts of other requests, with a shorter one for the response."""
         read = min(self.limits.read_timeout, READ_TIMEOUT_MAX)
         return self.limits.upstream_timeouts._replace(read=read)
 
@@ -99,7 +100,7 @@ class HealthEndpoints:
         self._expires = 0.0
 
     async def live(self, _: requests.Request) -> Response:
-        """200: the process serves."""
+        """Return 200, because the process serves."""
         return PlainTextResponse("ok\n")
 
     async def ready(self, _: requests.Request) -> Response:

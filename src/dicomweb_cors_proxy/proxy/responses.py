@@ -46,7 +46,7 @@ _PREFIX = re.compile(rb"(?:/[0-9A-Za-z._~!$&'()*+,;=:@%-]+)+")
 
 
 class ResponseAdapter:
-    """What one configuration makes of answers."""
+    """The changes to responses that one configuration asks for."""
 
     def __init__(  # noqa: PLR0913  (each is a setting, and a keyword)
         self,
@@ -73,10 +73,10 @@ class ResponseAdapter:
         self._warned_of_coding = False
 
     def request_headers(self, headers: list[Header], *, may_contain_urls: bool) -> list[Header]:
-        """The request's header lines as the archive gets them.
+        """Return the request's header lines for the archive.
 
-        What holds URLs is asked for whole, and without a coding: neither half of a text nor a
-        compressed one could be rewritten.
+        Resources that may contain URLs are requested whole and uncompressed, because neither a
+        range nor a compressed text can be rewritten.
         """
         headers = [
             (name, restore_etags(value) if name == b"if-none-match" else value)
@@ -97,7 +97,7 @@ class ResponseAdapter:
         may_contain_urls: bool,
         is_bulk_data: bool,
     ) -> tuple[list[Header], BodyFilter | None]:
-        """The headers of an answer, and what changes its body, None for nothing."""
+        """Return the headers of a response, and the filter of its body; None to leave it."""
         body: BodyFilter | None = None
         fields = dict(headers)
         if len(fields) < len(headers):  # RFC 9110 §5.3
@@ -130,7 +130,7 @@ class ResponseAdapter:
     def _not_modified(
         self, scope: Scope, headers: list[Header], *, may_contain_urls: bool
     ) -> list[Header]:
-        """The ETag and Vary that the 200 had (RFC 9110 §15.4.5); a 304 may not say of what type."""
+        """Give a 304 the ETag and Vary of the 200 (RFC 9110 §15.4.5); it may lack Content-Type."""
         if_none_match = _value(scope["headers"], b"if-none-match")
         was_changed = restore_etags(if_none_match) != if_none_match
         if was_changed or (may_contain_urls and self._rewrite_urls):
@@ -140,7 +140,7 @@ class ResponseAdapter:
         return headers
 
     def _rewriter_for(self, scope: Scope) -> URLRewriter:
-        """What rewrites for the URL by which this request's browser reaches the proxy."""
+        """Return the rewriter for the URL at which this request's browser reaches the proxy."""
         inbound: IncomingRequest = scope["inbound"]
         host = name = inbound.head.host
         scheme = scope["scheme"].encode("ascii")
@@ -168,7 +168,7 @@ class ResponseAdapter:
 
 
 class _Chain:
-    """One filter behind another."""
+    """A filter that feeds another one."""
 
     def __init__(self, first: BodyFilter, second: BodyFilter) -> None:
         self.piece = first.piece
@@ -185,10 +185,10 @@ class _Chain:
 
 
 def _value(headers: Iterable[Header], field: bytes) -> bytes:
-    """All lines of a field as one (RFC 9110 §5.3)."""
+    """Return all lines of a field as one value (RFC 9110 §5.3)."""
     return b", ".join([value for name, value in headers if name == field])
 
 
 def _first(headers: Iterable[Header], field: bytes) -> bytes:
-    """What the proxy next to the browser said, of all that added to a list."""
+    """Return the first member of a list, which the proxy next to the browser added."""
     return _value(headers, field).partition(b",")[0].strip(b" \t")

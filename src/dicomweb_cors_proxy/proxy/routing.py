@@ -24,5 +24,5 @@ class BaseURL:
         self._path = parts.path.encode("ascii")
 
     def target(self, path: bytes) -> bytes:
-        """The target of a resource below the base; `path` is empty or starts with a slash."""
+        """Return the target of a resource; `path` is empty or starts with a slash."""
         return self._path.rstrip(b"/") + path if path else self._path or b"/"

@@ -1,8 +1,8 @@
 """One client's connection: HTTP/1.1 (RFC 9112) on httptools.
 
-uvicorn's own protocol has no deadlines and no limits for a head, rejects without CORS
-headers what it cannot parse, sends chunks to HTTP/1.0 clients, closes after a 304 that
-announces a length, and resets a client that it rejects in the middle of an upload.
+uvicorn's own protocol has no deadlines and no limits for a head, and rejects what it cannot parse
+without CORS headers. It sends chunks to HTTP/1.0 clients and closes after a 304 that announces a
+length. It resets a client that it rejects in the middle of an upload.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Bytes of an answer that wait for the client before the archive is made to wait.
+# Bytes of a response to buffer for a slow client before the archive is paused.
 HIGH_WATER = 64 * 1024
 
 # Maximum size of one read from a client while the application waits for the body. Larger reads make
@@ -76,8 +76,8 @@ PARSE_CHUNK = 16 * 1024
 # beyond this many times the limit nothing more is read.
 REJECTED_HEAD_FACTOR = 4
 
-# Seconds for which the rest of an unread upload is taken and dropped after an early answer: a
-# close with bytes unread is a reset, and would take the answer from the client (RFC 9112 §9.6).
+# Seconds to discard the rest of an upload after an early response. A close with bytes unread is a
+# reset, which would destroy the response before the client reads it (RFC 9112 §9.6).
 LINGER_TIMEOUT = 30.0
 
 # Seconds between two looks whether a client is still there while nothing is read from it.
@@ -109,7 +109,7 @@ ORIGIN_SEARCH_MAX = 4096
 
 
 class Stage(Enum):
-    """What the next byte of a client belongs to."""
+    """The part of a request that the client's next byte belongs to."""
 
     IDLE = auto()
     HEAD = auto()
@@ -207,7 +207,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         )
 
     def _first_request_is_late(self) -> None:
-        """Count the connection as idle from now on, and wait for its first request on."""
+        """Count the connection as idle, and go on waiting for its first request."""
         self._clients.idle(self)
         rest = self._limits.header_timeout - FIRST_REQUEST_SECONDS
         self._deadline.set(max(0, rest), self.close)
@@ -262,7 +262,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         """Read and answer requests until what comes next has to wait, if only for its turn."""
-        if self._going_on or self._is_others_turn:  # in an answer that needed no waiting
+        if self._going_on or self._is_others_turn:  # called by an immediate response
             return
         self._going_on = True
         try:
@@ -288,7 +288,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     @property
     def has_unread(self) -> bool:
-        """Whether bytes have arrived that nobody has read."""
+        """Return whether bytes have arrived that are not used yet."""
         return bool(self._unread)
 
     def _use(self, end: int) -> None:
@@ -668,7 +668,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         return bool(self._exchanges) and self._exchanges[0].is_waiting
 
     def _look_for_client(self) -> None:
-        """Nothing is read, so the event loop wouldn't see the client leave."""
+        """Look for a disconnect, which the event loop does not see while reading is paused."""
         if is_ready(self.transport, "POLLRDHUP"):  # be there bytes to read or not
             self.transport.abort()
         else:
@@ -717,7 +717,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._deadline.set(TLS_CLOSE_GRACE, self._abort_when_sent)
 
     def _end(self) -> None:
-        """Close behind a complete answer, but not in the face of a client that still sends."""
+        """Close after a complete response, without resetting a client that is still sending."""
         if self._stage is Stage.IDLE and not (self._unread or self._ignoring):
             self.close()
             return
@@ -732,7 +732,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def cut(self, *, reset: bool) -> None:
         """End the connection so that the client can't take what it has for the whole."""
-        if reset:  # an orderly close would be the end of the answer
+        if reset:  # an orderly close would be the end of the response
             with contextlib.suppress(OSError, ValueError):  # it may be closed already
                 self.transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
@@ -742,7 +742,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.close()
 
     def shutdown(self) -> None:
-        """Finish what has come, and close."""
+        """Finish the request in progress, and close."""
         self._draining = True
         if self._exchanges:
             self._exchanges[-1].keep_alive = False

@@ -30,7 +30,7 @@ COALESCE_MAX = 16 * 1024
 # Seconds for an application to end by itself when its client has left.
 DISCONNECT_GRACE = 0.25
 
-# Of the answers that are given at once, which are but a few.
+# For responses sent without running the application (preflights); few distinct ones exist.
 known_answer_head = lru_cache(maxsize=256)(answer_head)
 
 
@@ -55,9 +55,9 @@ class ExchangeOwner(typing.Protocol):
 
 
 class Exchange:
-    """One request and its answer: `receive` and `send` of an ASGI application."""
+    """One request and its response: `receive` and `send` of an ASGI application."""
 
-    # What most requests never change stands here, and costs them nothing.
+    # Class-level defaults: most requests never change them, so an Exchange is cheap to create.
     more_body = True  # to be read from the connection
     is_running = False
     task: asyncio.Task[None] | None = None
@@ -70,9 +70,9 @@ class Exchange:
     _started = False
     _complete = False
     _chunked = False
-    _until_close = False  # the answer ends where the connection does
+    _until_close = False  # the response ends where the connection does
     _remaining = 0  # bytes of a Content-Length
-    _head = b""  # of the answer, while it waits for the first of the body
+    _head = b""  # of the response, while it waits for the first of the body
 
     def __init__(
         self, connection: ExchangeOwner, scope: Scope, *, keep_alive: bool, expects_continue: bool
@@ -85,7 +85,7 @@ class Exchange:
     def start(
         self, app: ASGIApp, try_preflight: Callable[[Scope], LocalReply | None] | None
     ) -> None:
-        """Answer at once, as `try_preflight` says, or have the application do it in a task."""
+        """Send the reply of `try_preflight`, or run the application in a task."""
         if try_preflight is not None and self._connection.writable.is_set():
             answer = try_preflight(self.scope)
             if answer is not None:
@@ -103,7 +103,7 @@ class Exchange:
         except Exception as exc:  # noqa: BLE001  (its message may hold patient data)
             logger.error("bug: %s", traceback_summary(exc))  # noqa: TRY400
         finally:
-            # Or each request would be a cycle, and a tenth of a search the collector's.
+            # Break the reference cycle. Otherwise the collector takes 10 % of the CPU of a search.
             self.scope["extensions"].pop(ON_LEAVING, None)
             self._on_leaving = None
             if not self._complete:
@@ -164,7 +164,7 @@ class Exchange:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether `receive` waits, or is about to go on."""
+        """Return whether `receive` waits, or is about to go on."""
         return self._news is not None
 
     def wake(self) -> None:
@@ -172,7 +172,7 @@ class Exchange:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
-    # The answer
+    # The response
 
     async def send(self, message: Message) -> None:
         if not self._connection.writable.is_set():
@@ -202,7 +202,7 @@ class Exchange:
         self._head = b""
 
     def _framing(self, status: int, length: int | None) -> bytes:
-        """Decide where the answer ends, and return the end of the head, which says so."""
+        """Decide where the response ends, and return the end of the head, which says so."""
         end = b"\r\n"
         if self.scope["method"] == "HEAD" or status in (204, 304):
             pass  # whatever the head announces, no body follows
@@ -257,7 +257,7 @@ class Exchange:
             transport.write(before + body + after)
 
     def _break_off(self) -> None:
-        """The body isn't as long as its head said."""
+        """Abort, because the body is not as long as its head said."""
         self._flush_head()
         self.client_left()
         self._connection.cut(reset=False)

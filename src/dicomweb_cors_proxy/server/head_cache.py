@@ -8,17 +8,17 @@ from dicomweb_cors_proxy.http.limits import MAX_CACHED_HEAD_BYTES, MAX_CACHED_HE
 
 
 class CachedHead(NamedTuple):
-    """What the header lines of a request without a body say."""
+    """The header lines of a request without a body, as parsed."""
 
     headers: tuple[tuple[bytes, bytes], ...]
     keep_alive: bool
 
 
 class HeadCache(dict[bytes, CachedHead]):
-    """Header lines that the parser has read, by their bytes, from the end of the request line on.
+    """A cache of parsed header lines by their bytes, from the end of the request line on.
 
-    A viewer sends the same with each of hundreds of requests: they mean the same, and parsing them
-    takes longer than an answer to a preflight.
+    A viewer sends the same lines with each of hundreds of requests, and parsing them takes longer
+    than the response to a preflight.
     """
 
     def remember(self, head: bytes, lines: CachedHead) -> None:

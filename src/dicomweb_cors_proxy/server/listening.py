@@ -73,10 +73,10 @@ def lift_descriptor_limit() -> None:
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets for every address of `host`, of which `::` is all, IPv4's too.
+    """Return listening sockets for every address of `host`; `::` means all, IPv4's too.
 
     With port 0 it is one socket: no port is sure to be free on two addresses. An address that
-    this machine hasn't got is passed over if there is another.
+    this machine does not have is skipped if there is another.
 
     Raises:
         OSError: an address can't be bound, or the name does not resolve.

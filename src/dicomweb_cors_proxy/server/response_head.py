@@ -16,13 +16,13 @@ _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 6
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 
-# The head of an answer as it is sent, but for what depends on the moment and on the connection: the
-# status, the lines, the Content-Length, whether the connection ends with it, whether it has a Date.
+# The head of a response, without the lines that depend on the time and on the connection: status,
+# lines, Content-Length, whether the connection closes after it, and whether it has a Date.
 ResponseHead: TypeAlias = tuple[int, bytes, "int | None", bool, bool]
 
 
 def answer_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> ResponseHead:
-    """Write the head of an answer."""
+    """Write the head of a response."""
     known = dict(headers)
     closes = False
     if (option := known.get(b"connection")) is not None:
@@ -40,7 +40,7 @@ _date = (0, b"")
 
 
 def date_line() -> bytes:
-    """The header line with the time that it is now; RFC 9110 §5.6.7, §6.6.1."""
+    """Return the Date line for the current time (RFC 9110 §5.6.7, §6.6.1)."""
     global _date  # noqa: PLW0603  (one clock for the process)
     now = int(time.time())
     if _date[0] != now:

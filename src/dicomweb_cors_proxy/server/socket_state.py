@@ -18,7 +18,7 @@ except ImportError:  # Windows
 
 
 def is_ready(transport: asyncio.Transport, event: str) -> bool:
-    """Whether the system would report the event of `select` for a connection, or its end."""
+    """Return whether the system would report an event of `select`, or the end, for a connection."""
     if not hasattr(select, "poll"):
         return event == "POLLOUT"
     sock = transport.get_extra_info("socket")

@@ -1,7 +1,7 @@
 """TLS on accepted sockets, with read buffers of a bounded size.
 
-The TLS protocols of asyncio and uvloop read up to 256 KiB at a time, into a buffer of each
-connection, and copy all of it into another one. A client that sends fast would keep 600 KiB.
+The TLS protocols of asyncio and uvloop read up to 256 KiB at a time into a buffer of each
+connection. They copy all of it into another one. A client that sends fast would keep 600 KiB.
 """
 
 from __future__ import annotations

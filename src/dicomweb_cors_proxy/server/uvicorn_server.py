@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks whether the last answer is out.
+# Seconds between two checks for the end of the last response.
 SHUTDOWN_POLL = 0.05
 
 DAY = 86400.0  # seconds
@@ -157,9 +157,9 @@ class Server(uvicorn.Server):
                 self.config.clients.closed(protocol)
 
     def shut_down(self, *, drain: bool = True) -> None:
-        """Begin the end; called again, end the present part of it: the delay, or the answers.
+        """Start shutting down. A second call ends the drain delay, or the responses, early.
 
-        Without `drain` nobody is waited for who could still send requests here.
+        Without `drain` there is no delay for clients that may still send requests here.
         """
         if not drain:
             self._drain_delay = 0

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.upstream.interface import ResponseHead
 
-# An older connection serves no further exchange, so that all connections soon lead to the current
-# address of a name, although the server at a former address still accepts requests.
+# Seconds after which a connection serves no further exchange. All connections soon lead to the
+# current address of a name, although a server at a former address still accepts requests.
 CONNECTION_MAX_AGE_SECONDS = 60.0
 
 
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._upload: asyncio.Task[None]
         self._uploading = False
-        self.heard = False  # a byte of the answer has come
+        self.heard = False  # a byte of the response has arrived
         self.reused = False
         self.idle_since = 0.0  # loop time
         self.expires_at = self._loop.time() + CONNECTION_MAX_AGE_SECONDS
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _regulate(self, answer: ResponseParser) -> None:
-        """Read from the archive only while neither our reader nor the decoder is behind."""
+        """Pause the archive while the reader of the body or the decoder is behind."""
         is_full = answer.buffered >= READ_HIGH_WATER
         if answer.has_undecoded and not is_full and self._continuation is None:
             # Tiny chunks take long to decode. The other connections get a turn in between.
@@ -141,10 +141,10 @@ class Connection(asyncio.Protocol):
             self._drained.set_result(None)
 
     def _receive_the_rest(self) -> None:
-        """Read an answer that came right before the reset which made our last write fail.
+        """Read a response that arrived right before the reset that made our last write fail.
 
-        An archive that refuses an upload and closes resets the connection; an event loop that
-        notices at a write closes the socket without another look at what there is to read.
+        An archive that rejects an upload and closes resets the connection. An event loop that
+        notices it at a write closes the socket without reading what has arrived.
         """
         fileno = self._transport.get_extra_info("socket").fileno()
         with suppress(OSError):
@@ -164,7 +164,7 @@ class Connection(asyncio.Protocol):
         """Send a request.
 
         Args:
-            method: decides whether the answer has a body.
+            method: decides whether the response has a body.
             head: request line and header lines.
             body: None for no body.
             length: of the body in bytes, None for chunked.
@@ -183,23 +183,23 @@ class Connection(asyncio.Protocol):
             self._upload = self._loop.create_task(self._send(body, length))
 
     async def head(self) -> ResponseHead:
-        """The answer's head, as soon as it is here, be the upload finished or not."""
+        """Return the response's head once it has arrived, whether the upload is finished or not."""
         while (head := self._answer.head) is None:
             await self._wait()
         return head
 
     @property
     def answered(self) -> bool:
-        """Whether all of the answer has come."""
+        """Return whether all of the response has arrived."""
         return self._answer.complete
 
     @property
     def finished(self) -> bool:
-        """Whether all of the answer has come, and been read."""
+        """Return whether all of the response has arrived and was read."""
         return self._answer.complete and not self._answer.buffered
 
     async def read(self) -> bytes:
-        """The next bytes of the body; b"" at its end."""
+        """Return the next bytes of the body; b"" at its end."""
         answer = self._answer
         while not answer.buffered:
             if answer.complete:
@@ -307,7 +307,7 @@ class Connection(asyncio.Protocol):
                 async with asyncio.timeout(self._timeout):
                     await self._drained
             except TimeoutError:
-                # It may be slow, and it may be waiting for us to read its answer.
+                # It may be slow, and it may be waiting for us to read its response.
                 if pending == self._transport.get_write_buffer_size() and not self._reading_paused:
                     message = f"the archive took no byte for {self._timeout:g} s"
                     raise httpx.WriteTimeout(message) from None
@@ -323,7 +323,7 @@ class Connection(asyncio.Protocol):
 
 
 def ended_without_close_notify(tls: ssl.SSLObject | None) -> bool:
-    """Whether anyone on the way could have cut a TLS stream off here (RFC 9112 §9.8)."""
+    """Return whether a TLS stream ended without a close_notify, so was cut (RFC 9112 §9.8)."""
     try:
         return tls is not None and tls.read(1) != b""
     except ssl.SSLError:

@@ -48,7 +48,7 @@ class UpstreamProblem(HTTPProblem):
 
 
 def upstream_problem(error: httpx.HTTPError, timeouts: Timeouts) -> UpstreamProblem:
-    """The one place that says which failure is which status, and what to do about it."""
+    """Map a failure to its status and to a text that says what to do."""
     headers: list[Header] = []
     match error:
         case httpx.PoolTimeout():
@@ -134,7 +134,7 @@ _CERTIFICATE_FAULTS = {
 
 
 def _tls_fault(error: httpx.HTTPError) -> str | None:
-    """What went wrong in a handshake, and what to do about it; None if it was no handshake."""
+    """Describe a failed handshake and its remedy; None if the failure was another one."""
     faults = [cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)]
     if not faults:
         return None
@@ -159,9 +159,10 @@ def lacks_descriptor(error: BaseException) -> bool:
 
 
 def log_reason(error: httpx.HTTPError) -> str:
-    """What the log says of a failure.
+    """Return the text of a failure for the log.
 
-    What a library says in the middle of an answer may quote it; about connecting it can't.
+    The message of a library may quote a response that has begun. A message about connecting
+    cannot.
     """
     if isinstance(error, httpx.ConnectError) or error.__cause__ is None:
         return str(error)

@@ -16,11 +16,11 @@ __all__ = ["HTTPXUpstream"]
 
 
 class HTTPXUpstream:
-    """Carries requests by an `httpx.AsyncBaseTransport`; see `interface.Upstream`.
+    """An upstream that sends requests by an `httpx.AsyncBaseTransport`; see `interface`.
 
     Args:
-        transport: closed by `aclose`, behind the answers that are still on their way.
-        connections: counts its connections by state; default: the answers on their way.
+        transport: closed by `aclose`, after the responses in progress.
+        connections: counts its connections by state; default: the responses in progress.
     """
 
     def __init__(

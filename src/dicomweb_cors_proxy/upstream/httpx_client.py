@@ -93,7 +93,7 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
 
 
 def _announces_what_it_lacks(request: httpx.Request, response: httpx.Response) -> bool:
-    """Whether an answer of HTTP/1.1 has the framing of a body, and none (RFC 9112 §6.3)."""
+    """Return whether an HTTP/1.1 response announces a body and has none (RFC 9112 §6.3)."""
     if response.extensions["http_version"] == b"HTTP/2":
         return False
     if request.method != "HEAD" and response.status_code not in (204, 304):
@@ -103,11 +103,11 @@ def _announces_what_it_lacks(request: httpx.Request, response: httpx.Response) -
 
 
 class _Attempt:
-    """What the network has seen of a request so far."""
+    """The progress of a request on the network."""
 
     begun = False  # a connection is opened for it, or has taken its first byte
     reused = False  # that connection had served another request before
-    heard = False  # a byte of the answer has come
+    heard = False  # a byte of the response has come
 
     def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
         self.pool = pool
@@ -117,7 +117,7 @@ _current: ContextVar[_Attempt] = ContextVar("current")
 
 
 class _Backend(httpcore.AnyIOBackend):
-    """Connections that report to the exchange on whose behalf they are used."""
+    """Connections that report to the exchange that uses them."""
 
     async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:  # noqa: ANN401
         _current.get().begun = True
@@ -166,7 +166,7 @@ class _Stream(httpcore.AsyncNetworkStream):
 
 
 def _has_surplus(pool: httpcore.AsyncConnectionPool, stream: _Stream) -> bool:
-    """Whether bytes came after the last answer, which httpcore would take for the next one."""
+    """Return whether bytes follow the last response; httpcore would read them as the next."""
     for connection in pool.connections:
         http11 = getattr(connection, "_connection", None)
         if getattr(http11, "_network_stream", None) is stream:

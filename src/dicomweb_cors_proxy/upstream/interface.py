@@ -25,7 +25,7 @@ class Upstream(Protocol):
 
 
 class UpstreamResponse(Protocol):
-    """An answer whose head is here; see `native.Response`."""
+    """A response whose head has arrived; see `native.Response`."""
 
     @property
     def status(self) -> int: ...
@@ -49,7 +49,7 @@ class ResolveTimedOut(httpx.ConnectTimeout):
 
 
 class Endpoint(NamedTuple):
-    """What connections are shared by (RFC 6454 §4)."""
+    """The scheme, host and port that connections are shared by (RFC 6454 §4)."""
 
     scheme: str
     host: str
@@ -72,7 +72,7 @@ class Timeouts(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the archive is sent, byte for byte.
+    """A request to the archive, byte for byte.
 
     Attributes:
         headers: all lines, Host and the body's framing (RFC 9112 §6) included.

@@ -2,12 +2,12 @@
 
 A viewer asks for hundreds of frames at once and cancels half of them. httpx's own transport keeps
 the pool slots of cancelled requests for ever (encode/httpcore #1093) and is half-duplex, so an
-archive's early 413 is lost. This one is an `asyncio.Protocol` around httptools: cancellation at
-any point closes the connection and gives its slot back, uploads and answers run side by side, and
-back-pressure is the transport paused, with no queue in between.
+archive's early 413 is lost. This engine is an `asyncio.Protocol` around httptools. Cancellation
+at any point closes the connection and frees its slot. Uploads and responses run side by side, and
+back-pressure pauses the transport, with no queue in between.
 
-What it does not do: HTTP/2, proxies, redirects, cookies, content decoding, 101 upgrades. The
-figures behind it, and how to do without it, are in docs/engine.md.
+The engine does not support HTTP/2, proxies, redirects, cookies, content decoding or 101 upgrades.
+Figures, and how to switch it off, are in docs/engine.md.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ REPEATABLE_METHODS = frozenset(method.encode("ascii") for method in SAFE_METHODS
 
 
 class Response:
-    """An answer whose head is here. Close it, and its connection serves the next request.
+    """A response whose head has arrived. Its connection serves another request once it is closed.
 
     Attributes:
-        complete: whether what was read is all of the body.
-        arrived: whether all of the body is here, so that one `read` brings all that is left of it.
+        complete: whether all of the body was read.
+        arrived: whether all of the body has arrived, so that one `read` returns the rest.
     """
 
     __slots__ = ("_connection", "_pool", "head", "headers", "status")
@@ -66,7 +66,7 @@ class Response:
             httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.RemoteProtocolError
         """
         if self._connection is None:
-            raise httpx.StreamClosed  # what comes now is the answer to another request
+            raise httpx.StreamClosed  # the bytes from now on belong to another response
         return await self._connection.read()
 
     async def aclose(self) -> None:
@@ -91,12 +91,12 @@ class ResponseStream(httpx.AsyncByteStream):
 
 
 class NativeTransport(httpx.AsyncBaseTransport):
-    """Sends requests byte for byte as they are given.
+    """A transport that sends requests byte for byte as they are given.
 
     Args:
         max_connections: per origin, those in use and those kept open together.
         ssl_context: for https origins; default: the system's certificate authorities.
-        max_head_bytes: of an answer's head.
+        max_head_bytes: of a response's head.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class NativeTransport(httpx.AsyncBaseTransport):
     async def send(
         self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
     ) -> Response:
-        """Send a request; return when the answer's head is here, be all of `body` sent or not.
+        """Send a request; return once the response's head has arrived, even before `body` is sent.
 
         Raises:
             httpx.PoolTimeout, httpx.ConnectTimeout, httpx.ConnectError: before anything was sent.
             httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.RemoteProtocolError:
-                after. A safe method without a body was then tried a second time, on a new
-                connection, if a kept-alive one closed before the first byte of an answer.
+                after. If a kept-alive connection closed before the first byte of a response,
+                a safe method without a body was sent again on a new one.
             httpx.LocalProtocolError: `body` is not as long as the request says.
         """
         origin, method, target, headers, length = request

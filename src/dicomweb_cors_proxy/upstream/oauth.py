@@ -74,7 +74,7 @@ class OAuthUpstream:
     async def send(
         self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
     ) -> UpstreamResponse:
-        """Raises what the upstream does, and `UpstreamProblem` 502 if there is no token."""
+        """Send a request with a token. Raise as the upstream does, and a 502 without a token."""
         token = await self._tokens.get()
         response = await self._upstream.send(_authorized(request, token), body, timeouts)
         if response.status != 401:
@@ -101,7 +101,7 @@ def _authorized(request: Request, token: bytes) -> Request:
 
 
 class Token(NamedTuple):
-    """`renewal` and `end` are readings of the clock; infinite if nobody has said."""
+    """An access token. `renewal` and `end` are clock readings; infinite without a lifetime."""
 
     value: bytes
     renewal: float
@@ -110,7 +110,7 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """Who the proxy is to the token endpoint at `url`; no `scope`: whatever that thinks."""
+    """The proxy's credentials for the token endpoint at `url`; without `scope`, its default."""
 
     url: str
     id: str
@@ -153,7 +153,7 @@ class TokenCache:
         self._in_body = False
 
     async def get(self) -> bytes:
-        """The token. Raises `UpstreamProblem` 502, which says why there is none."""
+        """Return the token. Raise `UpstreamProblem` 502, which says why there is none."""
         token = self._token
         if token is not None:
             now = self._clock()
@@ -185,7 +185,7 @@ class TokenCache:
         return None if other == value else other
 
     async def _next(self) -> bytes:
-        """The token that is being fetched. Raises `UpstreamProblem` 502 if that fails."""
+        """Return the token that is being fetched. Raise `UpstreamProblem` 502 if that fails."""
         # A request that is cancelled must not take the token from the others.
         outcome = await asyncio.shield(self._fetching or self._fetch())
         if isinstance(outcome, str):
@@ -197,7 +197,7 @@ class TokenCache:
         return self._fetching
 
     async def _fetched(self) -> Token | str:
-        """A new token, which is then in use, or what is in its way."""
+        """Fetch a token and use it from now on. Return it, or the reason why there is none."""
         try:
             outcome = await self._ask()
         finally:
@@ -267,7 +267,7 @@ class TokenCache:
 
 
 class _Answer(NamedTuple):
-    """Of the token endpoint: its status, and the members of its JSON object."""
+    """A response of the token endpoint: its status, and the members of its JSON object."""
 
     status: int
     members: Mapping[str, object]
@@ -283,7 +283,7 @@ class _Answer(NamedTuple):
         return self.status in (400, 401) and self.error in ("", "invalid_client", "invalid_request")
 
     def token(self, asked: float) -> Token | str:
-        """The token (RFC 6749 §5.1), or what there is in its place; `asked`: reading of a clock."""
+        """Return the token (RFC 6749 §5.1), or a reason; `asked` is a clock reading."""
         if self.status != 200:
             return self._refusal()
         value, kind = self.members.get("access_token"), self.members.get("token_type")
@@ -321,7 +321,7 @@ def _members(body: bytes) -> Mapping[str, object]:
 
 
 def _seconds(life: object) -> float:
-    """The life of a token: a number, from some servers its digits; infinite if it is neither."""
+    """Return the lifetime of a token in seconds, from a number or digits; otherwise infinity."""
     if isinstance(life, str) and re.fullmatch("[0-9]{1,9}", life):
         return float(life)
     if isinstance(life, bool) or not isinstance(life, (int, float)):
@@ -330,7 +330,7 @@ def _seconds(life: object) -> float:
 
 
 def _failure(error: httpx.HTTPError) -> str:
-    """Say why there is no answer of the token endpoint's."""
+    """Describe why the token endpoint sent no response."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
         return (

@@ -58,7 +58,7 @@ class Pool:
         return len(self._waiters)
 
     async def acquire(self, timeouts: Timeouts, *, fresh: bool) -> Connection:
-        """A connection for one exchange, `fresh` for one that has served none.
+        """Return a connection for one exchange; with `fresh`, one that has served none.
 
         Raises:
             httpx.PoolTimeout, httpx.ConnectTimeout, httpx.ConnectError
@@ -196,7 +196,7 @@ class Pool:
 
 
 async def _to_its_end(opening: asyncio.Task[Connection]) -> Connection:
-    """Let a TLS handshake that nobody waits for any more end, and close its connection.
+    """Finish a TLS handshake whose request was cancelled, and close its connection.
 
     uvloop keeps for a minute what a cancelled TLS handshake held, and may log a traceback.
     """

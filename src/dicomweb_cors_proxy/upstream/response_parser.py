@@ -13,8 +13,8 @@ from dicomweb_cors_proxy.upstream.interface import ResponseHead
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.http.messages import Header
 
-# Bytes of an answer held for a reader that is behind, before the archive is made to wait. One
-# read of the event loop (256 KiB under uvloop) may come on top.
+# Bytes of a response to buffer for a slow client before reading from the archive is paused. One
+# read of the event loop (256 KiB under uvloop) may be added.
 READ_HIGH_WATER = 64 * 1024
 
 # Shorter pieces of a body are joined as they come: each bytes object has an overhead of 33 bytes.
@@ -27,10 +27,10 @@ MAX_INTERIM_RESPONSES = 16
 
 
 class ResponseParser:
-    """The answer to one request, out of its bytes. Does no I/O.
+    """A parser for the response to one request, without I/O.
 
-    Framing (RFC 9112 §6.3) is read strictly: whoever guesses where one answer ends may hand out
-    its rest as the next. Bytes after the end are dropped, and end the use of the connection.
+    Framing (RFC 9112 §6.3) is strict: a wrong guess of the end would pass the rest as the next
+    response. Bytes after the end are dropped, and the connection is not used again.
     """
 
     def __init__(self, method: bytes, max_head_bytes: int) -> None:
@@ -50,16 +50,16 @@ class ResponseParser:
         self._undecoded = b""
         self._decoded_to = 0  # position in `_undecoded`
         self._body: list[bytes | bytearray] = []
-        self.buffered = 0  # bytes of the body that nobody has taken yet
+        self.buffered = 0  # bytes of the body that `take` has not returned yet
         self.head: ResponseHead | None = None
         self.complete = False
         self.persistent = False  # may another request follow on the connection?
 
     def feed(self, data: bytes) -> None:
-        """Take what the archive sent. A part of a chunked body may be left to `decode`.
+        """Parse what the archive sent. A part of a chunked body may be left to `decode`.
 
         Raises:
-            httpx.RemoteProtocolError: it is not an answer to the request.
+            httpx.RemoteProtocolError: it is not a response to the request.
         """
         at = 0
         if self._parser is not None:
@@ -87,7 +87,7 @@ class ResponseParser:
 
     @property
     def has_undecoded(self) -> bool:
-        """Whether `decode` has something to do."""
+        """Return whether `decode` has something to do."""
         return self._undecoded != b""
 
     def decode(self) -> None:
@@ -116,10 +116,10 @@ class ResponseParser:
             self._decoded_to = 0
 
     def feed_eof(self, *, cut: bool) -> None:
-        """The archive will send nothing more; `cut` if only because its connection broke.
+        """Note that the archive will send nothing more; with `cut`, because its connection broke.
 
         Raises:
-            httpx.RemoteProtocolError: the answer is not complete.
+            httpx.RemoteProtocolError: the response is not complete.
         """
         while self.has_undecoded:
             self.decode()
@@ -133,7 +133,7 @@ class ResponseParser:
         self.complete = True
 
     def take(self) -> bytes:
-        """All of the body that is here and was not taken before."""
+        """Return all of the body that has arrived and was not taken before."""
         body = self._body
         data = bytes(body[0]) if len(body) == 1 else b"".join(body)
         body.clear()
