@@ -93,7 +93,7 @@ class UpstreamAuth(_Group):
 
     type: Literal["none", "basic", "bearer", "oauth2_client_credentials"] = Field(
         "none",
-        description="How the proxy logs in: none, basic, bearer or oauth2_client_credentials.",
+        description="Login of the proxy: none, basic, bearer or oauth2_client_credentials.",
     )
     username: UserName | None = Field(None, description="User name for basic.")
     password: Password | None = Field(
@@ -103,16 +103,14 @@ class UpstreamAuth(_Group):
         None, description="Token for bearer; best kept in a secret file."
     )
     token_url: TokenURL | None = Field(
-        None, description="Where oauth2_client_credentials gets its access tokens."
+        None, description="URL at which oauth2_client_credentials requests access tokens."
     )
-    client_id: ClientID | None = Field(
-        None, description="Who the proxy is to the server of token_url."
-    )
+    client_id: ClientID | None = Field(None, description="OAuth client ID of the proxy.")
     client_secret: Password | None = Field(
         None, description="Secret of client_id; best kept in a secret file."
     )
     scope: Scope | None = Field(
-        None, description="What the tokens are to be good for, if the server wants to be told."
+        None, description="OAuth scope to request, if the server requires one."
     )
 
     def problems(self) -> Iterator[SettingIssue]:
@@ -178,11 +176,9 @@ class UpstreamSettings(_Group):
     )
     transport: Literal["native", "httpx"] = Field(
         "native",
-        description="What sends requests: our own engine (native), or httpx, also with HTTP/2.",
+        description="HTTP client for the archive: native, or httpx, also with HTTP/2.",
     )
-    verify_tls: bool = Field(
-        default=True, description="Whether the archive's certificate has to be valid."
-    )
+    verify_tls: bool = Field(default=True, description="Verify the archive's certificate.")
     ca_file: CertificateFile | None = Field(
         None, description="Authorities that vouch for the archive, PEM; unset: the system's."
     )
@@ -328,13 +324,13 @@ class CORSSettings(_Group):
         description='Response headers that pages may read, or "*" (not with allow_credentials).',
     )
     max_age: MaxAge = Field(
-        7200, description="Seconds for which browsers may keep a preflight's answer, -1 to 86400."
+        7200, description="Seconds for which browsers may cache a preflight, -1 to 86400."
     )
     allow_credentials: bool = Field(
-        default=False, description="Whether pages may send cookies and HTTP authentication."
+        default=False, description="Allow pages to send cookies and HTTP authentication."
     )
     dangerously_allow_insecure_origins: bool = Field(
-        default=False, description="Whether credentials may come from pages over plain http."
+        default=False, description="Allow credentials from pages over plain http."
     )
     per_origin: tuple[OriginPolicy, ...] = Field(
         (),
@@ -398,7 +394,7 @@ class AccessSettings(_Group):
     """The requests that are forwarded to the archive."""
 
     mode: Literal["read-only", "read-write"] = Field(
-        "read-only", description="Whether the archive can be changed: read-only or read-write."
+        "read-only", description="Access to the archive: read-only or read-write."
     )
     dangerously_allow_writes_from_any_origin: bool = Field(
         default=False,
@@ -422,7 +418,7 @@ class ServerSettings(_Group):
     )
     allowed_hosts: tuple[AllowedHost, ...] = Field(
         (),
-        description="Host values served, with their port; others get 421 (rebinding); empty: any.",
+        description="Accepted Host values, with port; others get 421 (DNS rebinding); empty: any.",
     )
     workers: Workers = Field(
         1, description="Processes that serve; limits such as max_connections hold for each."
@@ -443,23 +439,25 @@ class ServerSettings(_Group):
         (), description="Addresses or networks whose X-Forwarded-* headers are believed."
     )
     max_header_bytes: HeadLimit = Field(
-        65536, description="Bytes that a request's head may have, else 431."
+        65536, description="Maximum size of a request's head in bytes, otherwise 431."
     )
     max_target_bytes: HeadLimit = Field(
-        16384, description="Bytes that a request's path and query may have, else 414."
+        16384, description="Maximum size of path and query in bytes, otherwise 414."
     )
     max_body_bytes: BodyLimit | None = Field(
-        None, description="Bytes that a request's body may have, else 413; unset: no limit."
+        None,
+        description="Maximum size of a request's body in bytes, otherwise 413; unset: no limit.",
     )
-    max_headers: Count = Field(100, description="Header lines that a request may have, else 431.")
+    max_headers: Count = Field(100, description="Maximum number of header lines, otherwise 431.")
     max_concurrent_requests: Count = Field(
-        1000, description="Requests at any one time, 503 beyond; preflights don't count."
+        1000,
+        description="Maximum number of requests at a time, otherwise 503; preflights don't count.",
     )
     instance_name: Token = Field(
         "dicomweb-cors-proxy", description="Name in Via; chained proxies need different ones."
     )
     header_timeout: Seconds = Field(
-        10, description="Seconds for a client to send its request's head, then 408."
+        10, description="Seconds for a client to send a request's head, then 408."
     )
     body_timeout: Seconds = Field(
         60, description="Seconds without a byte of the client's body, then 408."
@@ -469,14 +467,14 @@ class ServerSettings(_Group):
     )
     keepalive_timeout: Seconds = Field(
         75,
-        description="Seconds that idle connections stay open; more than a load balancer's.",
+        description="Seconds to keep idle connections open; set above a load balancer's timeout.",
     )
     drain_delay: NonNegativeSeconds = Field(
         0,
         description="Seconds between /readyz turning 503 after SIGTERM and the listener closing.",
     )
     shutdown_timeout: NonNegativeSeconds = Field(
-        30, description="Seconds that running answers get after SIGTERM."
+        30, description="Seconds for running requests to finish after SIGTERM."
     )
 
     def problems(self) -> Iterator[SettingIssue]:
@@ -490,10 +488,10 @@ class LoggingSettings(_Group):
     """The level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severity that is logged: debug, info, warning or error."
+        "info", description="Lowest level that is logged: debug, info, warning or error."
     )
     format: Literal["console", "json"] = Field(
-        "console", description="How lines look: console for people, json for machines."
+        "console", description="Format of lines: console for people, json for programs."
     )
 
 
@@ -513,15 +511,15 @@ class Settings(BaseSettings):
     access: AccessSettings = AccessSettings()
     rewrite_urls: bool = Field(
         default=True,
-        description="Whether the archive's URLs in answers become the proxy's.",
+        description="Rewrite the archive's URLs in responses to the proxy's.",
     )
     compress: bool = Field(
         default=True,
-        description="Whether JSON and XML go out gzipped where the client accepts it.",
+        description="Compress JSON and XML with gzip where the client accepts it.",
     )
     repair_accept: bool = Field(
         default=True,
-        description="Whether quotes that viewers leave out of Accept are put back for the archive.",
+        description="Restore quotes that viewers leave out of Accept.",
     )
     public_url: PublicURL | None = Field(
         None, description="URL at which browsers reach base_path; pages of its origin may write."
