@@ -56,7 +56,8 @@ class Front:
 
     async def close(self) -> None:
         for wire in self._wires:
-            wire.writer.transport.abort()
+            if not wire.writer.is_closing():  # Python 3.11.2 fails to abort TLS twice
+                wire.writer.transport.abort()
             async with wire:
                 pass
 
