@@ -32,7 +32,7 @@ class LocalReply(Exception):  # noqa: N818  (not every reply is an error)
 
 
 class HTTPProblem(LocalReply):
-    """A problem details answer, RFC 9457.
+    """A problem details reply (RFC 9457).
 
     `detail` is read by a viewer's developer and an operator: it says what to do, names settings,
     and holds nothing of the request but its origin. No cache may keep it: 404, 405 and 414 could
