@@ -25,7 +25,7 @@ from tests.support.servers import free_port
 from bench import archive
 from bench.peers import PEERS, REFERENCE, serving
 from bench.processes import OTHER_CORES, PROXY_CORES, Process, listens, running
-from dicomweb_cors_proxy.config.settings import ServerSettings
+from dicomweb_cors_proxy.config.fields import ServerSettings
 from dicomweb_cors_proxy.operations.memory import settle, tune_allocator
 from dicomweb_cors_proxy.server.listening import bind
 from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig

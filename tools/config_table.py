@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.report import printable
-from dicomweb_cors_proxy.config.settings import SCHEMA
 
 README: Final = Path(__file__).parent.parent / "README.md"
 BEGIN: Final = "<!-- configuration:begin -->\n"

@@ -20,7 +20,8 @@ from dicomweb_cors_proxy.upstream.tls import archive_context, token_context
 if TYPE_CHECKING:
     import httpx
 
-    from dicomweb_cors_proxy.config.settings import Settings, UpstreamAuth, UpstreamSettings
+    from dicomweb_cors_proxy.config.fields import UpstreamAuth, UpstreamSettings
+    from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.upstream.interface import Upstream
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dicomweb_cors_proxy.config.settings import SCHEMA, ServerSettings
+from dicomweb_cors_proxy.config.fields import SCHEMA, ServerSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from compose_spec import PyCompose
 
 from dicomweb_cors_proxy.cli import main
+from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.loading import load
-from dicomweb_cors_proxy.config.settings import SCHEMA, Settings
 from tests.support.guides import (
     GUIDES,
     PAGES,
@@ -40,6 +40,8 @@ from tests.support.servers import LOOPBACK, Reply, free_port, stub
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from dicomweb_cors_proxy.config.settings import Settings
 
 VIEWER = "https://viewer.example"
 # What the guides' secret files hold, by the login that needs it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -13,9 +13,12 @@ import yaml
 from compose_spec import PyCompose
 
 from dicomweb_cors_proxy import __version__
+from dicomweb_cors_proxy.config.fields import ServerSettings
 from dicomweb_cors_proxy.config.loading import load
-from dicomweb_cors_proxy.config.settings import ServerSettings, Settings
 from dicomweb_cors_proxy.server.uvicorn_server import longest_end
+
+if TYPE_CHECKING:
+    from dicomweb_cors_proxy.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

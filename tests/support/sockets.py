@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import httpx
     from starlette.types import ASGIApp
 
-    from dicomweb_cors_proxy.config.settings import ServerSettings
+    from dicomweb_cors_proxy.config.fields import ServerSettings
 
 ORIGIN = b"https://viewer.example"
 

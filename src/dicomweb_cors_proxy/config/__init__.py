@@ -1,4 +1,5 @@
 """The settings: their names, kinds, sources, and the problems with them.
 
-Read settings first, then loading and sources; kinds and pem_files check single values.
+Read fields and settings first, then loading and sources. The modules kinds and pem_files check
+single values, validation checks them together, and report yields warnings.
 """

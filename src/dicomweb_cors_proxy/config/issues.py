@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["ConfigurationError", "SettingIssue", "redacted"]
+__all__ = ["ConfigurationError", "SettingIssue", "independent", "redacted"]
 
 _SHOWN_CHARACTERS: Final = 100
 _SHOWN_NUMBERS: Final = 10**15
@@ -70,3 +70,21 @@ class SettingIssue:
     def __str__(self) -> str:
         sentence = f"{self.subject}: {self.reason}{f' ({self.source})' if self.source else ''}"
         return "".join(c if c.isprintable() else repr(c)[1:-1] for c in sentence)
+
+
+def independent(
+    problems: Iterable[SettingIssue], *, of: Sequence[SettingIssue]
+) -> list[SettingIssue]:
+    """Keep the problems that are not mere consequences of others."""
+    reported = {problem.subject for problem in of}
+    return [
+        problem
+        for problem in problems
+        if not any(
+            one == other
+            or one.startswith((f"{other}.", f"{other}["))
+            or other.startswith(f"{one}[")
+            for one in (problem.subject, *problem.because_of)
+            for other in reported
+        )
+    ]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_settings import InitSettingsSource
 
-from dicomweb_cors_proxy.config.issues import ConfigurationError
-from dicomweb_cors_proxy.config.settings import SCHEMA, Settings
+from dicomweb_cors_proxy.config.fields import SCHEMA
+from dicomweb_cors_proxy.config.issues import ConfigurationError, independent
+from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.config.sources import (
     SourceValues,
     config_variable,
@@ -20,7 +21,6 @@ from dicomweb_cors_proxy.config.sources import (
     read_flags,
     read_secret_files,
 )
-from dicomweb_cors_proxy.config.validation import independent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,13 +1,25 @@
-"""The settings in force, printed as YAML with secrets masked."""
+"""Report on valid settings: the values in force, secrets masked, and likely mistakes."""
 
 from __future__ import annotations
 
 import json
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-__all__ = ["Effective", "printable"]
+from dicomweb_cors_proxy.config.cors_policies import any_origin_keys, policy_warnings
+from dicomweb_cors_proxy.config.issues import SettingIssue, redacted
+from dicomweb_cors_proxy.config.kinds import is_eavesdrop_safe
+from dicomweb_cors_proxy.config.pem_files import validity_fault
+from dicomweb_cors_proxy.http.hosts import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dicomweb_cors_proxy.config.fields import SettingFields, UpstreamSettings
+
+__all__ = ["Effective", "effective", "printable", "warnings"]
 
 _MASK: Final = "********"
 
@@ -33,3 +45,92 @@ def printable(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(printable, value))}]"
     return str(value)
+
+
+def effective(settings: SettingFields, sources: Mapping[str, str]) -> list[Effective]:
+    """Return all settings as they are in force; `sources` has the source of each key."""
+    return [
+        Effective(key, printable(settings.value(key)[0]), source) for key, source in sources.items()
+    ]
+
+
+def warnings(settings: SettingFields) -> Iterator[SettingIssue]:
+    """Yield warnings about valid settings that are probably mistakes."""
+    upstream, server = settings.upstream, settings.server
+    yield from policy_warnings(settings.cors)
+    yield from _upstream_warnings(upstream)
+    if server.tls_cert_file is not None and (fault := validity_fault(server.tls_cert_file)):
+        yield SettingIssue("server.tls_cert_file", fault)
+    if upstream.auth.type != "none":
+        yield from _exposure_warnings(settings, "upstream.auth")
+    elif upstream.uses_tls and upstream.client_cert_file is not None:
+        yield from _exposure_warnings(settings, "upstream.client_cert_file")
+    access = settings.access
+    if access.mode == "read-write" and next(any_origin_keys(settings.cors), None) is not None:
+        reason = (
+            "is true, so any web page that a user opens can change the archive; list the "
+            "origins of your viewers"
+        )
+        yield SettingIssue("access.dangerously_allow_writes_from_any_origin", reason)
+    if "/**" in access.extra_paths:
+        reason = "'/**' opens every path of the archive, of its administration too; list those"
+        yield SettingIssue("access.extra_paths", f"{reason} that are meant")
+    for network in server.trusted_proxies:
+        if network.endswith("/0"):
+            reason = f"{redacted(network)} believes every client's X-Forwarded-*; list the proxies"
+            yield SettingIssue("server.trusted_proxies", reason)
+
+
+def _upstream_warnings(upstream: UpstreamSettings) -> Iterator[SettingIssue]:
+    for name in ("url", "qido_url", "wado_url", "stow_url", "ups_url"):
+        url = getattr(upstream, name)
+        if url is not None and not urlsplit(url).path.strip("/"):
+            reason = (
+                f"{redacted(url)} has no path, but most archives serve DICOMweb below one, and "
+                "answer 404 elsewhere: Orthanc below /dicom-web, dcm4chee below "
+                "/dcm4chee-arc/aets/{AET}/rs"
+            )
+            yield SettingIssue(f"upstream.{name}", reason)
+    if upstream.uses_tls and not upstream.verify_tls:
+        reason = (
+            "is false: whoever is between proxy and archive can read and change everything; "
+            "set upstream.ca_file to trust the archive's own certificate"
+        )
+        yield SettingIssue("upstream.verify_tls", reason)
+    if upstream.client_cert_file is not None and (
+        fault := validity_fault(upstream.client_cert_file)
+    ):
+        yield SettingIssue("upstream.client_cert_file", fault)
+
+
+def _exposure_warnings(settings: SettingFields, credentials: str) -> Iterator[SettingIssue]:
+    """Yield warnings about who can reach the archive with the proxy's own credentials.
+
+    `credentials` is the key that sets them.
+    """
+    server, token_url = settings.server, settings.upstream.auth.token_url
+    if not server.allowed_hosts:
+        reason = (
+            "is empty, so a page can rebind its host name to this proxy and read all that "
+            f"{credentials} opens; list the hosts by which clients reach the proxy"
+        )
+        yield SettingIssue("server.allowed_hosts", reason)
+    if server.tls_cert_file is None and not is_loopback(server.host):
+        reason = (
+            f"{redacted(server.host)} is reached from other machines, over plain http, and the "
+            "proxy logs in for whoever comes; set server.tls_cert_file, or listen on "
+            "127.0.0.1 behind a server with TLS"
+        )
+        yield SettingIssue("server.host", reason)
+    for key in any_origin_keys(settings.cors):
+        reason = (
+            f"'*' lets any page that a user opens read all that {credentials} opens; list "
+            "the origins of your viewers"
+        )
+        yield SettingIssue(key, reason)
+    if token_url is not None and not is_eavesdrop_safe(token_url):
+        reason = (
+            "is plain http: whoever is between proxy and server reads the client's secret; "
+            "use https"
+        )
+        yield SettingIssue("upstream.auth.token_url", reason)

@@ -6,10 +6,12 @@ import json
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeGuard, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = [
     "POLICIES_EXAMPLE",
@@ -18,6 +20,8 @@ __all__ = [
     "Setting",
     "key_of_name",
     "read_list",
+    "settings_of",
+    "types_in",
     "variable_of_key",
 ]
 
@@ -98,3 +102,33 @@ def read_list(text: str) -> object:
     if _JSON_LIST.match(text):
         return json.loads(text)
     return [item for item in map(str.strip, text.split(",")) if item]
+
+
+def settings_of(group: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
+    """Yield the settings that are fields of a group, and of the groups in it."""
+    for name, field in group.model_fields.items():
+        key = f"{prefix}{name}"
+        kind = field.annotation
+        if _is_group(kind):
+            yield from settings_of(kind, f"{key}.")
+            continue
+        types = set(types_in(kind))
+        is_list = get_origin(kind) is tuple
+        yield Setting(
+            key=key,
+            description=field.description or "",
+            default=field.default,
+            form="json" if any(map(_is_group, types)) else "list" if is_list else "text",
+            is_secret=SecretStr in types,
+        )
+
+
+def _is_group(kind: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def types_in(annotation: object) -> Iterator[object]:
+    """Yield an annotation, and the types that it is made of."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from types_in(argument)

@@ -1,97 +1,105 @@
-"""Translate pydantic's errors into our sentences, and drop those that follow from others."""
+"""Check the settings together: combinations that cannot be used."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
+from dicomweb_cors_proxy.config.cors_policies import any_origin_keys, policy_problems
+from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.issues import SettingIssue, redacted
-from dicomweb_cors_proxy.config.schema import POLICIES_EXAMPLE, Schema
+from dicomweb_cors_proxy.config.pem_files import key_fault
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Iterator
+    from pathlib import Path
 
-    from pydantic_core import ErrorDetails
+    from dicomweb_cors_proxy.config.fields import SettingFields, UpstreamAuth, UpstreamSettings
 
-__all__ = ["droppable", "independent", "issue_of", "without"]
-
-_EXPECTED: Final = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "path_type": "a path",
-    "tuple_type": "a list",
-    "model_type": "a mapping with the keys of a policy",
-}
-
-_Location = tuple[int | str, ...]
+__all__ = ["problems"]
 
 
-def issue_of(error: ErrorDetails, schema: Schema, policy_schema: Schema) -> SettingIssue:
-    """Say in our words what pydantic says of a value."""
-    location, kind, value = error["loc"], error["type"], error["input"]
-    subject = "".join(f"[{x}]" if isinstance(x, int) else f".{x}" for x in location)[1:]
-    if kind == "value_error":
-        return SettingIssue(subject, str(error["ctx"]["error"]))
-    if kind in ("extra_forbidden", "invalid_key"):
-        is_in_entry = location[:2] == ("cors", "per_origin")
-        if is_in_entry:
-            return SettingIssue(subject, policy_schema.explain_unknown(str(location[-1])))
-        return SettingIssue(subject, schema.explain_unknown(subject))
-    if subject in schema.groups:
-        return SettingIssue(subject, schema.explain_unknown(subject))
-    expected = error["ctx"]["expected"] if kind == "literal_error" else _EXPECTED.get(kind, "text")
-    setting = schema.settings.get(subject)
-    reason = f"{'this' if setting and setting.is_secret else redacted(value)} is not {expected}"
-    if value is None:
-        reason += "; leave the key out for its default"
-    elif expected == "text" and isinstance(value, (bool, int, float)):
-        reason += "; put it in quotes"
-    elif subject == "cors.per_origin":
-        reason += f"; write {POLICIES_EXAMPLE}"
-    return SettingIssue(subject, reason)
+def problems(settings: SettingFields) -> Iterator[SettingIssue]:
+    """Yield the problems with settings that are valid on their own."""
+    upstream, server = settings.upstream, settings.server
+    if upstream.url is None:
+        yield from _missing_urls(upstream)
+    yield from _pair_problems(
+        "upstream.client_cert_file",
+        upstream.client_cert_file,
+        "upstream.client_key_file",
+        upstream.client_key_file,
+    )
+    yield from _auth_problems(upstream.auth)
+    yield from policy_problems(settings.cors)
+    yield from _foreign_writes(settings)
+    yield from _pair_problems(
+        "server.tls_cert_file", server.tls_cert_file, "server.tls_key_file", server.tls_key_file
+    )
 
 
-def independent(
-    problems: Iterable[SettingIssue], *, of: Sequence[SettingIssue]
-) -> list[SettingIssue]:
-    """Keep the problems that are not mere consequences of others."""
-    reported = {problem.subject for problem in of}
-    return [
-        problem
-        for problem in problems
-        if not any(
-            one == other
-            or one.startswith((f"{other}.", f"{other}["))
-            or other.startswith(f"{one}[")
-            for one in (problem.subject, *problem.because_of)
-            for other in reported
-        )
+def _missing_urls(upstream: UpstreamSettings) -> Iterator[SettingIssue]:
+    keys = ("upstream.qido_url", "upstream.wado_url")
+    missing = [
+        key
+        for key, url in zip(keys, (upstream.qido_url, upstream.wado_url), strict=True)
+        if not url
     ]
+    if len(missing) == 1:
+        reason = "is missing; without upstream.url, this one has to be set too"
+        yield SettingIssue(missing[0], reason, because_of=("upstream.url",))
+    elif missing:
+        reason = (
+            "is missing; set the root of the archive's DICOMweb services, "
+            "such as http://orthanc:8042/dicom-web"
+        )
+        yield SettingIssue("upstream.url", reason, because_of=keys)
 
 
-def droppable(location: _Location) -> _Location:
-    """Return what to leave out for a value: the whole list for an item, unless it is a mapping."""
-    *parent, last = location
-    return location if isinstance(last, str) or parent[-1] == "per_origin" else tuple(parent)
+def _pair_problems(
+    cert_key: str, certificate: Path | None, key_key: str, key: Path | None
+) -> Iterator[SettingIssue]:
+    """Check a certificate and its private key; `cert_key` and `key_key` are their settings."""
+    if certificate is not None and key is not None:
+        if fault := key_fault(certificate, key):
+            yield SettingIssue(key_key, f"{redacted(key)} {fault}", because_of=(cert_key,))
+    elif certificate is not key:
+        missing, present = (cert_key, key_key) if certificate is None else (key_key, cert_key)
+        reason = f"is missing; {present} needs it"
+        yield SettingIssue(missing, reason, because_of=(present,))
 
 
-def without(value: Any, locations: Collection[_Location]) -> Any:  # noqa: ANN401
-    """Copy mappings and lists without what stands at `locations`; list items become empty.
+def _auth_problems(auth: UpstreamAuth) -> Iterator[SettingIssue]:
+    """Yield the fields that are missing, and those that belong to another type."""
+    because_of = ("upstream.auth.type",)
+    oauth = "oauth2_client_credentials"
+    owners = {
+        "username": "basic",
+        "password": "basic",
+        "token": "bearer",
+        **dict.fromkeys(("token_url", "client_id", "client_secret", "scope"), oauth),
+    }
+    for name, owner in owners.items():
+        subject = f"upstream.auth.{name}"
+        is_set = getattr(auth, name) is not None
+        if auth.type == owner and not is_set and name != "scope":
+            reason = f"is missing; upstream.auth.type: {owner} needs it"
+            if SCHEMA.settings[subject].is_secret:
+                reason += f", best in a secret file upstream__auth__{name}"
+            yield SettingIssue(subject, reason, because_of=because_of)
+        if auth.type != owner and is_set:
+            reason = f"is not for upstream.auth.type: {auth.type}; leave it out, or set {owner}"
+            yield SettingIssue(subject, reason, because_of=because_of)
 
-    A name that is no text is never right, and pydantic doesn't locate it as it is.
-    """
-    if isinstance(value, dict):
-        return {
-            name: without(each, _below(name, locations))
-            for name, each in value.items()
-            if isinstance(name, str) and (name,) not in locations
-        }
-    if isinstance(value, (list, tuple)):
-        return [
-            {} if (index,) in locations else without(each, _below(index, locations))
-            for index, each in enumerate(value)
-        ]
-    return value
 
-
-def _below(name: int | str, locations: Collection[_Location]) -> Collection[_Location]:
-    return {location[1:] for location in locations if location[0] == name}
+def _foreign_writes(settings: SettingFields) -> Iterator[SettingIssue]:
+    """Yield the policies that let any web page that a user opens change the archive."""
+    access = settings.access
+    if access.mode != "read-write" or access.dangerously_allow_writes_from_any_origin:
+        return
+    switch = "access.dangerously_allow_writes_from_any_origin"
+    for key in any_origin_keys(settings.cors):
+        reason = (
+            "'*' lets any web page that a user opens write to the archive with access.mode: "
+            f"read-write; list the origins of your viewers, or set {switch}: true"
+        )
+        yield SettingIssue(key, reason, because_of=("access.mode", switch))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from dicomweb_cors_proxy.config.pem_files import pair_fault
 
 if TYPE_CHECKING:
-    from dicomweb_cors_proxy.config.settings import ServerSettings
+    from dicomweb_cors_proxy.config.fields import ServerSettings
 
 __all__ = ["POLL_INTERVAL", "Certificates"]
 

@@ -6,8 +6,8 @@ import logging
 from functools import reduce
 from typing import TYPE_CHECKING, Final
 
+from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.issues import ConfigurationError
-from dicomweb_cors_proxy.config.settings import SCHEMA
 from dicomweb_cors_proxy.observability.records import traceback_summary
 
 if TYPE_CHECKING:

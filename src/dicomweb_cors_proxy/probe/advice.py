@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urlsplit
 
-from dicomweb_cors_proxy.config.settings import CORSSettings
+from dicomweb_cors_proxy.config.fields import CORSSettings
 from dicomweb_cors_proxy.cors.origins import OriginPattern
 from dicomweb_cors_proxy.probe.fetch import Rule
 from dicomweb_cors_proxy.probe.page import Stage

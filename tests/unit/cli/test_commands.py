@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from dicomweb_cors_proxy import __version__
 from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.config.settings import SCHEMA
+from dicomweb_cors_proxy.config.fields import SCHEMA
 from tests.support import servers
 from tests.support.processes import Child
 from tests.support.proxy import Proxy, fronting, serving

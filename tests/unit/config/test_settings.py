@@ -23,9 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.loading import load
-from dicomweb_cors_proxy.config.settings import SCHEMA, Settings
+from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.dicomweb.resources import Service
 from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 
