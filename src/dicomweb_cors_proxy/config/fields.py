@@ -118,7 +118,7 @@ class UpstreamSettings(_Group):
         None, description="WADO-URI endpoint, served at {base_path}/wado; unset: not served."
     )
     aliases: tuple[ArchiveURL, ...] = Field(
-        (), description="Other base URLs by which the archive names itself in its answers."
+        (), description="Other base URLs by which the archive names itself in its responses."
     )
     connect_timeout: Seconds = Field(
         5, description="Seconds to wait for a connection to the archive, then 504."
@@ -131,7 +131,7 @@ class UpstreamSettings(_Group):
         10, description="Seconds to wait for a free connection, then 503."
     )
     max_connections: Count = Field(
-        100, description="Connections to each host of the archive at any one time."
+        100, description="Maximum number of connections to each host of the archive."
     )
     transport: Literal["native", "httpx"] = Field(
         "native",
@@ -139,13 +139,14 @@ class UpstreamSettings(_Group):
     )
     verify_tls: bool = Field(default=True, description="Verify the archive's certificate.")
     ca_file: CertificateFile | None = Field(
-        None, description="Authorities that vouch for the archive, PEM; unset: the system's."
+        None,
+        description="Path of the CAs to trust for the archive, PEM; unset: the system's.",
     )
     client_cert_file: CertificateFile | None = Field(
-        None, description="Certificate that the proxy shows to the archive (mutual TLS), PEM."
+        None, description="Path of the proxy's certificate for the archive (mutual TLS), PEM."
     )
     client_key_file: KeyFile | None = Field(
-        None, description="Private key of client_cert_file, PEM, without a passphrase."
+        None, description="Path of the private key of client_cert_file, PEM, without a passphrase."
     )
     auth: UpstreamAuth = UpstreamAuth()
 
@@ -268,7 +269,8 @@ class ServerSettings(_Group):
         description="Accepted Host values, with port; others get 421 (DNS rebinding); empty: any.",
     )
     workers: Workers = Field(
-        1, description="Processes that serve; limits such as max_connections hold for each."
+        1,
+        description="Number of processes that serve; limits such as max_connections hold for each.",
     )
     max_connections: Count = Field(
         2000,
@@ -277,13 +279,13 @@ class ServerSettings(_Group):
     )
     tls_cert_file: CertificateFile | None = Field(
         None,
-        description="Certificate chain that the proxy shows to clients, PEM; unset: plain http.",
+        description="Path of the certificate chain for clients, PEM; unset: plain http.",
     )
     tls_key_file: KeyFile | None = Field(
-        None, description="Private key of tls_cert_file, PEM, without a passphrase."
+        None, description="Path of the private key of tls_cert_file, PEM, without a passphrase."
     )
     trusted_proxies: tuple[PeerNetwork, ...] = Field(
-        (), description="Addresses or networks whose X-Forwarded-* headers are believed."
+        (), description="Addresses or networks whose X-Forwarded-* headers are trusted."
     )
     max_header_bytes: HeadLimit = Field(
         65536, description="Maximum size of a request's head in bytes, otherwise 431."
@@ -301,16 +303,18 @@ class ServerSettings(_Group):
         description="Maximum number of requests at a time, otherwise 503; preflights don't count.",
     )
     instance_name: Token = Field(
-        "dicomweb-cors-proxy", description="Name in Via; chained proxies need different ones."
+        "dicomweb-cors-proxy",
+        description="Name of the proxy in Via; chained proxies need different names.",
     )
     header_timeout: Seconds = Field(
         10, description="Seconds for a client to send a request's head, then 408."
     )
     body_timeout: Seconds = Field(
-        60, description="Seconds without a byte of the client's body, then 408."
+        60, description="Seconds to wait for the next byte of a client's body, then 408."
     )
     write_timeout: Seconds = Field(
-        60, description="Seconds without the client taking a byte, then its connection is cut."
+        60,
+        description="Seconds to wait for a client to read a byte, then its connection is closed.",
     )
     keepalive_timeout: Seconds = Field(
         75,
@@ -318,7 +322,7 @@ class ServerSettings(_Group):
     )
     drain_delay: NonNegativeSeconds = Field(
         0,
-        description="Seconds between /readyz turning 503 after SIGTERM and the listener closing.",
+        description="Seconds to keep listening after SIGTERM, while /readyz returns 503.",
     )
     shutdown_timeout: NonNegativeSeconds = Field(
         30, description="Seconds for running requests to finish after SIGTERM."

@@ -54,7 +54,7 @@ class ConfigurationError(Exception):
 class SettingIssue:
     """One thing wrong: what it is about, what is wrong and the remedy, and where it stands.
 
-    It may be but a consequence, if there is a problem with one of the keys `because_of` as well.
+    It may be only a consequence, if there is a problem with one of the keys `because_of` as well.
     """
 
     subject: str

@@ -129,7 +129,7 @@ def _http_url_fault(url: str, credentials: str) -> str | None:
         )
     for mark, name in (("?", "a query"), ("#", "a fragment")):
         if mark in rest:
-            return f"has {name}, which is no part of it; leave it out"
+            return f"has {name}, which does not belong there; leave it out"
     authority, slash, path = rest.partition("/")
     if "@" in authority:
         return f"has user information in it; {credentials}"
@@ -237,7 +237,7 @@ def _listen_address(address: str) -> str:
         if not address.startswith("[") and _is_host(address):
             return address
         raise ValueError(
-            f"{redacted(address)} is no address to listen on; write 127.0.0.1, a host name, "
+            f"{redacted(address)} is not an address to listen on; write 127.0.0.1, a host name, "
             "or 0.0.0.0 or :: for all interfaces (the port is server.port)"
         ) from None
     return address
@@ -309,7 +309,7 @@ def _client_id(name: str) -> str:
 def _scope(scope: str) -> str:
     if not re.fullmatch(r"[!#-\[\]-~]+(?: [!#-\[\]-~]+)*", scope):  # RFC 6749 §3.3
         raise ValueError(
-            f"{redacted(scope)} is not a list of scopes: words of visible ASCII but quotes and "
+            f"{redacted(scope)} is not a list of scopes: words of visible ASCII except quotes and "
             "backslashes, with a single space between them"
         )
     return scope

@@ -59,7 +59,7 @@ def droppable(location: _Location) -> _Location:
 def without(value: Any, locations: Collection[_Location]) -> Any:  # noqa: ANN401
     """Copy mappings and lists without what stands at `locations`; list items become empty.
 
-    A name that is no text is never right, and pydantic doesn't locate it as it is.
+    A name that is not text is never valid, and pydantic does not locate it as it is.
     """
     if isinstance(value, dict):
         return {

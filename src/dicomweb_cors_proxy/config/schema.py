@@ -64,7 +64,7 @@ class Schema:
     def explain_unknown(self, key: str, spell: Callable[[str], str] = str) -> str:
         """Say why no value can stand at `key`; `spell` writes keys as that place has them."""
         if key in self.groups:
-            return f"holds keys of its own, not a value; set {spell(self.groups[key])} or others"
+            return f"is a section, not a value; set {spell(self.groups[key])} or another key in it"
         nearest = self._nearest(key)
         hint = f"did you mean {spell(nearest)}?" if nearest else "the README lists all keys"
         return f"is not known; {hint}"

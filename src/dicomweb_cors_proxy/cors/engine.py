@@ -39,7 +39,7 @@ class CORSEngine:
         self._policies = [(p, f"cors.per_origin[{i}]") for i, p in enumerate(special)]
         self._policies.append((base, "cors"))
         self._own_origin = None if own_origin is None else own_origin.encode()
-        # One answer for all origins: it may be cached as such, and serves requests without one.
+        # The same headers for all origins can be cached, and fit requests without an origin.
         same_for_all = policies[0].any_origin
         vary = () if same_for_all else (b"Origin",)
         headers = policies[0].actual_headers(b"*") if same_for_all else ()

@@ -74,7 +74,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class OriginPattern:
-    """The origins that one entry of `allow_origins` stands for; a plain `*` is no pattern.
+    """The origins that one entry of `allow_origins` stands for; a plain `*` is not a pattern.
 
     | pattern                  | matches                                                       |
     |--------------------------|---------------------------------------------------------------|

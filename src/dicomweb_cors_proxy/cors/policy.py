@@ -53,7 +53,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class PreflightDecision:
-    """All headers of a preflight's answer: 204 if allowed, else 403.
+    """All headers of the response to a preflight: 204 if allowed, otherwise 403.
 
     `reason` says to a viewer's developer which rule refused and which setting to change; of the
     request it repeats no more than a well-formed origin and well-known names.
@@ -84,7 +84,7 @@ class CORSPolicy:
     any_header: bool
     headers: frozenset[bytes]
     credentials: bool
-    # The values of our answers' headers, b"" where one is left out.
+    # The values of our response headers, b"" where one is left out.
     allow_methods: bytes
     allow_headers: bytes
     expose_headers: bytes
@@ -109,7 +109,7 @@ class CORSPolicy:
         | allow_origins  | what `OriginPattern` reads, `*`; one at least                        |
         | allow_methods  | methods in their exact case, `*`; GET, HEAD and POST always pass     |
         | allow_headers  | request headers that pages can set, in any case, `*`                 |
-        | expose_headers | response headers but Set-Cookie, in any case, `*`                    |
+        | expose_headers | response headers except Set-Cookie, in any case, `*`                 |
         | max_age        | seconds up to 86400; browsers don't cache preflights at 0 and -1     |
 
         Without credentials a `*` is sent as it is; it covers Authorization only if that is listed
@@ -160,7 +160,7 @@ class CORSPolicy:
 
     def _warnings(self) -> Iterator[PolicyIssue]:
         if self.any_origin:
-            reason = "lets any page on the web read the answers; list the viewers' origins"
+            reason = "lets any page on the web read the responses; list the viewers' origins"
             yield PolicyIssue("allow_origins", ANY, reason)
         for origin in sorted(map(bytes.decode, self.origins)):
             if origin.partition("://")[0] not in DEFAULT_PORTS.keys() | APP_SCHEMES:
@@ -189,7 +189,7 @@ class CORSPolicy:
         return parsed is not None and any(pattern.matches(parsed) for pattern in self.patterns)
 
     def actual_headers(self, origin: bytes) -> tuple[Header, ...]:
-        """Return the CORS headers of an actual request's answer to an origin that is allowed."""
+        """Return the CORS headers of the response to an actual request of an allowed origin."""
         headers = self._origin_headers(origin)
         if self.expose_headers:
             headers.append((b"access-control-expose-headers", self.expose_headers))
@@ -204,7 +204,7 @@ class CORSPolicy:
         """
         if method not in self.methods:
             if not TOKEN.fullmatch(method):
-                return refused("Access-Control-Request-Method is no method.")
+                return refused("Access-Control-Request-Method is not a method.")
             if not self.any_method:
                 return refused(self._method_refusal(method, setting))
         requested = _requested_headers(names)
@@ -261,7 +261,7 @@ def _list_value(names: Iterable[str]) -> bytes:
 
 
 def _requested_headers(value: bytes) -> list[bytes] | None:
-    """Return the names asked for, once each and in lower case; None if there is no making sense.
+    """Return the names asked for, once each and in lower case; None if the list is malformed.
 
     Browsers write them so, sorted and without space (Fetch, "CORS-unsafe request-header names"),
     but what stands between may split the list over lines, space it or leave empty elements.

@@ -66,12 +66,14 @@ def method_problems(methods: Iterable[str]) -> Iterator[PolicyIssue]:
     """Yield the problems with the names in `allow_methods`."""
     for method in dict.fromkeys(methods):
         if not _is_token(method):
-            yield PolicyIssue("allow_methods", method, "is no method; write a name such as DELETE")
+            yield PolicyIssue(
+                "allow_methods", method, "is not a method; write a name such as DELETE"
+            )
         elif method.upper() in FORBIDDEN_METHODS:
             reason = "is a method that browsers never let a page send; leave it out"
             yield PolicyIssue("allow_methods", method, reason)
         elif method not in KNOWN_METHODS and method.upper() in KNOWN_METHODS:
-            reason = f"is never sent, for methods are case-sensitive; write {method.upper()}"
+            reason = f"is never sent, because methods are case-sensitive; write {method.upper()}"
             yield PolicyIssue("allow_methods", method, reason)
 
 
@@ -80,9 +82,9 @@ def request_header_problems(names: Iterable[str]) -> Iterator[PolicyIssue]:
     for name in dict.fromkeys(names):
         lowered = name.lower()
         if not _is_token(name):
-            reason = "is no header name; write one such as content-type"
+            reason = "is not a header name; write one such as content-type"
         elif lowered in FORBIDDEN_REQUEST_HEADERS or lowered.startswith(FORBIDDEN_REQUEST_PREFIXES):
-            reason = "is a header that browsers let no page set; leave it out"
+            reason = "is a header that browsers do not let pages set; leave it out"
         elif lowered in OWN_RESPONSE_HEADERS:
             reason = "is a response header, and the proxy sends it by itself; leave it out"
         elif lowered in RESPONSE_HEADERS:
@@ -96,11 +98,11 @@ def exposed_header_problems(names: Iterable[str], *, credentials: bool) -> Itera
     """Yield the problems with the names in `expose_headers`."""
     for name in dict.fromkeys(names):
         if not _is_token(name):
-            reason = "is no header name; write one such as content-range"
+            reason = "is not a header name; write one such as content-range"
         elif name.lower() in FORBIDDEN_RESPONSE_HEADERS:
             reason = "is a header that browsers never show to a page; leave it out"
         elif name == ANY and credentials:
-            reason = "means nothing to browsers with allow_credentials; list the headers by name"
+            reason = "has no effect in browsers with allow_credentials; list the headers by name"
         else:
             continue
         yield PolicyIssue("expose_headers", name, reason)

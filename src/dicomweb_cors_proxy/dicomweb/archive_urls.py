@@ -30,7 +30,7 @@ def split_url(url: bytes) -> tuple[bytes, bytes, bytes]:
     """Split a base URL into scheme, host with port, and path without its last slash."""
     match = ORIGIN.match(url)
     if match is None:
-        raise ValueError(f"{url!r} is no base URL: write it as in http://archive:8042/dicom-web")
+        raise ValueError(f"{url!r} is not a base URL: write it as in http://archive:8042/dicom-web")
     return match[1], match[2], url[match.end() :].rstrip(b"/")
 
 

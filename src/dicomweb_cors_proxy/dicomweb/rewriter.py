@@ -38,9 +38,9 @@ class ArchiveURLs:
         wado_uri: its WADO-URI endpoint, which maps to `wado` below the public root.
         aliases: further base URLs that it uses in its responses.
 
-    Raises ValueError for what is no http or https URL. An archive takes the host of its URLs from
-    its own configuration or from the request, and often guesses the scheme: those of the services
-    count with either scheme, aliases as they are.
+    An archive takes the host of its URLs from its own configuration or from the request, and often
+    guesses the scheme. URLs of services therefore match with either scheme, aliases as they are.
+    Raises ValueError for what is not an http or https URL.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ArchiveURLs:
         self._needles = search_bytes({path for paths in self._bases.values() for path in paths})
 
     def for_public_url(self, public: bytes, *, hosts: Iterable[bytes] = ()) -> URLRewriter:
-        """Return what rewrites one answer for a browser that reaches our root as `public`.
+        """Return what rewrites one response for a browser that reaches our root as `public`.
 
         `hosts` are the values of Host and X-Forwarded-Host that the archive was sent: it may have
         put them in front of its own paths.
@@ -104,7 +104,7 @@ _USUAL_GROWTH: Final = 2.0
 
 
 class URLRewriter:
-    """Rewrites one answer; made by `ArchiveURLs.for_public_url`."""
+    """A rewriter for one response; made by `ArchiveURLs.for_public_url`."""
 
     def __init__(
         self,

@@ -88,7 +88,7 @@ class ResourceTable:
         self._routes: dict[int | None, Route] = dict(enumerate(routes, start=1))
 
     def match(self, path: bytes) -> Route | None:
-        """Return the route of a path, or None if it is no resource (404).
+        """Return the route of a path, or None if it is not a resource (404).
 
         `path` is what follows the base path in the request target, as it came: neither decoded
         nor normalised, without the query. It is empty for the root, else it starts with a slash.

@@ -144,8 +144,11 @@ URL_PROBLEMS = [
         )
         for host in ("a..b", "-!", "10.0.0.256", "[::1", "[10.0.0.1]", "[fe80::1%eth0]", "a" * 64)
     ),
-    ("http://a?token=secret", "'http://a?…' has a query, which is no part of it; leave it out"),
-    ("http://a/#b", "'http://a/#b' has a fragment, which is no part of it; leave it out"),
+    (
+        "http://a?token=secret",
+        "'http://a?…' has a query, which does not belong there; leave it out",
+    ),
+    ("http://a/#b", "'http://a/#b' has a fragment, which does not belong there; leave it out"),
     (
         "http://a/b c",
         (
@@ -266,15 +269,15 @@ def test_a_list_may_be_written_as_text(text: str, value: tuple[str, ...]) -> Non
         (
             "cors.expose_headers",
             "[a;b]",
-            "'[a;b]' is no header name; write one such as content-range",
+            "'[a;b]' is not a header name; write one such as content-range",
         ),
         ("cors.allow_headers", None, "null is not a list; leave the key out for its default"),
-        ("upstream", "x", "holds keys of its own, not a value; set upstream.url or others"),
+        ("upstream", "x", "is a section, not a value; set upstream.url or another key in it"),
         (
             "server.host",
             "http://a",
             (
-                "'http://a' is no address to listen on; write 127.0.0.1, a host name, "
+                "'http://a' is not an address to listen on; write 127.0.0.1, a host name, "
                 "or 0.0.0.0 or :: for all interfaces (the port is server.port)"
             ),
         ),
@@ -535,7 +538,7 @@ OAUTH = {
                 OAUTH | {"scope": scope},
                 [
                     (
-                        f"scope: {scope!r} is not a list of scopes: words of visible ASCII but "
+                        f"scope: {scope!r} is not a list of scopes: words of visible ASCII except "
                         "quotes and backslashes, with a single space between them"
                     )
                 ],
@@ -796,8 +799,8 @@ def test_an_unknown_variable_suggests_the_nearest(
 def test_a_group_is_no_variable(places: Places) -> None:
     places.environ["DICOMWEB_PROXY_UPSTREAM"] = "{}"
     assert places.problems()[0] == (
-        "DICOMWEB_PROXY_UPSTREAM: holds keys of its own, not a value; "
-        "set DICOMWEB_PROXY_UPSTREAM__URL or others"
+        "DICOMWEB_PROXY_UPSTREAM: is a section, not a value; "
+        "set DICOMWEB_PROXY_UPSTREAM__URL or another key in it"
     )
 
 
@@ -1199,10 +1202,7 @@ def test_a_file_that_cant_be_read_is_the_only_problem(path: str) -> None:
         ),
         (
             "server:\n  port: 1\n  'port': 2",
-            (
-                ", line 3: is not valid YAML (the key port stands there for the second time); "
-                "check indentation and quotes"
-            ),
+            (", line 3: is not valid YAML (duplicate key port); check indentation and quotes"),
         ),
         (
             "cors:\n  allow_origins: [*]",
@@ -1241,7 +1241,10 @@ def test_anchors_and_merges_are_fine(places: Places) -> None:
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
-        ("upstream: x", "upstream: holds keys of its own, not a value; set upstream.url or others"),
+        (
+            "upstream: x",
+            "upstream: is a section, not a value; set upstream.url or another key in it",
+        ),
         (
             "upstream.url: x",
             "upstream.url: is not known; keys are nested by indentation, as in the example",
@@ -1294,7 +1297,7 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
         ({"cors.max_age": 86400}, "cors.max_age: '86400' "),
         (
             {"cors.per_origin": [{"allow_origins": ["*"]}]},
-            "cors.per_origin[0].allow_origins: '*' lets any page on the web read the answers",
+            "cors.per_origin[0].allow_origins: '*' lets any page on the web read the responses",
         ),
     ],
 )

@@ -185,7 +185,7 @@ def test_paths_in_headers_lead_below_our_root(
 
 @pytest.mark.parametrize("url", ["archive/dicom-web", "ftp://archive/", "http://", ""])
 def test_what_is_no_base_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="is no base URL: write it as"):
+    with pytest.raises(ValueError, match="is not a base URL: write it as"):
         ArchiveURLs([url])
 
 
