@@ -23,63 +23,181 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Maximum size of a part of a body that is copied behind its head or chunk size, for one system call
+# instead of two.
+COALESCE_BYTES = 16 * 1024
 
-# Bytes of a body up to which it is copied behind its head, for one system call instead of two.
-COALESCE_MAX = 16 * 1024
-
-# Seconds for an application to end by itself when its client has left.
-DISCONNECT_GRACE = 0.25
+# Seconds for an application to end by itself after its client has disconnected.
+DISCONNECT_GRACE_SECONDS = 0.25
 
 # For responses sent without running the application (preflights); few distinct ones exist.
-known_answer_head = lru_cache(maxsize=256)(answer_head)
+cached_response_head = lru_cache(maxsize=256)(answer_head)
 
 
 class ExchangeOwner(typing.Protocol):
-    """The connection of an exchange, as far as the exchange uses it."""
+    """The connection, or the stream of one, that an exchange belongs to.
 
-    is_laborious: bool
-    transport: asyncio.Transport
+    Attributes:
+        turns: the queue for further pieces of a body in tiny chunks.
+        writable: set unless the client is behind with reading.
+    """
+
     turns: Turns
     writable: asyncio.Event
 
-    def answered(self, exchange: Exchange) -> None: ...
+    def response_sent(self, exchange: Exchange) -> None:
+        """Go on after the response of an exchange."""
 
-    def cut(self, *, reset: bool) -> None: ...
+    def cut(self, *, reset: bool) -> None:
+        """End the response visibly incomplete."""
+
+    def regulate_reading(self) -> None:
+        """Read from the client again, if there is room for more of the body."""
+
+
+class BodySource(typing.Protocol):
+    """The body of a request, decoded only when it is read."""
+
+    more: bool
+    is_laborious: bool
 
     @property
-    def has_unread(self) -> bool: ...
+    def has_unread(self) -> bool:
+        """Return whether bytes have arrived that are not used yet."""
 
-    def may_have_whole_body(self) -> bool: ...
+    def may_be_whole(self) -> bool:
+        """Return whether the end of the body may have arrived."""
 
-    def read_body(self) -> bytes: ...
+    def read(self) -> bytes:
+        """Return the content that has arrived, or b"". Raise HTTPProblem if it is malformed."""
+
+
+class ResponseSink(typing.Protocol):
+    """The writer of one response.
+
+    Attributes:
+        ends_with_connection: True if only the end of the connection ends the body.
+    """
+
+    ends_with_connection: bool
+
+    def write_continue(self) -> None:
+        """Ask the client for the body of the request."""
+
+    def start(self, head: ResponseHead, *, keep_alive: bool) -> bool:
+        """Take the head of the response; return whether the connection is kept alive."""
+
+    def flush_head(self) -> None:
+        """Send the head, if it is still waiting for the body."""
+
+    def drop_head(self) -> None:
+        """Forget a head that is still waiting for the body."""
+
+    def write(self, body: bytes, *, more: bool) -> bool:
+        """Send a part of the body; return False if its length does not fit the head."""
+
+
+class ResponseWriter:
+    """The head, framing and body of one HTTP/1.1 response."""
+
+    # Class-level defaults: most responses change few of them, so a writer is cheap to create.
+    ends_with_connection = False
+    _chunked = False
+    _remaining = 0  # bytes of a Content-Length
+    _head = b""  # waits for the first part of the body
+
+    def __init__(self, transport: asyncio.Transport, method: str, version: str) -> None:
+        self._transport = transport
+        self._is_head_only = method == "HEAD"
+        self._version = version
+
+    def write_continue(self) -> None:
+        """Send 100 Continue."""
+        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def start(self, head: ResponseHead, *, keep_alive: bool) -> bool:
+        """Complete a head with its framing; return whether the connection is kept alive."""
+        status, lines, length, _, is_dated = head
+        end = b"\r\n"
+        if self._is_head_only or status in (204, 304):
+            pass  # no body follows, even if the head has a Content-Length
+        elif length is not None:
+            self._remaining = length
+        elif self._version == "1.0":
+            self.ends_with_connection = True
+            keep_alive = False
+        else:
+            self._chunked = True
+            end = b"transfer-encoding: chunked\r\n\r\n"
+        if not keep_alive:
+            end = b"connection: close\r\n" + end
+        date = b"" if is_dated else date_line()  # RFC 9110 §6.6.1
+        self._head = lines + date + end
+        return keep_alive
+
+    def flush_head(self) -> None:
+        """Send the head alone, if no part of the body has followed it."""
+        if self._head:
+            self._transport.write(self._head)
+        self._head = b""
+
+    def drop_head(self) -> None:
+        """Forget a head that is still waiting for the body."""
+        self._head = b""
+
+    def write(self, body: bytes, *, more: bool) -> bool:
+        """Send a part of the body; return False if its length does not fit the head."""
+        if self._is_head_only:
+            body = b""
+        if not (self._chunked or self.ends_with_connection):
+            self._remaining -= len(body)
+            if self._remaining < 0:
+                return False
+        before, self._head = self._head, b""
+        after = b""
+        if self._chunked:
+            if body:
+                before += b"%x\r\n" % len(body)
+                after = b"\r\n"
+            if not more:
+                after += b"0\r\n\r\n"
+        if len(body) > COALESCE_BYTES and (before or after):
+            self._transport.writelines([before, body, after])
+        else:
+            self._transport.write(before + body + after)
+        return more or not self._remaining
 
 
 class Exchange:
     """One request and its response: `receive` and `send` of an ASGI application."""
 
     # Class-level defaults: most requests never change them, so an Exchange is cheap to create.
-    more_body = True  # to be read from the connection
     is_running = False
     task: asyncio.Task[None] | None = None
-    _body_ended = False  # all of it was given
-    _content = b""  # of the body, read but not given
+    _body_ended = False  # the application has received all of it
+    _content = b""  # of the body; the application has not received it yet
     _failure: HTTPProblem | None = None
-    _left = False
-    _on_leaving: Callable[[], object] | None = None
-    _news: asyncio.Future[None] | None = None  # of whoever waits in `receive`
+    _disconnected = False
+    _on_disconnect: Callable[[], object] | None = None
+    _news: asyncio.Future[None] | None = None  # awaited in `receive`
     _started = False
     _complete = False
-    _chunked = False
-    _until_close = False  # the response ends where the connection does
-    _remaining = 0  # bytes of a Content-Length
-    _head = b""  # of the response, while it waits for the first of the body
 
-    def __init__(
-        self, connection: ExchangeOwner, scope: Scope, *, keep_alive: bool, expects_continue: bool
+    def __init__(  # noqa: PLR0913
+        self,
+        connection: ExchangeOwner,
+        body: BodySource,
+        writer: ResponseSink,
+        scope: Scope,
+        *,
+        keep_alive: bool,
+        expects_continue: bool,
     ) -> None:
         self.scope = scope
         self.keep_alive = keep_alive
         self._connection = connection
+        self._body = body
+        self._writer = writer
         self._expects_continue = expects_continue
 
     def start(
@@ -87,12 +205,12 @@ class Exchange:
     ) -> None:
         """Send the reply of `try_preflight`, or run the application in a task."""
         if try_preflight is not None and self._connection.writable.is_set():
-            answer = try_preflight(self.scope)
-            if answer is not None:
-                self._send_head(known_answer_head(answer.status, tuple(answer.headers)))
-                self._send_body(answer.body, more=False)
+            reply = try_preflight(self.scope)
+            if reply is not None:
+                self._send_head(cached_response_head(reply.status, tuple(reply.headers)))
+                self._send_body(reply.body, more=False)
                 return
-        self.scope["extensions"][ON_LEAVING] = self._call_on_leaving
+        self.scope["extensions"][ON_LEAVING] = self._call_on_disconnect
         self.task = asyncio.get_running_loop().create_task(self._run(app))
 
     async def _run(self, app: ASGIApp) -> None:
@@ -105,62 +223,68 @@ class Exchange:
         finally:
             # Break the reference cycle. Otherwise the collector takes 10 % of the CPU of a search.
             self.scope["extensions"].pop(ON_LEAVING, None)
-            self._on_leaving = None
+            self._on_disconnect = None
             if not self._complete:
-                self._flush_head()
-                self._connection.cut(reset=self._until_close)
+                self._writer.flush_head()
+                self._connection.cut(reset=self._writer.ends_with_connection)
 
     # The request
 
-    def body_failed(self, problem: HTTPProblem) -> None:
-        self.keep_alive = False
-        self._failure = problem
-        self.wake()
-
-    def _call_on_leaving(self, callback: Callable[[], object]) -> None:
-        self._on_leaving = callback
-        if self._left:
+    def _call_on_disconnect(self, callback: Callable[[], object]) -> None:
+        self._on_disconnect = callback
+        if self._disconnected:
             callback()
 
-    def client_left(self) -> None:
-        """Tell the application, also when it next asks; end it if it doesn't end by itself."""
-        if not self._left:
-            self._left = True
+    def client_disconnected(self) -> None:
+        """Tell the application, and cancel it if it does not end by itself."""
+        if not self._disconnected:
+            self._disconnected = True
+            self._writer.drop_head()
             self.wake()
-            if self._on_leaving is not None:
-                self._on_leaving()
+            if self._on_disconnect is not None:
+                self._on_disconnect()
             if self.task is not None:
-                self.task.get_loop().call_later(DISCONNECT_GRACE, self.task.cancel)
+                self.task.get_loop().call_later(DISCONNECT_GRACE_SECONDS, self.task.cancel)
 
     async def receive(self) -> Message:
         """Return the next part of the body, which is decoded only now."""
-        connection = self._connection
-        if self._expects_continue:  # RFC 9110 §10.1.1: only now is the body wanted
+        source = self._body
+        if self._expects_continue:  # RFC 9110 §10.1.1: the body is wanted from now on
             self._expects_continue = False
-            if self.more_body and not (connection.has_unread or self._content or self._left):
-                connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif connection.is_laborious:
-            await connection.turns.wait()
+            if source.more and not (source.has_unread or self._content or self._disconnected):
+                self._writer.write_continue()
+        elif source.is_laborious:
+            await self._connection.turns.wait()
         while True:
-            if self._left or self._complete:
+            if self._disconnected or self._complete:
                 return {"type": "http.disconnect"}
-            if self.more_body and not self._content:
-                self._content = connection.read_body()
+            if source.more and not self._content:
+                self._read_body()
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 if self._started:
-                    self.client_left()
+                    self.client_disconnected()
                     continue
                 raise failure
-            if self._content or not (self.more_body or self._body_ended):
+            if self._content or not (source.more or self._body_ended):
                 body, self._content = self._content, b""
-                self._body_ended = not self.more_body
-                return {"type": "http.request", "body": body, "more_body": self.more_body}
+                self._body_ended = not source.more
+                return {"type": "http.request", "body": body, "more_body": source.more}
             self._news = asyncio.get_running_loop().create_future()
             try:
                 await self._news
             finally:
                 self._news = None
+
+    def _read_body(self) -> None:
+        try:
+            self._content = self._body.read()
+        except HTTPProblem as problem:
+            self.keep_alive = False
+            self._failure = problem
+            self.wake()
+        else:
+            self._connection.regulate_reading()
 
     @property
     def is_waiting(self) -> bool:
@@ -175,9 +299,10 @@ class Exchange:
     # The response
 
     async def send(self, message: Message) -> None:
+        """Send a message of the application, once the client has room for it."""
         if not self._connection.writable.is_set():
             await self._connection.writable.wait()
-        if self._left or self._complete:
+        if self._disconnected or self._complete:
             return
         if not self._started:
             self._send_head(answer_head(message["status"], message["headers"]))
@@ -185,79 +310,28 @@ class Exchange:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
 
     def _send_head(self, head: ResponseHead) -> None:
-        status, lines, length, closes, is_dated = head
         self._started = True
         self._expects_continue = False
-        if closes:
-            self.keep_alive = False
-        date = b"" if is_dated else date_line()  # RFC 9110 §6.6.1
-        self._head = lines + date + self._framing(status, length)
+        if self._body.more:
+            if not self._content and self._body.may_be_whole():
+                self._read_body()
+            if self._body.more:
+                self.keep_alive = False  # nothing is going to read the rest of the body
+        keep_alive = self.keep_alive and not head[3]  # "connection: close" of the application
+        self.keep_alive = self._writer.start(head, keep_alive=keep_alive)
         if self.task is not None:
-            self.task.get_loop().call_soon(self._flush_head)
-
-    def _flush_head(self) -> None:
-        """Send the head alone: no body has followed it at once."""
-        if self._head and not self._left:
-            self._connection.transport.write(self._head)
-        self._head = b""
-
-    def _framing(self, status: int, length: int | None) -> bytes:
-        """Decide where the response ends, and return the end of the head, which says so."""
-        end = b"\r\n"
-        if self.scope["method"] == "HEAD" or status in (204, 304):
-            pass  # whatever the head announces, no body follows
-        elif length is not None:
-            self._remaining = length
-        elif self.scope["http_version"] == "1.0":
-            self._until_close = True
-            self.keep_alive = False
-        else:
-            self._chunked = True
-            end = b"transfer-encoding: chunked\r\n\r\n"
-        if self.more_body and not self._content and self._connection.may_have_whole_body():
-            self._content = self._connection.read_body()
-        if self.more_body:
-            self.keep_alive = False  # the rest of it is not going to be read
-        if not self.keep_alive:
-            end = b"connection: close\r\n" + end
-        return end
+            self.task.get_loop().call_soon(self._writer.flush_head)
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
-        if self.scope["method"] == "HEAD":
-            body = b""
-        if not (self._chunked or self._until_close):
-            self._remaining -= len(body)
-            if self._remaining < 0:
-                self._break_off()
-                return
-        self._write_body(body, more=more)
-        if more:
-            return
-        if self._remaining:
+        if not self._writer.write(body, more=more):
             self._break_off()
-            return
-        self._complete = True
-        self.wake()
-        self._connection.answered(self)
-
-    def _write_body(self, body: bytes, *, more: bool) -> None:
-        """Write it with its framing, behind a head that waits."""
-        before, self._head = self._head, b""
-        after = b""
-        if self._chunked:
-            if body:
-                before += b"%x\r\n" % len(body)
-                after = b"\r\n"
-            if not more:
-                after += b"0\r\n\r\n"
-        transport = self._connection.transport
-        if len(body) > COALESCE_MAX and (before or after):
-            transport.writelines([before, body, after])
-        else:
-            transport.write(before + body + after)
+        elif not more:
+            self._complete = True
+            self.wake()
+            self._connection.response_sent(self)
 
     def _break_off(self) -> None:
         """Abort, because the body is not as long as its head said."""
-        self._flush_head()
-        self.client_left()
+        self._writer.flush_head()
+        self.client_disconnected()
         self._connection.cut(reset=False)

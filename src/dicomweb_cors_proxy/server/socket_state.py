@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import select
+import socket
+import struct
 from array import array
 from typing import TYPE_CHECKING
 
@@ -31,9 +33,18 @@ def is_ready(transport: asyncio.Transport, event: str) -> bool:
 
 
 def unsent_bytes(transport: asyncio.Transport) -> int:
-    """Bytes that the system has taken, and the client not yet; 0 where the system doesn't tell."""
+    """Return the bytes in the send buffer of the system; 0 if the system cannot tell."""
     size = array("i", [0])
     if fcntl is not None:
         with contextlib.suppress(OSError, ValueError):
             fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, size)
     return size[0]
+
+
+def reset_connection(transport: asyncio.Transport) -> None:
+    """Abort a connection with a TCP reset, which no client takes for the end of a response."""
+    with contextlib.suppress(OSError, ValueError):  # it may be closed already
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+        )
+    transport.abort()

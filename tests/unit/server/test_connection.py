@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import httpx
 import pytest
@@ -19,7 +19,7 @@ import uvloop
 
 from dicomweb_cors_proxy.http.replies import ResponseAborted
 from dicomweb_cors_proxy.server import connection as server_connection
-from dicomweb_cors_proxy.server import exchange, socket_state
+from dicomweb_cors_proxy.server import exchange, socket_state, watchdogs
 from dicomweb_cors_proxy.server.listening import bind
 from tests.support.sockets import (
     ORIGIN,
@@ -756,15 +756,19 @@ async def test_pipelined_requests_are_answered_in_their_order() -> None:
 
 
 async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    most = 0
+    most = pending = 0
 
     class Counted(exchange.Exchange):
-        def __init__(
-            self, connection: server_connection.ClientConnection, scope: Scope, **rest: bool
-        ) -> None:
-            nonlocal most
-            super().__init__(connection, scope, **rest)
-            most = max(most, len(connection._exchanges) + 1)  # noqa: SLF001
+        def __init__(self, *args: Any, **rest: Any) -> None:  # noqa: ANN401
+            nonlocal most, pending
+            super().__init__(*args, **rest)
+            pending += 1
+            most = max(most, pending)
+
+        def _send_body(self, body: bytes, *, more: bool) -> None:
+            nonlocal pending
+            pending -= not more
+            super()._send_body(body, more=more)
 
     monkeypatch.setattr(server_connection, "Exchange", Counted)
     gate = Gate()
@@ -1097,7 +1101,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No buffer's size tells of it."""
-    monkeypatch.setattr(server_connection, "TLS_CLOSE_GRACE", 0.01)
+    monkeypatch.setattr(watchdogs, "TLS_CLOSE_GRACE_SECONDS", 0.01)
     authority = trustme.CA()
     file = tmp_path / "pair.pem"
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
@@ -1134,7 +1138,7 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
         (connection,) = p.server.server_state.connections
         p.server.should_exit = True
         await until(connection.transport.is_closing)
-        await asyncio.sleep(5 * server_connection.TLS_CLOSE_GRACE)
+        await asyncio.sleep(5 * watchdogs.TLS_CLOSE_GRACE_SECONDS)
         assert len(await wire.body(await wire.head())) == 4096 * chunks_sent
         writer.close()
 
