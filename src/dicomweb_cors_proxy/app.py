@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply, without_body
 from dicomweb_cors_proxy.observability.log_setup import flush
-from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH, Metrics
+from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH_SECONDS, Metrics
 from dicomweb_cors_proxy.observability.shared_metrics import metrics
 from dicomweb_cors_proxy.proxy.access_log import AccessLog
 from dicomweb_cors_proxy.proxy.readiness import HealthEndpoints
@@ -147,7 +147,7 @@ class Application(Starlette):
 async def _refresh(metrics: Metrics) -> None:
     while True:
         metrics.refresh()
-        await asyncio.sleep(REFRESH)
+        await asyncio.sleep(REFRESH_SECONDS)
 
 
 def _response(_: requests.Request, answer: Exception) -> Response:

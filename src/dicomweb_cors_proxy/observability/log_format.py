@@ -26,7 +26,7 @@ _CONTROLS: Final = {
 
 
 def _event(record: logging.LogRecord) -> str:
-    """Return the message, if it can hold nothing of a request, else where it came from."""
+    """Return the message if it holds no data of a request, otherwise the name of its logger."""
     if is_ours(record) or is_life_cycle(record):
         event = record.getMessage()
     else:
@@ -37,14 +37,14 @@ def _event(record: logging.LogRecord) -> str:
 
 
 def is_ours(record: logging.LogRecord) -> bool:
-    """Tell whether a log record comes from this package."""
+    """Return whether a log record comes from this package."""
     return record.name.partition(".")[0] == PACKAGE
 
 
 def is_life_cycle(record: logging.LogRecord) -> bool:
-    """Return whether uvicorn tells of itself: these modules of it never see a request.
+    """Return whether uvicorn reports its own start or end, from modules that see no request.
 
-    What has several lines is a traceback in the clothes of a message.
+    A message of several lines is a traceback, which may hold data of a request.
     """
     return (
         record.name == "uvicorn.error"
@@ -54,7 +54,7 @@ def is_life_cycle(record: logging.LogRecord) -> bool:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line (RFC 8259), in ASCII, so that no control character is left."""
+    """A formatter of one JSON object a line (RFC 8259), in ASCII without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         second, milliseconds = divmod(int(record.created * 1000), 1000)
@@ -97,10 +97,10 @@ def _local(second: int) -> str:
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A line for people, in columns: `time level` and the message, or what became of a request.
+    """A formatter of lines for people: time, level, and the message or the columns of a request.
 
     Args:
-        colour: whether a terminal shows it.
+        colour: add colours, for a terminal.
     """
 
     def __init__(self, *, colour: bool = False) -> None:
@@ -148,7 +148,7 @@ _STATUSES: Final = {2: _GREEN, 3: _CYAN, 4: _YELLOW}
 
 
 def _size(count: float) -> str:
-    """Bytes in eight columns, with an SI prefix."""
+    """Return a number of bytes in eight columns, with an SI prefix."""
     if count < 1000:
         return f"{count:5}  B"
     count /= 1000

@@ -53,7 +53,7 @@ class _Handler(logging.Handler):
             line = self.format(failure)
         _writer.put(f"{line}\n")
         if is_life_cycle(record):
-            # uvicorn ends itself by a signal behind its last line.
+            # uvicorn ends itself by a signal after its last line.
             _writer.flush()
 
 
@@ -81,14 +81,14 @@ def print_lines(lines: Iterable[str]) -> None:
 def setup_logging(
     level: str = "info", log_format: Format = "console", *, life_cycle: bool = False
 ) -> None:
-    """Send our log to standard error, and let no library add to it but with its errors.
+    """Send our log to standard error, and only the errors of libraries.
 
-    That holds whatever anyone does to the levels of loggers later.
+    Later changes to the levels of loggers do not change that.
 
     Args:
         level: `debug`, `info`, `warning` or `error`; for our own messages.
         log_format: `console` for people, coloured on a terminal; `json` for machines.
-        life_cycle: show what uvicorn says of its own start and end.
+        life_cycle: show uvicorn's messages about its own start and end.
     """
 
     def shown(record: logging.LogRecord) -> bool:
@@ -127,8 +127,8 @@ def setup_logging(
     if life_cycle:
         logging.getLogger("uvicorn.error").setLevel(level.upper())
     else:
-        # What no line of ours shows need not be collected (logging HOWTO, "Optimization"); another
-        # server's lines may show it.
+        # Our lines show no thread or process, so they need not be collected (logging HOWTO,
+        # "Optimization"). The lines of another server may show them.
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     sys.excepthook = _log_uncaught
     sys.unraisablehook = _log_unraisable

@@ -58,7 +58,7 @@ class Writer:
         # Never released: a process needs one thread. A signal or the garbage collector may log
         # while the thread is being started.
         self._start = Lock()
-        # Each has one writer, so no increment is lost: whoever calls `put`, and the thread.
+        # Each counter has one writer, the callers of `put` or the thread, so no increment is lost.
         self._overflowed = 0
         self._failed = 0
         self._told = 0
@@ -172,7 +172,7 @@ class Writer:
             stream.flush()
             return len(data)
         try:
-            # Not by the stream, whose buffer would keep what failed, and fail again at the exit.
+            # The stream's buffer would keep lines that failed, and fail again at the exit.
             return os.write(stream.fileno(), data)
         except BlockingIOError:  # another process that shares it made it non-blocking
             sleep(COLLECT_SECONDS)
@@ -208,7 +208,7 @@ def _has_descriptor(stream: TextIO | None) -> bool:
 def occupy_standard_descriptors() -> None:
     """Open the null device for each of the descriptors 0 to 2 that is closed.
 
-    Otherwise a socket gets the number, and whoever writes to standard error writes to a client.
+    Otherwise a socket gets the number, and a write to standard error goes to a client.
     """
     for number in range(3):
         try:

@@ -34,7 +34,7 @@ __all__ = [
     "IN_PROGRESS",
     "OUTCOMES",
     "PREFLIGHTS",
-    "REFRESH",
+    "REFRESH_SECONDS",
     "REQUESTS",
     "TTFB",
     "Metrics",
@@ -43,10 +43,10 @@ __all__ = [
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
-# Seconds between two looks at the gauges, where another process may be the one to tell.
-REFRESH: Final = 5.0
+# Interval in which a process publishes its gauges for the others.
+REFRESH_SECONDS: Final = 5.0
 
-# Seconds. From a response out of a cache to one off a tape.
+# Seconds, from a response out of a cache to an image that is staged from tape.
 BUCKETS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
@@ -100,7 +100,7 @@ DROPPED_LINES: Final = (
 
 OUTCOMES: Final = ("allowed", "refused")
 
-# No second series beside every counter to tell when it began.
+# Omit the second series that prometheus_client adds to each counter, with its start time.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
@@ -122,7 +122,7 @@ class _Spread:
         self.total += other.total
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Bounds as Prometheus writes them, each with the number of all values up to it."""
+        """Return bounds as Prometheus writes them, each with the number of values up to it."""
         up_to = 0
         cumulative: list[tuple[str, float]] = []
         for bound, count in zip((*BUCKETS, float("inf")), self.counts, strict=True):
@@ -144,17 +144,17 @@ class _Tally:
 
 
 class Metrics(Collector):
-    """The figures of one application, in a process that shares them with none.
+    """The metrics of one application, in a process that does not share them.
 
     prometheus_client's own counters would take a tenth of the time that a preflight does.
 
     Args:
-        upstream_errors: the reasons that there are, to begin with zero.
+        upstream_errors: all reasons of failures, which start at zero.
         connections: counts the connections to the archive by their state.
 
     Attributes:
         in_progress: requests that are being answered.
-        is_shared: whether other processes answer for these figures as well.
+        is_shared: whether each process reports the sum over all processes.
     """
 
     is_shared = False
@@ -182,10 +182,10 @@ class Metrics(Collector):
             self._errors[record.upstream_error] += 1
 
     def refresh(self) -> None:
-        """Leave the gauges for other processes to tell."""
+        """Publish the gauges, so that other processes can report them."""
 
     def exposition(self) -> bytes:
-        """Return all figures, of every process that shares them, in Prometheus's text format."""
+        """Return the metrics of all processes that share them in Prometheus's text format."""
         registry = CollectorRegistry()
         registry.register(self)
         return generate_latest(registry)

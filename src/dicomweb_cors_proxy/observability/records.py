@@ -25,26 +25,26 @@ EVENT_REQUEST: Final = "request"  # the event of a request that ended as it shou
 UNMATCHED: Final = "unmatched"  # the resource of a path that is none
 METHOD_OTHER: Final = "OTHER"  # an unknown method
 
-# The id of the request that is being served, for whatever is logged meanwhile.
+# The id of the request that is being served, for all lines that are logged meanwhile.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 @dataclass(init=False)
 class RequestRecord:
-    """The facts of a request that log and metrics may show; filled in as they become known.
+    """The facts of a request for log and metrics, set as they become known.
 
     Attributes:
         method: one of HTTP's, else `METHOD_OTHER`.
-        client: the address it came from, or for which a trusted proxy speaks.
-        event: `EVENT_REQUEST`, or in a sentence of ours what became of it.
+        client: the address of the client, as a trusted proxy forwards it.
+        event: `EVENT_REQUEST`, or a sentence of ours about a failure.
         resource: the template of the path, `studies/{study}/series`, else `UNMATCHED`.
-        status: that the client was sent; 499 if it left before.
-        upstream_status: the archive's; None if it was not asked, or never answered.
-        upstream_error: the kind of its failure; see `failures.UPSTREAM_ERRORS`.
-        origin: of the page, if there is one and it is well-formed.
-        cors: what the policy said.
+        status: sent to the client; 499 if it disconnected before.
+        upstream_status: the archive's; None if no request was sent, or no response came.
+        upstream_error: the reason of the archive's failure; see `failures.UPSTREAM_ERRORS`.
+        origin: of the page; None if absent or malformed.
+        cors: the decision of the policy.
         duration: seconds until the last byte was handed to the server.
-        ttfb: seconds until the archive's head was here, waiting for a connection included.
+        ttfb: seconds until the archive's head arrived, waiting for a connection included.
         bytes_in: of the request's body, as far as it was read.
         bytes_out: of the response's body, as far as it was sent.
     """
@@ -72,7 +72,7 @@ class RequestRecord:
         client: str | None,
         **others: Any,  # noqa: ANN401
     ) -> None:
-        # What is not known yet stays with the class: most requests never learn half of it.
+        # Defaults stay on the class; only known values are stored per request.
         self.method = method
         self.request_id = request_id
         self.client = client
@@ -80,7 +80,7 @@ class RequestRecord:
             vars(self).update(others)
 
     def log(self, logger: logging.Logger, level: int) -> None:
-        """Write the line."""
+        """Write the log line of the request."""
         if logger.isEnabledFor(level):
             logger.handle(RequestLine(logger.name, level, self))
 
@@ -89,7 +89,7 @@ _BLANK: Final = vars(logging.LogRecord("", 0, "", 0, "", None, None))
 
 
 class RequestLine(logging.LogRecord):
-    """A request's. What else a logger finds out, such as the place in the code, costs as much."""
+    """The log record of a request, without the place in the code, which takes long to find."""
 
     def __init__(self, name: str, level: int, request: RequestRecord) -> None:
         created = time.time()
@@ -106,10 +106,10 @@ class RequestLine(logging.LogRecord):
 
 
 def traceback_summary(exc: BaseException) -> str:
-    """Type and frames of an exception, innermost first, without its message and values."""
+    """Return type and frames of an exception, innermost first, without message and values."""
     if isinstance(exc, BaseExceptionGroup):
         return ", ".join(map(traceback_summary, exc.exceptions))
-    # A recursion without end has a thousand frames, of which the innermost tell enough.
+    # An endless recursion has a thousand frames; the innermost are enough.
     frames = traceback.extract_tb(exc.__traceback__, limit=-PLACE_FRAMES)
     return " < ".join(
         [type(exc).__name__]

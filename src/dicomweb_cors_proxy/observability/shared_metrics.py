@@ -110,7 +110,7 @@ class SharedMetrics(Metrics):
 
 
 class _Files(MultiProcessCollector):
-    """The sum of all processes' files. prometheus_client would read every file that ends in .db."""
+    """The sum of the files of all processes; prometheus_client would read every .db file."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -124,7 +124,7 @@ class _Files(MultiProcessCollector):
 def metrics(
     *, upstream_errors: Iterable[str], connections: Callable[[], Mapping[str, int]]
 ) -> Metrics:
-    """Make those that the environment asks for."""
+    """Return SharedMetrics if PROMETHEUS_MULTIPROC_DIR is set, otherwise Metrics."""
     kind = Metrics
     if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         Path(directory).mkdir(parents=True, exist_ok=True)
@@ -133,19 +133,19 @@ def metrics(
 
 
 def share(directory: str, slot: int | None = None) -> None:
-    """Let every `Metrics` made from now on add up in `directory`.
+    """Make all metrics that are created later add up in `directory`.
 
     Args:
         directory: of all the processes that share it.
-        slot: this process's among them, in which it counts on from where its predecessor has ended;
-            default: one of its own.
+        slot: number of this process, which continues the counters of its predecessor; default:
+            its process ID.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
     identity = os.getpid if slot is None else partial(int, slot)
-    # prometheus_client has looked for the variable when it was imported.
+    # prometheus_client reads the variable only when it is imported.
     values.ValueClass = values.MultiProcessValue(identity)  # type: ignore[no-untyped-call]
 
 
 def worker_ended(slot: int) -> None:
-    """Take the gauges of a process that has ended out of the sum; its counters stay."""
+    """Remove the gauges of a process that has ended from the sum; its counters stay."""
     mark_process_dead(slot)  # type: ignore[no-untyped-call]

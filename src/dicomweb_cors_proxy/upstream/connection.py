@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._answer = ResponseParser(method, self._max_head_bytes)
         self.heard = False
         if self._transport.is_closing():
-            self._fail(httpx.RemoteProtocolError("closed before an answer"))
+            self._fail(httpx.RemoteProtocolError("closed before a response"))
             return
         self._transport.write(head)
         if body is not None:

@@ -31,7 +31,7 @@ _NO_DESCRIPTOR: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class Dialer:
-    """Connects to one host, by the first of its addresses that accepts a connection.
+    """A maker of connections to one host, at its first address that accepts one.
 
     Args:
         resolver: looks up the host.
@@ -131,7 +131,7 @@ class Dialer:
 
 
 def interleave(addresses: Iterable[Address]) -> list[Address]:
-    """Return the addresses with the families in turn, in the order otherwise (RFC 8305 §4)."""
+    """Return the addresses with alternating families, otherwise in their order (RFC 8305 §4)."""
     families: dict[int, list[Address]] = {}
     for address in dict.fromkeys(addresses):
         families.setdefault(address.family, []).append(address)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.messages import Header
 
-# Why the archive's answer could not be had.
+# Reasons why there is no complete response of the archive.
 UPSTREAM_ERRORS = (
     "pool_timeout",
     "resolve_timeout",
@@ -34,7 +34,7 @@ UPSTREAM_ERRORS = (
 
 
 class UpstreamProblem(HTTPProblem):
-    """A problem that the archive is to blame for, or the way to it.
+    """A problem caused by the archive or by the network path to it.
 
     Attributes:
         reason: one of `UPSTREAM_ERRORS`.
@@ -69,14 +69,14 @@ def upstream_problem(error: httpx.HTTPError, timeouts: Timeouts) -> UpstreamProb
             reason, status = "connect_timeout", 504
             detail = (
                 "The archive did not accept a connection within "
-                f"{timeouts.connect:g} s (upstream.connect_timeout). Is its address "
-                "right, and does a firewall drop the packets?"
+                f"{timeouts.connect:g} s (upstream.connect_timeout). Check the address in "
+                "upstream.url, and that no firewall drops the packets."
             )
         case httpx.WriteTimeout():
             reason, status = "write_timeout", 504
             detail = (
-                f"The archive took nothing of the upload for {timeouts.read:g} s "
-                "(upstream.read_timeout)."
+                f"The archive took nothing of the upload for {timeouts.read:g} s. If it stores "
+                "slowly, raise upstream.read_timeout."
             )
         case httpx.TimeoutException():
             reason, status = "read_timeout", 504
@@ -90,8 +90,8 @@ def upstream_problem(error: httpx.HTTPError, timeouts: Timeouts) -> UpstreamProb
         case httpx.ConnectError() if any(isinstance(e, socket.gaierror) for e in _causes(error)):
             reason, status = "connect", 502
             detail = (
-                "The archive's name does not resolve. Is the host in upstream.url right, and does "
-                "the name server of the proxy's host respond?"
+                "The archive's name does not resolve. Check the host in upstream.url, and that the "
+                "name server of the proxy's host responds."
             )
         case httpx.ConnectError() if lacks_descriptor(error):
             reason, status = "descriptors", 503
@@ -105,13 +105,14 @@ def upstream_problem(error: httpx.HTTPError, timeouts: Timeouts) -> UpstreamProb
             reason, status = "connect", 502
             detail = (
                 "The archive could not be reached: nothing listens at its address, or a firewall "
-                "refuses. Is it running, and are host and port in upstream.url right?"
+                "refuses the connection. Check that it is running, and host and port in "
+                "upstream.url."
             )
         case _:
             reason, status = "protocol", 502
             detail = (
-                "The archive closed the connection before its answer was complete, or "
-                "answered with something that is not HTTP. See the archive's own log; if it speaks "
+                "The archive closed the connection before its response was complete, or "
+                "sent something that is not HTTP. See the archive's own log; if it speaks "
                 "TLS at this port, write https:// in upstream.url."
             )
     return UpstreamProblem(reason, status, detail, headers)
@@ -122,8 +123,8 @@ _CERTIFICATE_FAULTS = {
     10: ": its certificate has expired. Renew it there.",
     **dict.fromkeys(
         (18, 19, 20, 21),
-        ": no authority that the proxy trusts vouches for its certificate. Set upstream.ca_file to "
-        "the certificate of the one that does, PEM.",
+        ": its certificate is not signed by an authority that the proxy trusts. Set "
+        "upstream.ca_file to the certificate of the authority that signed it, PEM.",
     ),
     **dict.fromkeys(
         (62, 64),
@@ -145,8 +146,8 @@ def _tls_fault(error: httpx.HTTPError) -> str | None:
         )
     return _CERTIFICATE_FAULTS.get(
         getattr(fault, "verify_code", 0),
-        ". For a private certificate authority set upstream.ca_file; is the host name of "
-        "upstream.url in the certificate?",
+        ". For a private certificate authority set upstream.ca_file. Check that the certificate "
+        "contains the host of upstream.url.",
     )
 
 
@@ -170,10 +171,10 @@ def log_reason(error: httpx.HTTPError) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, and what it came of, though httpcore's pool raises it again `from None`."""
+    """Yield `error` and its causes, although httpcore's pool raises it again `from None`."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
-        if isinstance(cause, BaseExceptionGroup):  # anyio's, of a name with several addresses
+        if isinstance(cause, BaseExceptionGroup):  # by anyio, for a name with several addresses
             yield from cause.exceptions
         cause = cause.__cause__ or cause.__context__

@@ -23,7 +23,7 @@ __all__ = ["HTTPXTransport"]
 
 
 class HTTPXTransport(httpx.AsyncHTTPTransport):
-    """Speaks HTTP/2 where h2 is installed and the archive agrees to it in the TLS handshake.
+    """A transport with HTTP/2, if h2 is installed and the archive accepts it in TLS.
 
     Args:
         max_connections: of all origins together, those in use and those kept open.
@@ -125,7 +125,7 @@ class _Backend(httpcore.AnyIOBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """Its methods have the arguments that httpcore gives them."""
+    """A network stream that reports to the exchange, with the signatures of httpcore."""
 
     def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
         self._stream = stream

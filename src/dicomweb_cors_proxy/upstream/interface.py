@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Upstream(Protocol):
-    """Carries requests to the archive; see `native.NativeTransport`, which is one."""
+    """A sender of requests to the archive; `native.NativeTransport` is one."""
 
     async def send(
         self, request: Request, body: AsyncIterable[bytes] | None, timeouts: Timeouts
@@ -49,7 +49,7 @@ class ResolveTimedOut(httpx.ConnectTimeout):
 
 
 class Endpoint(NamedTuple):
-    """The scheme, host and port that connections are shared by (RFC 6454 §4)."""
+    """A scheme, host and port; requests with the same three share connections (RFC 6454 §4)."""
 
     scheme: str
     host: str
@@ -61,7 +61,7 @@ class Endpoint(NamedTuple):
 
 
 class Timeouts(NamedTuple):
-    """Seconds, or None for no limit; the `timeout` extension of httpx.
+    """The time limits in seconds, None for no limit; the `timeout` extension of httpx.
 
     `read` also bounds the wait for an archive that stops taking the bytes of an upload.
     """
@@ -87,7 +87,7 @@ class Request(NamedTuple):
 
 
 class ResponseHead(NamedTuple):
-    """Status line and header lines, as they came."""
+    """The status line and header lines as received."""
 
     http_version: bytes
     status: int

@@ -60,7 +60,7 @@ class Response:
         return self._connection is None or self._connection.answered
 
     async def read(self) -> bytes:
-        """All of the body that is here, as soon as that is any; b"" at the end.
+        """Return all of the body that has arrived, at least one byte; b"" at the end.
 
         Raises:
             httpx.ReadTimeout, httpx.WriteTimeout, httpx.ReadError, httpx.RemoteProtocolError
@@ -132,7 +132,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
         lines = [b"%b: %b\r\n" % header for header in headers]
         head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", *lines, b"\r\n"))
 
-        # A write never travels on a connection that may have died unnoticed: it can't be repeated.
+        # A write cannot be repeated, so it is not sent on a connection that may be dead.
         fresh = body is not None or method not in REPEATABLE_METHODS
         connection = await pool.acquire(timeouts, fresh=fresh)
         while True:
@@ -151,11 +151,11 @@ class NativeTransport(httpx.AsyncBaseTransport):
             connection = await pool.replace(connection, timeouts)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Do the same with httpx's requests and responses.
+        """Send a request of httpx and return a response of httpx.
 
         The `target` extension is the request target, `headers.raw` the header lines; none is added.
-        A body needs a Content-Length or `Transfer-Encoding: chunked` among them; what is framed
-        otherwise raises httpx.LocalProtocolError.
+        A body needs a Content-Length or `Transfer-Encoding: chunked` among them; any other framing
+        raises httpx.LocalProtocolError.
         """
         url = request.url
         host = url.raw_host.decode("ascii")  # an internationalized name as DNS and TLS have it
@@ -194,7 +194,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
         }
 
     async def aclose(self) -> None:
-        """Close what is idle, and what is in use, or comes late, as soon as it is not."""
+        """Close idle connections now, and the others once their exchange ends."""
         self._closed = True
         for pool in self.pools.values():
             pool.close()
@@ -229,4 +229,6 @@ def _length(headers: Iterable[Header]) -> int | None:
             return None
         case [(b"content-length", value)] if value.isdigit():
             return int(value)
-    raise httpx.LocalProtocolError("a request framed in no way or in two ways")
+    raise httpx.LocalProtocolError(
+        "the request needs either one Content-Length or one Transfer-Encoding: chunked"
+    )

@@ -1,7 +1,7 @@
 """Access tokens for the archive by OAuth 2.0's client credentials grant (RFC 6749 §4.4).
 
-Libraries don't fit: httpx-auth fetches tokens with a blocking client, Authlib's client is an
-`httpx.AsyncClient`, which has no place in a proxy. What is left for them would be one POST.
+No library is used, because only one POST is needed. httpx-auth fetches tokens with a blocking
+client, and Authlib's client is an `httpx.AsyncClient`, which adds headers and cookies.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = ["ClientCredentials", "OAuthUpstream", "TokenCache"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds before its end at which a token is renewed: a quarter of its life, but no more than this.
-RENEW_BEFORE: Final = 60.0
+# A token is renewed when a quarter of its lifetime is left, or this much if that is less.
+MAX_RENEWAL_LEAD_SECONDS: Final = 60.0
 
-# Seconds between two attempts if they fail, or if what they bring is refused: a viewer's hundred
-# requests must not be a hundred at the token endpoint, which may lock the client out.
-# The second pause grows, since a new token may be refused as well.
+# Seconds between two attempts after one failed, or after the archive rejected its token. Otherwise
+# a viewer's hundred requests would become a hundred at the token endpoint, which may lock the
+# client out. The pause after a rejection doubles, because a new token may be rejected, too.
 RETRY_INTERVAL: Final = 1.0
 MAX_RETRY_INTERVAL: Final = 60.0
 
-# Seconds for the token endpoint to answer, and bytes that it may answer with.
-TIMEOUT: Final = 10.0
-MAX_BYTES: Final = 1_000_000
+# Limits of one exchange with the token endpoint.
+TIMEOUT_SECONDS: Final = 10.0
+MAX_RESPONSE_BYTES: Final = 1_000_000
 
-# RFC 6749 §5.2, and where to look. No other word of the endpoint's is repeated.
+# Error codes of RFC 6749 §5.2, each with what to check. No other text of the endpoint is logged.
 _ERRORS: Final = {
     "invalid_client": "upstream.auth.client_id and client_secret",
     "invalid_request": "upstream.auth",
@@ -60,11 +60,11 @@ _ERRORS: Final = {
 class OAuthUpstream:
     """An upstream whose requests carry an access token (RFC 6750 §2.1).
 
-    A 401 to a request without a body is asked again, once, with another token.
+    A request without a body that gets a 401 is sent again, once, with another token.
 
     Args:
         upstream: sends the requests; closed by `aclose`.
-        tokens: what they carry.
+        tokens: gives each request its token.
     """
 
     def __init__(self, upstream: Upstream, tokens: TokenCache) -> None:
@@ -119,15 +119,15 @@ class ClientCredentials:
 
 
 class TokenCache:
-    """The proxy's own access token: fetched when it is first needed, and anew before it ends.
+    """A cache of the proxy's own access token, fetched at first need and renewed before it expires.
 
-    Only one request at a time goes to the token endpoint; whoever needs its outcome waits for it.
+    One request at a time goes to the token endpoint; all callers that need a token await it.
 
     Args:
-        client: by which it asks.
+        client: credentials for the token endpoint.
         ssl_context: for an https endpoint.
-        timeout: seconds for the endpoint to answer.
-        clock: seconds.
+        timeout: seconds for the endpoint to respond.
+        clock: returns a time in seconds.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class TokenCache:
         client: ClientCredentials,
         *,
         ssl_context: ssl.SSLContext | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float = TIMEOUT_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
@@ -153,7 +153,7 @@ class TokenCache:
         self._in_body = False
 
     async def get(self) -> bytes:
-        """Return the token. Raise `UpstreamProblem` 502, which says why there is none."""
+        """Return the token, or raise `UpstreamProblem` 502, which says why there is none."""
         token = self._token
         if token is not None:
             now = self._clock()
@@ -166,10 +166,10 @@ class TokenCache:
         return await self._next()
 
     async def replacement_for(self, value: bytes) -> bytes | None:
-        """Another token than this one, which the archive refuses; None: it is too early for one.
+        """Return a token to replace one that the archive rejected; None if it is too early.
 
-        Others go on with this one until then: the archive may refuse it for one resource only.
-        Raises `UpstreamProblem` 502, as `get` does.
+        Until then other requests use the rejected token, because the archive may reject it for
+        one resource only. Raise `UpstreamProblem` 502, as `get` does.
         """
         if self._token is None or self._token.value != value:
             return await self.get()
@@ -177,7 +177,7 @@ class TokenCache:
             now = self._clock()
             if now < max(self._may_replace_at, self._may_try_at):
                 return None
-            # An archive that refuses whatever comes must not have us ask for ever.
+            # An archive that rejects every token must not cause requests without end.
             is_again = now < self._may_replace_at + MAX_RETRY_INTERVAL
             self._pause = min(2 * self._pause, MAX_RETRY_INTERVAL) if is_again else RETRY_INTERVAL
             self._may_replace_at = now + self._pause
@@ -209,7 +209,7 @@ class TokenCache:
         else:
             self._token = outcome
             life = outcome.end - self._clock()
-            until = f"for {life:.0f} s" if math.isfinite(life) else "until the archive refuses it"
+            until = f"for {life:.0f} s" if math.isfinite(life) else "until the archive rejects it"
             logger.info("a token from %s, good %s", self._origin, until)
         return outcome
 
@@ -222,7 +222,7 @@ class TokenCache:
             async with asyncio.timeout(self._timeout):
                 asked = self._clock()
                 answer = await self._post(in_body=self._in_body)
-                # Some servers know but one of the two ways, or don't decode the first (§2.3.1).
+                # Some servers support only one of the two ways, or don't decode the first (§2.3.1).
                 if answer.refuses_client:
                     other = await self._post(in_body=not self._in_body)
                     if not other.refuses_client:
@@ -230,8 +230,8 @@ class TokenCache:
                         answer = other
         except TimeoutError:
             return (
-                f"the token endpoint did not answer within {self._timeout:g} s. Is it running, "
-                "and is upstream.auth.token_url right?"
+                f"the token endpoint did not respond within {self._timeout:g} s. Check that it is "
+                "running, and upstream.auth.token_url."
             )
         except httpx.HTTPError as error:
             return _failure(error)
@@ -257,8 +257,8 @@ class TokenCache:
             try:
                 async for chunk in cast("httpx.AsyncByteStream", response.stream):
                     body += chunk
-                    if len(body) > MAX_BYTES:
-                        raise httpx.RemoteProtocolError("too long an answer")
+                    if len(body) > MAX_RESPONSE_BYTES:
+                        raise httpx.RemoteProtocolError("the response is too long")
             finally:
                 await response.aclose()
         finally:
@@ -274,7 +274,7 @@ class _Answer(NamedTuple):
 
     @property
     def error(self) -> str:
-        """One that RFC 6749 knows, or ""."""
+        """The error code, if RFC 6749 defines it; otherwise ""."""
         error = self.members.get("error")
         return error if isinstance(error, str) and error in _ERRORS else ""
 
@@ -294,22 +294,22 @@ class _Answer(NamedTuple):
             or kind.lower() != "bearer"
         ):
             return (
-                "the token endpoint answered with something that is no bearer token. Is "
-                "upstream.auth.token_url right?"
+                "the token endpoint's response is not a bearer token. Check "
+                "upstream.auth.token_url."
             )
         life = _seconds(self.members.get("expires_in"))
         end = asked + life
-        return Token(value.encode("ascii"), end - min(RENEW_BEFORE, life / 4), end)
+        return Token(value.encode("ascii"), end - min(MAX_RENEWAL_LEAD_SECONDS, life / 4), end)
 
     def _refusal(self) -> str:
         status, error = self.status, self.error
         if error:
-            return f"the token endpoint answered {status} ({error}). Check {_ERRORS[error]}."
+            return f"the token endpoint responded {status} ({error}). Check {_ERRORS[error]}."
         if status == 401:
-            return f"the token endpoint answered 401. Check {_ERRORS['invalid_client']}."
+            return f"the token endpoint responded 401. Check {_ERRORS['invalid_client']}."
         if status >= 500 or status == 429:
-            return f"the token endpoint answered {status}. See its log."
-        return f"the token endpoint answered {status}. Is upstream.auth.token_url right?"
+            return f"the token endpoint responded {status}. See its log."
+        return f"the token endpoint responded {status}. Check upstream.auth.token_url."
 
 
 def _members(body: bytes) -> Mapping[str, object]:
@@ -334,14 +334,13 @@ def _failure(error: httpx.HTTPError) -> str:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
         return (
-            "TLS with the token endpoint failed. upstream.ca_file can name a certificate "
-            "authority of your own; is the host of upstream.auth.token_url in the certificate? "
-            "(upstream.verify_tls counts for the archive alone.)"
+            "TLS with the token endpoint failed. For a private certificate authority set "
+            "upstream.ca_file. Check that the certificate contains the host of "
+            "upstream.auth.token_url. (upstream.verify_tls applies only to the archive.)"
         )
     if isinstance(cause, socket.gaierror):
         return (
-            "the token endpoint's name does not resolve. Is the host in upstream.auth.token_url "
-            "right?"
+            "the token endpoint's name does not resolve. Check the host in upstream.auth.token_url."
         )
     if lacks_descriptor(error):
         return (
@@ -350,14 +349,14 @@ def _failure(error: httpx.HTTPError) -> str:
         )
     if isinstance(error, httpx.ConnectError):
         return (
-            "the token endpoint could not be reached. Is it running, and are host and port in "
-            "upstream.auth.token_url right?"
+            "the token endpoint could not be reached. Check that it is running, and host and port "
+            "in upstream.auth.token_url."
         )
     return (
-        "the token endpoint closed the connection before its answer was complete, or answered "
-        "with something that is not HTTP. Is upstream.auth.token_url right?"
+        "the token endpoint closed the connection before its response was complete, or sent "
+        "something that is not HTTP. Check upstream.auth.token_url."
     )
 
 
-def _problem(trouble: str) -> UpstreamProblem:
-    return UpstreamProblem("token", 502, f"The proxy has no token for the archive: {trouble}")
+def _problem(reason: str) -> UpstreamProblem:
+    return UpstreamProblem("token", 502, f"The proxy has no token for the archive: {reason}")

@@ -1,4 +1,4 @@
-"""The connections to one origin: opened, shared, kept, and closed."""
+"""A pool of connections to one origin."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ IDLE_EXPIRY = 30.0
 class Pool:
     """The connections to one origin in one event loop: at most `limit`, the last used first.
 
-    A slot stands for the right to hold a connection. It is taken before connecting, and every way
-    out of an exchange gives it back or passes it to the longest waiting request.
+    A slot is the right to hold a connection. It is taken before connecting. At the end of each
+    exchange it is given back, or passed to the request that has waited longest.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Pool:
         connection.abort()
 
     def close(self) -> None:
-        """Close what is idle, and what is in use as soon as it is not."""
+        """Close idle connections now, and the others once their exchange ends."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -124,7 +124,7 @@ class Pool:
                 await waiter
         except BaseException as exc:
             if waiter.done() and not waiter.cancelled():
-                self._give_slot_back()  # it was ours already when we were told to stop
+                self._give_slot_back()  # the slot was passed to us before the cancellation
             if isinstance(exc, TimeoutError):
                 message = f"all {self._limit} connections stayed busy for {timeouts.pool:g} s"
                 raise httpx.PoolTimeout(message) from None
@@ -173,7 +173,7 @@ class Pool:
                     lambda: Connection(self, self._max_head_bytes),
                     sock=sock,
                     ssl=self._context,
-                    # Without the dot of a name that is not to be completed (RFC 6066 §3).
+                    # TLS names have no trailing dot (RFC 6066 §3).
                     server_hostname=host.rstrip(".") if self._context else None,
                 )
         finally:
@@ -198,7 +198,7 @@ class Pool:
 async def _to_its_end(opening: asyncio.Task[Connection]) -> Connection:
     """Finish a TLS handshake whose request was cancelled, and close its connection.
 
-    uvloop keeps for a minute what a cancelled TLS handshake held, and may log a traceback.
+    uvloop holds the resources of a cancelled TLS handshake for a minute, and may log a traceback.
     """
     try:
         return await asyncio.shield(opening)

@@ -53,7 +53,7 @@ class ResponseParser:
         self.buffered = 0  # bytes of the body that `take` has not returned yet
         self.head: ResponseHead | None = None
         self.complete = False
-        self.persistent = False  # may another request follow on the connection?
+        self.persistent = False  # another request may follow on the connection
 
     def feed(self, data: bytes) -> None:
         """Parse what the archive sent. A part of a chunked body may be left to `decode`.
@@ -127,7 +127,7 @@ class ResponseParser:
         if self.complete:
             return
         if self.head is None:
-            raise httpx.RemoteProtocolError("closed before an answer")
+            raise httpx.RemoteProtocolError("closed before a response")
         if cut or self._decoder is not None or self._remaining is not None:
             raise httpx.RemoteProtocolError("closed in the middle of an answer")
         self.complete = True

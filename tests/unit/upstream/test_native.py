@@ -187,9 +187,9 @@ SURPLUS = {
 }
 
 BAD = {
-    "nothing": (b"", "closed before an answer"),
-    "half a head": (b"HTTP/1.1 200 OK\r\nContent-", "closed before an answer"),
-    "interim alone": (head(status=b"HTTP/1.1 100 Continue"), "closed before an answer"),
+    "nothing": (b"", "closed before a response"),
+    "half a head": (b"HTTP/1.1 200 OK\r\nContent-", "closed before a response"),
+    "interim alone": (head(status=b"HTTP/1.1 100 Continue"), "closed before a response"),
     "garbage": (b"SSH-2.0-OpenSSH_9.2\r\n", "malformed"),
     "TLS": (b"\x15\x03\x01\x00\x02\x02\x16", "malformed"),
     "HTTP/0.9": (b"<html>hello</html>", "malformed"),
@@ -655,7 +655,7 @@ async def test_a_body_of_another_length_than_announced_cuts_the_request(
 )
 async def test_a_request_framed_ambiguously_is_not_sent(framing: list[Header]) -> None:
     transport = NativeTransport()
-    with pytest.raises(httpx.LocalProtocolError, match="framed"):
+    with pytest.raises(httpx.LocalProtocolError, match="either one Content-Length"):
         await ask(transport, request("http://127.0.0.1:1", "POST", *framing, body=Source(b"hello")))
     assert not transport.pools
 

@@ -284,7 +284,7 @@ async def test_an_archive_that_refuses_the_token_is_not_ready(
         ("127.0.0.1", set(), "TLS with the token endpoint failed"),
         ("login.example", {"ca_file"}, "TLS with the token endpoint failed"),
         # The archive's certificate may be anything, but the secret isn't shown to just anybody.
-        ("127.0.0.1", {"verify_tls"}, "upstream.verify_tls counts for the archive alone"),
+        ("127.0.0.1", {"verify_tls"}, "upstream.verify_tls applies only to the archive"),
     ],
     ids=["trusted", "unknown", "other name", "unchecked archive"],
 )
@@ -315,32 +315,38 @@ def token(**members: object) -> bytes:
 
 TROUBLES = {
     "unknown client": (refusal("invalid_client", b"401 No"), "401 (invalid_client). Check upst"),
-    "bad scope": (refusal("invalid_scope"), "answered 400 (invalid_scope). Check upstream.auth.sc"),
+    "bad scope": (
+        refusal("invalid_scope"),
+        "responded 400 (invalid_scope). Check upstream.auth.sc",
+    ),
     "no grant": (refusal("unauthorized_client"), "400 (unauthorized_client). Check whether the cl"),
-    "own error": (refusal(f"{SECRET}"), "answered 400. Is upstream.auth.token_url right?"),
+    "own error": (refusal(f"{SECRET}"), "responded 400. Check upstream.auth.token_url."),
     "bare 401": (
         answer(SECRET.encode(), status=b"401 No"),
-        "answered 401. Check upstream.auth.cli",
+        "responded 401. Check upstream.auth.cli",
     ),
-    "404": (answer(SECRET.encode(), status=b"404 No"), "answered 404. Is upstream.auth.token_url"),
+    "404": (
+        answer(SECRET.encode(), status=b"404 No"),
+        "responded 404. Check upstream.auth.token_url",
+    ),
     "redirect": (
         answer(b"", b"Location: /", status=b"302 Go"),
-        "answered 302. Is upstream.auth.to",
+        "responded 302. Check upstream.auth.to",
     ),
-    "429": (answer(b"", status=b"429 Wait"), "answered 429. See its log."),
-    "500": (answer(SECRET.encode(), status=b"500 Oh"), "answered 500. See its log."),
-    "a page": (answer(b"<html>" + SECRET.encode()), "something that is no bearer token"),
-    "a list": (answer(b"[]"), "something that is no bearer token"),
-    "nested": (answer(b"[" * 100_000), "something that is no bearer token"),
-    "no token": (token(access_token=None), "something that is no bearer token"),
-    "two lines": (token(access_token="a\r\nX: b"), "something that is no bearer token"),
-    "a MAC": (token(token_type="mac"), "something that is no bearer token"),
-    "no type": (token(token_type=None), "something that is no bearer token"),
-    "garbage": (b"SSH-2.0-OpenSSH\r\n\r\n", "with something that is not HTTP"),
-    "cut": (answer(b"{", length=99), "closed the connection before its answer"),
+    "429": (answer(b"", status=b"429 Wait"), "responded 429. See its log."),
+    "500": (answer(SECRET.encode(), status=b"500 Oh"), "responded 500. See its log."),
+    "a page": (answer(b"<html>" + SECRET.encode()), "is not a bearer token"),
+    "a list": (answer(b"[]"), "is not a bearer token"),
+    "nested": (answer(b"[" * 100_000), "is not a bearer token"),
+    "no token": (token(access_token=None), "is not a bearer token"),
+    "two lines": (token(access_token="a\r\nX: b"), "is not a bearer token"),
+    "a MAC": (token(token_type="mac"), "is not a bearer token"),
+    "no type": (token(token_type=None), "is not a bearer token"),
+    "garbage": (b"SSH-2.0-OpenSSH\r\n\r\n", "sent something that is not HTTP"),
+    "cut": (answer(b"{", length=99), "closed the connection before its response"),
     "endless": (
-        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (oauth.MAX_BYTES + 1),
-        "closed the connection before its answer",
+        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (oauth.MAX_RESPONSE_BYTES + 1),
+        "closed the connection before its response",
     ),
 }
 
@@ -472,7 +478,7 @@ async def test_a_renewal_that_fails_leaves_the_old_one_until_its_end() -> None:
         clock.now += 25 - oauth.RETRY_INTERVAL
         with pytest.raises(UpstreamProblem, match="502") as caught:
             await mine.get()
-        assert "answered 500" in caught.value.detail
+        assert "responded 500" in caught.value.detail
         asked = there.asked
         for _ in range(9):
             with pytest.raises(UpstreamProblem):
@@ -488,7 +494,7 @@ async def test_an_endpoint_that_hangs() -> None:
         mine = tokens(there, Clock(), timeout=0.1)
         with pytest.raises(UpstreamProblem) as caught:
             await mine.get()
-    assert "the token endpoint did not answer within 0.1 s. " in caught.value.detail
+    assert "the token endpoint did not respond within 0.1 s. " in caught.value.detail
 
 
 async def test_a_token_is_replaced_once_in_a_while() -> None:
@@ -592,7 +598,7 @@ def scope() -> dict[str, Any]:
     ("reads", "code", "said"),
     [
         (("header",), 0, "answers (200)"),
-        ((), 1, "the token endpoint answered 401 (invalid_client)"),
+        ((), 1, "the token endpoint responded 401 (invalid_client)"),
     ],
 )
 async def test_check_tries_it(reads: tuple[str, ...], code: int, said: str, tmp_path: Path) -> None:
