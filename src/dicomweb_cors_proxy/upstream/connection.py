@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, cast
+from enum import Enum, auto
+from typing import TYPE_CHECKING, cast
 
 import httpx
 
 from dicomweb_cors_proxy.upstream.response_parser import READ_HIGH_WATER, ResponseParser
+from dicomweb_cors_proxy.upstream.upload import Upload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncIterable, Callable
 
     from dicomweb_cors_proxy.upstream.interface import ResponseHead
 
@@ -23,37 +24,47 @@ if TYPE_CHECKING:
 CONNECTION_MAX_AGE_SECONDS = 60.0
 
 
-class ConnectionOwner(Protocol):
-    """The pool of a connection, which is told when the connection ends by itself."""
+class State(Enum):
+    """The state of a connection with regard to exchanges."""
 
-    def drop(self, connection: Connection) -> None: ...
-
-    def forget(self, connection: Connection) -> None: ...
+    NEW = auto()  # has served no exchange
+    IDLE = auto()  # has served an exchange, and can serve another one
+    ACTIVE = auto()  # from `begin` to `end`, even if the connection is lost meanwhile
+    CLOSED = auto()  # serves no further exchange
 
 
 class Connection(asyncio.Protocol):
-    """One connection to the archive. It serves one exchange at a time, from `begin` to `end`."""
+    """One connection to the archive. It serves one exchange at a time, from `begin` to `end`.
 
-    def __init__(self, pool: ConnectionOwner, max_head_bytes: int) -> None:
+    Args:
+        on_unusable: called once if the connection ends while it serves no exchange.
+        max_head_bytes: maximum size of a response's head.
+
+    Attributes:
+        heard: whether a byte of the response has arrived.
+        reused: whether the connection had served another exchange before this one.
+        idle_since: loop time at which the pool took it back.
+        expires_at: loop time after which it serves no further exchange.
+    """
+
+    def __init__(self, on_unusable: Callable[[Connection], None], max_head_bytes: int) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pool = pool
+        self._on_unusable = on_unusable
         self._max_head_bytes = max_head_bytes
         self._transport: asyncio.Transport
         self._tls: ssl.SSLObject | None
         self._reading_paused = False
         self._writing_paused = False
         self._continuation: asyncio.Handle | None = None
-        self._busy = False
-        self._answer: ResponseParser  # of the last exchange begun
+        self._state = State.NEW
+        self._parser: ResponseParser  # of the last exchange begun
         self._timeout: float | None = None
-        self._error: Exception | None = None  # what the connection came to its end by
+        self._error: Exception | None = None  # why the connection ended
         self._event: asyncio.Future[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
-        self._upload: asyncio.Task[None]
-        self._uploading = False
-        self.heard = False  # a byte of the response has arrived
+        self._upload: Upload | None = None  # while it runs
+        self.heard = False
         self.reused = False
-        self.idle_since = 0.0  # loop time
+        self.idle_since = 0.0
         self.expires_at = self._loop.time() + CONNECTION_MAX_AGE_SECONDS
 
     # asyncio.Protocol
@@ -62,48 +73,48 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._tls = transport.get_extra_info("ssl_object")
         if self._tls is not None:
-            # uvloop drops what it has not decrypted yet when the archive closes: nothing more is
-            # taken from the socket, not even its end, before that is handed over.
+            # When the archive closes, uvloop drops bytes that it has not decrypted yet. With this
+            # limit it reads no more from the socket, not even the end, before it delivers them.
             self._transport.set_read_buffer_limits(1)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
-        if not self._busy:
-            # Nothing was asked: whatever this is must not become the next request's answer.
-            self._pool.drop(self)
+        if self._state is not State.ACTIVE:
+            # No request was sent, so these bytes must not become the next request's response.
+            self._close_unused()
             return
         self.heard = True
-        answer = self._answer
+        parser = self._parser
         try:
-            answer.feed(data)
+            parser.feed(data)
         except httpx.RemoteProtocolError as exc:
             self._fail(exc)
             return
-        self._make_use_of(answer)
+        self._process(parser)
 
     def _continue(self) -> None:
         self._continuation = None
-        answer = self._answer
+        parser = self._parser
         try:
-            answer.decode()
+            parser.decode()
         except httpx.RemoteProtocolError as exc:
             self._fail(exc)
             return
-        self._make_use_of(answer)
+        self._process(parser)
 
-    def _make_use_of(self, answer: ResponseParser) -> None:
-        if self._uploading and answer.head is not None and answer.head.status >= 300:
-            self._stop_upload()  # RFC 9112 §9.5: the archive doesn't want the rest
-        if self._reading_paused or answer.buffered >= READ_HIGH_WATER or answer.has_undecoded:
-            self._regulate(answer)
+    def _process(self, parser: ResponseParser) -> None:
+        if self._upload is not None and parser.head is not None and parser.head.status >= 300:
+            self._stop_upload()  # the archive does not want the rest (RFC 9112 §9.5)
+        if self._reading_paused or parser.buffered >= READ_HIGH_WATER or parser.has_undecoded:
+            self._regulate(parser)
         self._wake()
 
-    def _regulate(self, answer: ResponseParser) -> None:
+    def _regulate(self, parser: ResponseParser) -> None:
         """Pause the archive while the reader of the body or the decoder is behind."""
-        is_full = answer.buffered >= READ_HIGH_WATER
-        if answer.has_undecoded and not is_full and self._continuation is None:
+        is_full = parser.buffered >= READ_HIGH_WATER
+        if parser.has_undecoded and not is_full and self._continuation is None:
             # Tiny chunks take long to decode. The other connections get a turn in between.
             self._continuation = self._loop.call_soon(self._continue)
-        pause = (is_full or answer.has_undecoded) and not answer.complete
+        pause = (is_full or parser.has_undecoded) and not parser.complete
         if pause != self._reading_paused:
             self._reading_paused = pause
             if pause:
@@ -112,33 +123,35 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def eof_received(self) -> None:
-        if not self._busy:
-            self._pool.drop(self)
+        if self._state is not State.ACTIVE:
+            self._close_unused()
             return
         try:
-            self._answer.feed_eof(cut=ended_without_close_notify(self._tls))
+            self._parser.feed_eof(cut=ended_without_close_notify(self._tls))
         except httpx.RemoteProtocolError as exc:
             self._fail(exc)
         self._stop_upload()
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pool.forget(self)
-        if not self._busy:
+        if self._state is not State.ACTIVE:
+            self._close_unused()
             return
         if exc is not None and self._tls is None:
             self._receive_the_rest()
-        if not self._answer.complete:
+        if not self._parser.complete:
             self._fail(httpx.ReadError(f"connection lost: {exc!r}"))
         self._stop_upload()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
+        if self._upload is not None:
+            self._upload.pause()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        if self._upload is not None:
+            self._upload.resume()
 
     def _receive_the_rest(self) -> None:
         """Read a response that arrived right before the reset that made our last write fail.
@@ -161,7 +174,7 @@ class Connection(asyncio.Protocol):
         length: int | None,
         timeout: float | None,
     ) -> None:
-        """Send a request.
+        """Send a request. If the connection has closed meanwhile, the exchange fails.
 
         Args:
             method: decides whether the response has a body.
@@ -170,77 +183,94 @@ class Connection(asyncio.Protocol):
             length: of the body in bytes, None for chunked.
             timeout: seconds to wait for the archive to send, or to take, a byte.
         """
-        self._busy = True
+        self._state = State.ACTIVE
         self._timeout = timeout
-        self._answer = ResponseParser(method, self._max_head_bytes)
+        self._parser = ResponseParser(method, self._max_head_bytes)
         self.heard = False
         if self._transport.is_closing():
             self._fail(httpx.RemoteProtocolError("closed before a response"))
             return
         self._transport.write(head)
         if body is not None:
-            self._uploading = True
-            self._upload = self._loop.create_task(self._send(body, length))
+            self._upload = Upload(
+                self._transport,
+                length=length,
+                timeout=timeout,
+                is_reading_paused=lambda: self._reading_paused,
+                on_end=self._upload_ended,
+            )
+            if self._writing_paused:
+                self._upload.pause()
+            self._upload.start(body)
 
     async def head(self) -> ResponseHead:
         """Return the response's head once it has arrived, whether the upload is finished or not."""
-        while (head := self._answer.head) is None:
+        while (head := self._parser.head) is None:
             await self._wait()
         return head
 
     @property
-    def answered(self) -> bool:
+    def arrived(self) -> bool:
         """Return whether all of the response has arrived."""
-        return self._answer.complete
+        return self._parser.complete
 
     @property
     def finished(self) -> bool:
         """Return whether all of the response has arrived and was read."""
-        return self._answer.complete and not self._answer.buffered
+        return self._parser.complete and not self._parser.buffered
 
     async def read(self) -> bytes:
         """Return the next bytes of the body; b"" at its end."""
-        answer = self._answer
-        while not answer.buffered:
-            if answer.complete:
+        parser = self._parser
+        while not parser.buffered:
+            if parser.complete:
                 return b""
             await self._wait()
-        data = answer.take()
+        data = parser.take()
         if self._reading_paused:
-            self._regulate(answer)
+            self._regulate(parser)
         return data
 
     def end(self) -> bool:
-        """Finish the exchange; whether the connection can serve another one."""
+        """Finish the exchange. Return whether the connection can serve another one."""
         self._stop_upload()
-        self._busy = False
         if self._continuation is not None:
             self._continuation.cancel()
             self._continuation = None
-        answer = self._answer
-        answer.discard()
-        if answer.complete and answer.persistent and not self._transport.is_closing():
+        parser = self._parser
+        parser.discard()
+        if parser.complete and parser.persistent and not self._transport.is_closing():
+            self._state = State.IDLE
+            self.reused = True
             return True
-        self._error = None  # its traceback leads back here
+        self._error = None  # its traceback refers to this connection
         self.abort()
         return False
 
     def abort(self) -> None:
+        """Close the connection at once."""
+        self._state = State.CLOSED
         self._transport.abort()
 
+    def _close_unused(self) -> None:
+        if self._state is not State.CLOSED:
+            self.abort()
+            self._on_unusable(self)
+
     def _fail(self, error: Exception) -> None:
+        """Close the connection; the exchange lasts until `end`."""
         if self._error is None:
             self._error = error
         self._wake()
-        self.abort()
+        self._transport.abort()
 
     async def _wait(self) -> None:
-        """Wait for the next event; the clock stands still while an upload is under way."""
+        """Wait for the next event; the timeout does not run during an upload."""
         if self._error is not None:
             raise self._error
         self._event = event = self._loop.create_future()
         timer = None
-        if self._timeout is not None and not self._uploading:
+        if self._timeout is not None and self._upload is None:
             timer = self._loop.call_later(self._timeout, self._expire)
         try:
             await event
@@ -259,67 +289,19 @@ class Connection(asyncio.Protocol):
 
     # An upload
 
-    async def _send(self, body: AsyncIterable[bytes], length: int | None) -> None:
-        try:
-            chunks = aiter(body)
-            try:
-                await self._send_chunks(chunks, length)
-            finally:
-                if isinstance(chunks, AsyncGenerator):
-                    await chunks.aclose()
-        except Exception as exc:  # noqa: BLE001  (raised again to whoever waits for the answer)
-            self._fail(exc)
-        except asyncio.CancelledError:
-            if self._uploading:  # by its source, not by `_stop_upload`
-                self._fail(httpx.LocalProtocolError("the body broke off"))
-            raise
-        finally:
-            self._uploading = False
+    def _upload_ended(self, error: Exception | None) -> None:
+        self._upload = None
+        if error is None:
             self._wake()
-
-    async def _send_chunks(self, chunks: AsyncIterator[bytes], length: int | None) -> None:
-        sent = 0
-        async for chunk in chunks:
-            if not chunk:
-                continue  # it would end a chunked body
-            sent += len(chunk)
-            if length is None:
-                self._transport.write(b"%x\r\n" % len(chunk))
-                self._transport.write(chunk)
-                self._transport.write(b"\r\n")
-            elif sent > length:
-                raise httpx.LocalProtocolError("the body is longer than its Content-Length")
-            else:
-                self._transport.write(chunk)
-            if self._writing_paused:
-                await self._drain()
-        if length is None:
-            self._transport.write(b"0\r\n\r\n")
-        elif sent < length:
-            raise httpx.LocalProtocolError("the body is shorter than its Content-Length")
-
-    async def _drain(self) -> None:
-        """Wait until the archive has taken most of what was written."""
-        while self._writing_paused:
-            pending = self._transport.get_write_buffer_size()
-            self._drained = self._loop.create_future()
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._drained
-            except TimeoutError:
-                # It may be slow, and it may be waiting for us to read its response.
-                if pending == self._transport.get_write_buffer_size() and not self._reading_paused:
-                    message = f"the archive took no byte for {self._timeout:g} s"
-                    raise httpx.WriteTimeout(message) from None
-            finally:
-                self._drained = None
+        else:
+            self._fail(error)
 
     def _stop_upload(self) -> None:
-        if self._uploading:
-            self._uploading = False
-            # The archive would take another request for the rest of the body.
-            self._answer.persistent = False
-            self._upload.cancel()
+        if (upload := self._upload) is not None:
+            self._upload = None
+            # The archive would read the next request as the rest of the body.
+            self._parser.persistent = False
+            upload.stop()
 
 
 def ended_without_close_notify(tls: ssl.SSLObject | None) -> bool:

@@ -87,7 +87,7 @@ class HTTPXTransport(httpx.AsyncHTTPTransport):
             _current.reset(token)
             self._asking.discard(exchange)
         if _announces_what_it_lacks(request, response):
-            # An archive that sends that body nevertheless must not answer the next request.
+            # If the archive sends that body nevertheless, it must not become the next response.
             await response.extensions["network_stream"].aclose()
         return response
 
@@ -147,7 +147,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             exchange.begun = True
             exchange.reused = self._has_answered
             if _has_surplus(exchange.pool, self):
-                raise httpcore.RemoteProtocolError("bytes after the end of the answer before")
+                raise httpcore.RemoteProtocolError("bytes after the end of the previous response")
         await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:

@@ -57,7 +57,7 @@ class Response:
 
     @property
     def arrived(self) -> bool:
-        return self._connection is None or self._connection.answered
+        return self._connection is None or self._connection.arrived
 
     async def read(self) -> bytes:
         """Return all of the body that has arrived, at least one byte; b"" at the end.
@@ -138,7 +138,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
         while True:
             try:
                 connection.begin(method, head, body, length, timeouts.read)
-                answer = await connection.head()
+                response_head = await connection.head()
             except (httpx.ReadError, httpx.RemoteProtocolError):
                 if connection.heard or not connection.reused:
                     pool.release(connection)
@@ -147,7 +147,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
                 pool.release(connection)
                 raise
             else:
-                return Response(answer, connection, pool)
+                return Response(response_head, connection, pool)
             connection = await pool.replace(connection, timeouts)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

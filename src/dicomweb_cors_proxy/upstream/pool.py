@@ -72,7 +72,6 @@ class Pool:
             if connection.expires_at <= self.loop.time():
                 connection.abort()
                 continue
-            connection.reused = True
             return connection
         return await self._connect(timeouts)
 
@@ -95,20 +94,20 @@ class Pool:
                 self._keep(connection, now)
         self._give_slot_back()
 
-    def forget(self, connection: Connection) -> None:
-        self.idle.pop(connection, None)
-
-    def drop(self, connection: Connection) -> None:
-        self.forget(connection)
-        connection.abort()
-
     def close(self) -> None:
         """Close idle connections now, and the others once their exchange ends."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for connection in list(self.idle):
-            self.drop(connection)
+            self._drop(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        self.idle.pop(connection, None)
+
+    def _drop(self, connection: Connection) -> None:
+        self._forget(connection)
+        connection.abort()
 
     def _keep(self, connection: Connection, now: float) -> None:
         connection.idle_since = now
@@ -143,7 +142,7 @@ class Pool:
     async def _connect(self, timeouts: Timeouts) -> Connection:
         """Open a connection in a slot that was taken; the slot is given back if that fails."""
         if self._in_use + len(self.idle) > self._limit:
-            self.drop(next(iter(self.idle)))
+            self._drop(next(iter(self.idle)))
         try:
             return await self._open(timeouts.connect)
         except BaseException as exc:
@@ -170,7 +169,7 @@ class Pool:
         try:
             async with asyncio.timeout_at(deadline):
                 _, connection = await self.loop.create_connection(
-                    lambda: Connection(self, self._max_head_bytes),
+                    lambda: Connection(self._forget, self._max_head_bytes),
                     sock=sock,
                     ssl=self._context,
                     # TLS names have no trailing dot (RFC 6066 §3).
@@ -192,7 +191,7 @@ class Pool:
             if expiry > now:
                 self._sweeper = self.loop.call_at(expiry, self._sweep)
                 return
-            self.drop(connection)
+            self._drop(connection)
 
 
 async def _to_its_end(opening: asyncio.Task[Connection]) -> Connection:

@@ -129,7 +129,7 @@ class ResponseParser:
         if self.head is None:
             raise httpx.RemoteProtocolError("closed before a response")
         if cut or self._decoder is not None or self._remaining is not None:
-            raise httpx.RemoteProtocolError("closed in the middle of an answer")
+            raise httpx.RemoteProtocolError("closed in the middle of a response")
         self.complete = True
 
     def take(self) -> bytes:
@@ -141,7 +141,7 @@ class ResponseParser:
         return data
 
     def discard(self) -> None:
-        """Let go of the body, and of the reference cycle with the parser."""
+        """Drop the body, and break the reference cycle with the parser."""
         self._body.clear()
         self._undecoded = b""
         self._decoder = self._parser = None
@@ -161,7 +161,7 @@ class ResponseParser:
             try:
                 parser.feed_data(part)
             except httptools.HttpParserError as exc:
-                reason = self._refusal or f"malformed answer: {exc}"
+                reason = self._refusal or f"malformed response: {exc}"
                 # The parser's words may quote the archive's bytes, our own don't.
                 raise httpx.RemoteProtocolError(reason) from (None if self._refusal else exc)
             if self.head is not None:
@@ -223,7 +223,7 @@ class ResponseParser:
         if self._method == b"HEAD" or status in (204, 304) or length == 0:
             self.complete = True  # whatever length a bodyless one announces
             if length or chunked:
-                # An archive that sends that body nevertheless must not answer the next request.
+                # If the archive sends that body nevertheless, it must not become the next response.
                 self.persistent = False
         elif length is None and not chunked:
             self.persistent = False  # ends when the archive closes

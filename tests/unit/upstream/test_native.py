@@ -19,9 +19,8 @@ import uvloop
 
 from dicomweb_cors_proxy.http.chunked import MAX_CHUNKS_PER_CALL
 from dicomweb_cors_proxy.upstream.connection import Connection
-from dicomweb_cors_proxy.upstream.interface import Endpoint, ResponseHead
 from dicomweb_cors_proxy.upstream.native import NativeTransport
-from dicomweb_cors_proxy.upstream.pool import IDLE_EXPIRY, Pool
+from dicomweb_cors_proxy.upstream.pool import IDLE_EXPIRY
 from dicomweb_cors_proxy.upstream.response_parser import (
     MAX_HEADERS,
     MAX_INTERIM_RESPONSES,
@@ -32,7 +31,6 @@ from tests.support.sockets import answer, archive
 from tests.support.upstream import (
     CHUNKED,
     Clock,
-    PluggedDialer,
     Source,
     ask,
     body_of,
@@ -45,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     from dicomweb_cors_proxy.http.messages import Header
+    from dicomweb_cors_proxy.upstream.interface import ResponseHead
     from tests.support.sockets import Head, Wire
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -1119,8 +1118,7 @@ class Wired(asyncio.Transport):
         self.unsent = 0
         self.reading = True
         self.aborted = False
-        pool = Pool(Endpoint("http", "archive", 80), 1, None, MAX_HEAD, PluggedDialer())
-        self.connection = Connection(pool, MAX_HEAD)
+        self.connection = Connection(lambda _: None, MAX_HEAD)
         self.connection.connection_made(self)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -1150,7 +1148,7 @@ async def test_tiny_chunks_leave_other_connections_their_turn_and_the_archive_wa
     connection = wired.connection
     connection.begin(b"GET", b"", None, None, None)
     connection.data_received(head(b"Transfer-Encoding: chunked"))
-    answer = connection._answer  # noqa: SLF001
+    answer = connection._parser  # noqa: SLF001
     assert wired.reading
 
     connection.data_received(TINY * 40_000 + b"0\r\n\r\n")
@@ -1197,7 +1195,7 @@ async def test_tiny_chunks_that_nobody_wants_any_more_are_not_decoded() -> None:
     connection = wired.connection
     connection.begin(b"GET", b"", None, None, None)
     connection.data_received(head(b"Transfer-Encoding: chunked") + TINY * 10_000)
-    answer = connection._answer  # noqa: SLF001
+    answer = connection._parser  # noqa: SLF001
     assert not connection.end()
     await turns(5)
     assert not answer.has_undecoded
