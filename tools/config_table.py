@@ -1,4 +1,4 @@
-"""Renews the table of settings in README.md, or says that it can't."""
+"""Renew the table of settings in docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.report import printable
 
-README: Final = Path(__file__).parent.parent / "README.md"
+PAGE: Final = Path(__file__).parent.parent / "docs" / "configuration.md"
 BEGIN: Final = "<!-- configuration:begin -->\n"
 END: Final = "<!-- configuration:end -->"
 
 
 def table() -> str:
-    """All settings in their order, in Markdown."""
+    """Return all settings in their order, in Markdown."""
     rows = ["| Key | Default | What it is for |", "|---|---|---|"]
     for setting in SCHEMA.settings.values():
         default = "" if setting.default is None else f"`{printable(setting.default)}`"
@@ -26,7 +26,11 @@ def table() -> str:
 
 
 def renewed(text: str) -> str:
-    """`text` with the table between its markers. Raises ValueError if they are not there."""
+    """Return `text` with the table between its markers.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -36,6 +40,6 @@ def renewed(text: str) -> str:
 
 if __name__ == "__main__":
     try:
-        README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+        PAGE.write_text(renewed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     except ValueError as error:
-        sys.exit(f"{README}: {error}")
+        sys.exit(f"{PAGE}: {error}")

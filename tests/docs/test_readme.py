@@ -15,6 +15,7 @@ import pytest
 
 from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.config.settings import Settings
+from tests.support import guides
 from tests.support.probing import archive
 from tests.support.processes import Child
 from tests.support.servers import Reply, stub
@@ -22,7 +23,9 @@ from tests.support.servers import Reply, stub
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line for kind, block in BLOCKS if kind == "console" for line in block.splitlines()]
-YAML = [block for kind, block in BLOCKS if kind == "yaml"]
+PAGES = [guides.ROOT / name for name in ("README.md", "docs/configuration.md", "docs/urls.md")]
+YAML = [block for page in PAGES for block in guides.blocks(page, "yaml")]
+MAX_LINES = 120
 ARCHIVE = "http://orthanc:8042/dicom-web"
 VIEWER = "https://viewer.example"
 SCRIPTS = Path(sys.executable).parent
@@ -49,10 +52,10 @@ def granted(url: str) -> bool:
     return bool(answer.headers.get("access-control-allow-origin") == VIEWER)
 
 
-@pytest.mark.parametrize("block", YAML)
-def test_a_configuration_is_valid_and_gives_no_warning(block: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", YAML, ids=str)
+def test_a_configuration_is_valid_and_gives_no_warning(block: guides.Block, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
-    file.write_text(block, encoding="utf-8")
+    file.write_text(block.text, encoding="utf-8")
     assert load(config_file=file, environ={}).warnings() == ()
 
 
@@ -114,3 +117,7 @@ def test_the_viewers_roots_are_the_proxys() -> None:
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)", README):
         assert urlsplit(target).scheme or (Path(__file__).parents[2] / target).exists(), target
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MAX_LINES

@@ -66,7 +66,9 @@ class Schema:
         if key in self.groups:
             return f"is a section, not a value; set {spell(self.groups[key])} or another key in it"
         nearest = self._nearest(key)
-        hint = f"did you mean {spell(nearest)}?" if nearest else "the README lists all keys"
+        hint = (
+            f"did you mean {spell(nearest)}?" if nearest else "docs/configuration.md lists all keys"
+        )
         return f"is not known; {hint}"
 
     def _nearest(self, key: str) -> str | None:

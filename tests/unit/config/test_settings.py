@@ -753,7 +753,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("cors.allowOrigins", "did you mean cors.allow_origins?"),
         ("server.base-path", "did you mean server.base_path?"),
         ("public-url", "did you mean public_url?"),
-        ("proxy", "the README lists all keys"),
+        ("proxy", "docs/configuration.md lists all keys"),
     ],
 )
 def test_an_unknown_key_suggests_the_nearest(places: Places, name: str, reason: str) -> None:
@@ -784,7 +784,9 @@ def test_an_unknown_variable_suggests_the_nearest(
     places: Places, name: str, meant: str | None
 ) -> None:
     places.write(nested(SUFFICIENT))
-    hint = f"did you mean DICOMWEB_PROXY_{meant}?" if meant else "the README lists all keys"
+    hint = (
+        f"did you mean DICOMWEB_PROXY_{meant}?" if meant else "docs/configuration.md lists all keys"
+    )
     variable = f"DICOMWEB_PROXY_{name}"
     places.environ[variable] = "1"
     assert places.problems() == (f"{variable}: is not known; {hint}",)
@@ -1712,7 +1714,7 @@ def test_the_example_describes_every_key(example: str) -> None:
     assert set(described) == set(SCHEMA.settings) | set(SCHEMA.groups)
 
 
-def test_the_readme_has_the_table_of_settings() -> None:
+def test_the_page_of_settings_has_their_table() -> None:
     renewed = runpy.run_path(str(ROOT / "tools/config_table.py"))["renewed"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert renewed(readme) == readme, "run tools/config_table.py"
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert renewed(page) == page, "run tools/config_table.py"
