@@ -8,6 +8,7 @@ from dicomweb_cors_proxy.cli.check import check
 from dicomweb_cors_proxy.cli.demo import demo
 from dicomweb_cors_proxy.cli.healthcheck import healthcheck
 from dicomweb_cors_proxy.cli.probe import probe
+from dicomweb_cors_proxy.cli.schema import schema
 from dicomweb_cors_proxy.cli.serve import serve
 
 
@@ -21,4 +22,5 @@ main.add_command(serve)
 main.add_command(check)
 main.add_command(probe)
 main.add_command(demo)
+main.add_command(schema)
 main.add_command(healthcheck)

@@ -6,11 +6,13 @@ The text of a ValueError continues the setting's key: `server.port: 'abc' is not
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, SecretStr, ValidationError, WrapValidator
+from pydantic import AfterValidator, SecretStr, ValidationError
+from pydantic_core import core_schema
 
 from dicomweb_cors_proxy.config.issues import redacted
 from dicomweb_cors_proxy.dicomweb.routes import parse_extra_path
@@ -19,7 +21,8 @@ from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT, is_loopback,
 from dicomweb_cors_proxy.http.messages import TCHAR
 
 if TYPE_CHECKING:
-    from pydantic import ValidatorFunctionWrapHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidatorFunctionWrapHandler
+    from pydantic_core import CoreSchema
 
 __all__ = [
     "AllowedHost",
@@ -49,29 +52,46 @@ __all__ = [
 ]
 
 
-def _number(kind: str, low: float, high: float) -> WrapValidator:
-    """Let pydantic read a number, of no other kind than the field's, from `low` to `high`."""
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """The check that a number has the field's type, and is from `low` to `high`."""
 
-    def check(value: Any, read: ValidatorFunctionWrapHandler) -> float:  # noqa: ANN401
+    kind: str
+    low: float
+    high: float
+
+    def __get_pydantic_core_schema__(
+        self,
+        source: Any,  # noqa: ANN401
+        handler: GetCoreSchemaHandler,
+    ) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | {"minimum": self.low, "maximum": self.high}
+
+    def _check(self, value: Any, read: ValidatorFunctionWrapHandler) -> float:  # noqa: ANN401
         try:
             number: float | None = None if isinstance(value, bool) else read(value)
         except ValidationError:
             number = None
-        if number is None or not low <= number <= high:
-            raise ValueError(f"{redacted(value)} is not a {kind} between {low} and {high}")
+        if number is None or not self.low <= number <= self.high:
+            raise ValueError(
+                f"{redacted(value)} is not a {self.kind} between {self.low} and {self.high}"
+            )
         return number
 
-    return WrapValidator(check)
 
-
-Port = Annotated[int, _number("whole number", 0, 65535)]
-Count = Annotated[int, _number("whole number", 1, 1_000_000)]
-Workers = Annotated[int, _number("whole number", 1, 256)]
-HeadLimit = Annotated[int, _number("number of bytes", 64, 16 * 2**20)]
-BodyLimit = Annotated[int, _number("number of bytes", 0, 2**50)]
-Seconds = Annotated[float, _number("number of seconds", 0.001, 86400)]
-NonNegativeSeconds = Annotated[float, _number("number of seconds", 0, 86400)]
-MaxAge = Annotated[int, _number("whole number of seconds", -1, 86400)]
+Port = Annotated[int, _Number("whole number", 0, 65535)]
+Count = Annotated[int, _Number("whole number", 1, 1_000_000)]
+Workers = Annotated[int, _Number("whole number", 1, 256)]
+HeadLimit = Annotated[int, _Number("number of bytes", 64, 16 * 2**20)]
+BodyLimit = Annotated[int, _Number("number of bytes", 0, 2**50)]
+Seconds = Annotated[float, _Number("number of seconds", 0.001, 86400)]
+NonNegativeSeconds = Annotated[float, _Number("number of seconds", 0, 86400)]
+MaxAge = Annotated[int, _Number("whole number of seconds", -1, 86400)]
 
 # RFC 3986 §3.2.2 and §3.3; underscores are in no DNS name, but in those of Docker's services.
 _HOST_NAME: Final = re.compile(r"(?=.{1,254}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")

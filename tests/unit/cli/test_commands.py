@@ -75,6 +75,13 @@ def test_help(command: tuple[str, ...], flag: str) -> None:
     assert result.stdout.startswith("Usage: ")
 
 
+def test_schema_prints_the_published_schema() -> None:
+    published = Path(__file__).parents[3] / "docs" / "config.schema.json"
+    result = run("schema")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == published.read_text(encoding="utf-8")
+
+
 def test_version() -> None:
     assert run("--version").stdout == f"dicomweb-cors-proxy, version {__version__}\n"
 
