@@ -16,14 +16,15 @@ from dicomweb_cors_proxy.cors.origins import OriginPattern
 from dicomweb_cors_proxy.cors.problems import PolicyError
 from dicomweb_cors_proxy.probe.checks import probe as run
 from dicomweb_cors_proxy.probe.client import MAX_SECONDS, ProbeClient
-from dicomweb_cors_proxy.probe.fetch import is_forbidden, origin_of
 from dicomweb_cors_proxy.probe.findings import Target
+from dicomweb_cors_proxy.probe.origins import origin_of
 from dicomweb_cors_proxy.probe.report import Text, as_json
+from dicomweb_cors_proxy.probe.safelists import is_forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dicomweb_cors_proxy.probe.fetch import Headers
+    from dicomweb_cors_proxy.probe.responses import Headers
 
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 

@@ -1,16 +1,21 @@
-"""`probe`: what a browser would say of a DICOMweb root, asked as it would ask.
+"""`probe`: the verdict of a browser on a DICOMweb root, from the same requests.
 
 | file           | holds                                                   |
 |----------------|---------------------------------------------------------|
 | `fetch.py`     | the Fetch standard's steps, which judge                 |
+| `safelists.py` | its lists of methods and headers                        |
+| `responses.py` | the head of a response, as the standard reads it        |
+| `origins.py`   | origins of URLs                                         |
 | `client.py`    | requests with raw heads                                 |
 | `network.py`   | connections: checked addresses, one deadline            |
 | `page.py`      | a page's `fetch`: preflight, request, redirects         |
-| `checks.py`    | what is asked, in which order, and what is made of it   |
-| `findings.py`  | what came out                                           |
-| `reasons.py`   | why, in words                                           |
-| `advice.py`    | the settings that change it                             |
-| `links.py`     | URLs and UIDs in answers                                |
+| `session.py`   | the requests of one probe, and their outcomes           |
+| `checks.py`    | the checks in their order, one function each            |
+| `hints.py`     | remedies for statuses, and for servers out of reach     |
+| `findings.py`  | the results                                             |
+| `reasons.py`   | reasons in words                                        |
+| `advice.py`    | the settings that change a result                       |
+| `links.py`     | URLs and UIDs in responses                              |
 | `addresses.py` | how far away a server is                                |
 | `report.py`    | the report as text and as JSON                          |
 """

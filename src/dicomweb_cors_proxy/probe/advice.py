@@ -16,8 +16,8 @@ from dicomweb_cors_proxy.probe.reasons import varies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from dicomweb_cors_proxy.probe.fetch import Response
     from dicomweb_cors_proxy.probe.page import FetchResult
+    from dicomweb_cors_proxy.probe.responses import Response
 
 __all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "nginx_hide"]
 

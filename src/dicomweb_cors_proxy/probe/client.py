@@ -19,7 +19,6 @@ import httpcore
 import httpx
 
 from dicomweb_cors_proxy.probe.addresses import Space
-from dicomweb_cors_proxy.probe.fetch import Response, combined
 from dicomweb_cors_proxy.probe.links import shown_origin
 from dicomweb_cors_proxy.probe.network import (
     Network,
@@ -27,12 +26,13 @@ from dicomweb_cors_proxy.probe.network import (
     PrivateAddressError,
     space_of,
 )
+from dicomweb_cors_proxy.probe.responses import Response, combined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dicomweb_cors_proxy.probe.fetch import Headers
+    from dicomweb_cors_proxy.probe.responses import Headers
 
 __all__ = ["NoAnswerError", "ProbeClient", "Reason", "Received"]
 

@@ -16,9 +16,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
+
+from dicomweb_cors_proxy.probe.origins import BAD_PORTS, DEFAULT_PORTS, is_trustworthy, origin_of
+from dicomweb_cors_proxy.probe.responses import Headers, Response, combined, is_malformed, listed
+from dicomweb_cors_proxy.probe.safelists import (
+    FORBIDDEN_RESPONSE_HEADERS,
+    SAFELISTED_METHODS,
+    SAFELISTED_RESPONSE_HEADERS,
+    unsafe_names,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -29,105 +37,30 @@ __all__ = [
     "DEFAULT_MAX_AGE",
     "MAX_REDIRECTS",
     "PREFLIGHT",
-    "Headers",
     "Request",
-    "Response",
     "Rule",
     "Step",
-    "combined",
     "exposes",
     "follow",
-    "is_forbidden",
-    "is_safelisted",
-    "is_trustworthy",
     "judge",
     "judge_preflight",
     "judge_request",
     "lacking_names",
-    "listed",
     "max_age",
-    "normalize_method",
-    "origin_of",
-    "unsafe_names",
 ]
 
-Headers: TypeAlias = "tuple[tuple[str, str], ...]"  # names in any case, values in Latin-1
-
 MAX_REDIRECTS: Final = 20
-MAX_VALUE: Final = 128
-MAX_SAFELISTED: Final = 1024
 DEFAULT_MAX_AGE: Final = 5
 MAX_SECONDS: Final = 2**31  # RFC 9111 §1.2.2: the value of any that is larger
 _MAX_SECONDS_DIGITS: Final = 10
 
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})  # "redirect status"
-_SAFELISTED_METHODS: Final = frozenset({"GET", "HEAD", "POST"})
-_NORMALIZED_METHODS: Final = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"})
-_SAFELISTED_ESSENCES: Final = frozenset(
-    {"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"}
-)
-_SAFELISTED_RESPONSE_HEADERS: Final = frozenset(
-    {
-        "cache-control",
-        "content-language",
-        "content-length",
-        "content-type",
-        "expires",
-        "last-modified",
-        "pragma",
-    }
-)
-_FORBIDDEN_RESPONSE_HEADERS: Final = frozenset({"set-cookie", "set-cookie2"})
-# The CORS engine has the same list: what judges it takes nothing from it.
-_FORBIDDEN_REQUEST_HEADERS: Final = frozenset(
-    {
-        "accept-charset",
-        "accept-encoding",
-        "access-control-request-headers",
-        "access-control-request-method",
-        "connection",
-        "content-length",
-        "cookie",
-        "cookie2",
-        "date",
-        "dnt",
-        "expect",
-        "host",
-        "keep-alive",
-        "origin",
-        "referer",
-        "set-cookie",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "via",
-    }
-)
 _BODY_HEADERS: Final = frozenset(
     {"content-encoding", "content-language", "content-location", "content-type"}
 )
 _NON_WILDCARD: Final = "authorization"
 
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-_UNSAFE_BYTE: Final = re.compile(r'[\x00-\x08\x0a-\x1f"():<>?@\[\\\]{}\x7f]')
-_LANGUAGES: Final = re.compile(r"[0-9A-Za-z *,.;=-]*")
-_SINGLE_RANGE: Final = re.compile(r"bytes=([0-9]+)-([0-9]*)")
-_ESSENCE: Final = re.compile(rf"({_TOKEN.pattern}/{_TOKEN.pattern})[ \t]*(?:;.*)?", re.DOTALL)
 _SEPARATOR: Final = re.compile(r"[, ]")
 _SECONDS: Final = re.compile(r"[0-9]+")
-
-# "Port blocking".
-_BAD_PORTS: Final = frozenset(
-    {
-        *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95),
-        *(101, 102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161),
-        *(179, 389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563),
-        *(587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061),
-        *(6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080),
-    }
-)
 
 
 class Rule(StrEnum):
@@ -188,30 +121,8 @@ class Request:
     def needs_preflight(self) -> bool:
         """Return whether the browser asks before it sends this ("main fetch", step 12)."""
         return self.is_cross_origin and (
-            self.method not in _SAFELISTED_METHODS or bool(self.unsafe_names)
+            self.method not in SAFELISTED_METHODS or bool(self.unsafe_names)
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """The head of an HTTP answer, its headers line by line."""
-
-    status: int
-    headers: Headers = ()
-
-    @property
-    def is_ok(self) -> bool:
-        """An "ok status"."""
-        return 200 <= self.status <= 299
-
-    @property
-    def is_redirect(self) -> bool:
-        """A "redirect status" with a place to go to."""
-        return self.status in _REDIRECTS and bool(self.lines("location"))
-
-    def lines(self, name: str) -> list[str]:
-        """Return the value of every line of a header; `name` in lower case."""
-        return [value for key, value in self.headers if key.lower() == name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,34 +140,6 @@ class Step:
     fails: Callable[[Request, Response], bool]
 
 
-def combined(answer: Response, name: str) -> str | None:
-    """Get a header's value, its lines joined by `, ` ("get", header list)."""
-    lines = answer.lines(name)
-    return ", ".join(lines) if lines else None
-
-
-def listed(answer: Response, name: str) -> list[str] | None:
-    """Extract a header's list of tokens ("extracting header list values"); None without it.
-
-    Empty elements are passed over (RFC 9110 §5.6.1.2). Raises ValueError if it is no such list.
-    """
-    value = combined(answer, name)
-    if value is None:
-        return None
-    elements = [element for part in value.split(",") if (element := part.strip(" \t"))]
-    if not all(map(_TOKEN.fullmatch, elements)):
-        raise ValueError(f"{name} is no list of names")
-    return elements
-
-
-def _is_malformed(answer: Response, name: str) -> bool:
-    try:
-        listed(answer, name)
-    except ValueError:
-        return True
-    return False
-
-
 def _lists(answer: Response, name: str) -> list[str]:
     return listed(answer, name) or []
 
@@ -266,7 +149,7 @@ def _covers(request: Request, allowed: Container[str], item: str) -> bool:
 
 
 def _method_lacks(request: Request, answer: Response) -> bool:
-    return request.method not in _SAFELISTED_METHODS and not _covers(
+    return request.method not in SAFELISTED_METHODS and not _covers(
         request, _lists(answer, "access-control-allow-methods"), request.method
     )
 
@@ -343,13 +226,13 @@ PREFLIGHT: Final = (
         Rule.ALLOW_METHODS_MALFORMED,
         _PREFLIGHT_FETCH,
         "7.3",
-        lambda _, answer: _is_malformed(answer, "access-control-allow-methods"),
+        lambda _, answer: is_malformed(answer, "access-control-allow-methods"),
     ),
     Step(
         Rule.ALLOW_HEADERS_MALFORMED,
         _PREFLIGHT_FETCH,
         "7.3",
-        lambda _, answer: _is_malformed(answer, "access-control-allow-headers"),
+        lambda _, answer: is_malformed(answer, "access-control-allow-headers"),
     ),
     Step(Rule.METHOD_NOT_ALLOWED, _PREFLIGHT_FETCH, "7.5", _method_lacks),
     Step(Rule.AUTHORIZATION_NOT_NAMED, _PREFLIGHT_FETCH, "7.6", _authorization_lacks),
@@ -361,7 +244,7 @@ BEFORE: Final = (
         Rule.BAD_PORT,
         "main fetch",
         "7",
-        lambda request, _: urlsplit(request.url).port in _BAD_PORTS,
+        lambda request, _: urlsplit(request.url).port in BAD_PORTS,
     ),
     # Mixed Content, "should fetching request be blocked as mixed content".
     Step(
@@ -419,7 +302,7 @@ def follow(request: Request, answer: Response) -> Request | Step | None:
         there = origin_of(url)
     except ValueError:
         return _NOT_HTTP
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         return _NOT_HTTP
     if _TOO_MANY.fails(request, answer):
         return _TOO_MANY
@@ -445,48 +328,6 @@ def follow(request: Request, answer: Response) -> Request | Step | None:
         tainted=request.is_cross_origin,
         redirects=request.redirects + 1,
     )
-
-
-def normalize_method(method: str) -> str:
-    """Return what `fetch` makes of a method ("normalize", Methods): patch stays patch."""
-    return method.upper() if method.upper() in _NORMALIZED_METHODS else method
-
-
-def is_safelisted(name: str, value: str) -> bool:
-    """Return whether a header needs no preflight ("CORS-safelisted request-header")."""
-    if len(value) > MAX_VALUE:
-        return False
-    match name.lower():
-        case "accept":
-            return not _UNSAFE_BYTE.search(value)
-        case "accept-language" | "content-language":
-            return bool(_LANGUAGES.fullmatch(value))
-        case "content-type":
-            essence = _ESSENCE.fullmatch(value.strip("\t\n\r "))
-            return (
-                not _UNSAFE_BYTE.search(value)
-                and essence is not None
-                and essence[1].lower() in _SAFELISTED_ESSENCES
-            )
-        case "range":
-            single = _SINGLE_RANGE.fullmatch(value)
-            return single is not None and not (single[2] and int(single[1]) > int(single[2]))
-    return False
-
-
-def unsafe_names(headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Return the names that need a preflight ("CORS-unsafe request-header names").
-
-    Lower case, sorted, once each.
-    """
-    unsafe, potentially, size = set(), set(), 0
-    for name, value in headers:
-        if is_safelisted(name, value):
-            potentially.add(name.lower())
-            size += len(value)
-        else:
-            unsafe.add(name.lower())
-    return tuple(sorted(unsafe | potentially if size > MAX_SAFELISTED else unsafe))
 
 
 def lacking_names(request: Request, answer: Response) -> tuple[str, ...]:
@@ -522,45 +363,11 @@ def exposes(request: Request, answer: Response, name: str) -> bool:
 
     "CORS-safelisted response-header name"; "main fetch", step 14.
     """
-    if name in _FORBIDDEN_RESPONSE_HEADERS:
+    if name in FORBIDDEN_RESPONSE_HEADERS:
         return False
-    if not request.is_cross_origin or name in _SAFELISTED_RESPONSE_HEADERS:
+    if not request.is_cross_origin or name in SAFELISTED_RESPONSE_HEADERS:
         return True
-    if _is_malformed(answer, "access-control-expose-headers"):
+    if is_malformed(answer, "access-control-expose-headers"):
         return False
     names = {item.lower() for item in _lists(answer, "access-control-expose-headers")}
     return _covers(request, names, name)
-
-
-def is_forbidden(name: str) -> bool:
-    """Return whether browsers let no page set a header ("forbidden request-header")."""
-    lowered = name.lower()
-    return lowered in _FORBIDDEN_REQUEST_HEADERS or lowered.startswith(("proxy-", "sec-"))
-
-
-def origin_of(url: str) -> str:
-    """Return the origin of an http or https URL, as browsers write it.
-
-    Raises ValueError for what is no URL.
-    """
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    port = parts.port
-    if port is None or port == _DEFAULT_PORTS.get(parts.scheme):
-        return f"{parts.scheme}://{host}"
-    return f"{parts.scheme}://{host}:{port}"
-
-
-def is_trustworthy(url: str) -> bool:
-    """Return whether a URL is potentially trustworthy (Secure Contexts, §3.1)."""
-    parts = urlsplit(url)
-    if parts.scheme == "https":
-        return True
-    host = (parts.hostname or "").rstrip(".")
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

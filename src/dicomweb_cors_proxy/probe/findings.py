@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from dicomweb_cors_proxy.probe.advice import NOTHING, Advice
 
 if TYPE_CHECKING:
-    from dicomweb_cors_proxy.probe.fetch import Headers
     from dicomweb_cors_proxy.probe.page import FetchResult
+    from dicomweb_cors_proxy.probe.responses import Headers
 
 __all__ = ["Finding", "Report", "Target", "Verdict"]
 

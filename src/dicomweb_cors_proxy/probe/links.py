@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
-from dicomweb_cors_proxy.probe.fetch import is_trustworthy, origin_of
+from dicomweb_cors_proxy.probe.origins import is_trustworthy, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,3 +132,20 @@ def shown_origin(url: str) -> str | None:
         return origin_of(url)
     except ValueError:
         return None
+
+
+def destinations(found: set[Link], root: str) -> str:
+    """Return where URLs lead, in words: up to three origins, or another path of the root's."""
+    origins = sorted({link.origin for link in found if link.origin})
+    if origins == [origin_of(root)]:
+        return f"another path of {origins[0]}"
+    return ", ".join(origins[:3]) or "a URL that can't be read"
+
+
+def aliases(found: set[Link], root: str) -> list[str]:
+    """Return the base URL by which the archive calls itself; other paths may be anything."""
+    path = urlsplit(root).path
+    names = {
+        f"{link.origin}{path if link.keeps_path else '/PATH'}" for link in found if link.origin
+    }
+    return sorted(names)[:3]

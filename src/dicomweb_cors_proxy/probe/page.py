@@ -17,13 +17,13 @@ from dicomweb_cors_proxy.probe.fetch import (
     judge_preflight,
     judge_request,
     lacking_names,
-    origin_of,
 )
 from dicomweb_cors_proxy.probe.network import OutOfTimeError
+from dicomweb_cors_proxy.probe.origins import origin_of
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.probe.client import ProbeClient, Received
-    from dicomweb_cors_proxy.probe.fetch import Headers, Response
+    from dicomweb_cors_proxy.probe.responses import Headers, Response
 
 __all__ = ["FetchResult", "Page", "Stage"]
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import urljoin
 
-from dicomweb_cors_proxy.probe.fetch import Rule, combined, origin_of
+from dicomweb_cors_proxy.probe.fetch import Rule
 from dicomweb_cors_proxy.probe.links import shown_origin
+from dicomweb_cors_proxy.probe.origins import origin_of
 from dicomweb_cors_proxy.probe.page import Stage
+from dicomweb_cors_proxy.probe.responses import combined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dicomweb_cors_proxy.probe.fetch import Response
     from dicomweb_cors_proxy.probe.page import FetchResult
+    from dicomweb_cors_proxy.probe.responses import Response
 
     Fault: TypeAlias = "str | Callable[[Response, str], str]"
 

@@ -17,18 +17,11 @@ from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.probe import client
 from dicomweb_cors_proxy.probe.addresses import Space, space_of_address, space_of_origin
 from dicomweb_cors_proxy.probe.advice import Advisor
-from dicomweb_cors_proxy.probe.fetch import (
-    BEFORE,
-    CORS_CHECK,
-    PREFLIGHT,
-    Request,
-    Response,
-    Rule,
-    Step,
-)
+from dicomweb_cors_proxy.probe.fetch import BEFORE, CORS_CHECK, PREFLIGHT, Request, Rule, Step
 from dicomweb_cors_proxy.probe.links import Instance, Link, instance_of, links, shown_origin
 from dicomweb_cors_proxy.probe.page import FetchResult, Stage
 from dicomweb_cors_proxy.probe.reasons import why
+from dicomweb_cors_proxy.probe.responses import Response
 from tests.support.faults import FAULTS, always, on_preflights, with_a_login
 from tests.support.probing import (
     ALLOW_CREDENTIALS,

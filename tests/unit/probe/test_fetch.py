@@ -14,23 +14,22 @@ from dicomweb_cors_proxy.cors.policy import CORSPolicy
 from dicomweb_cors_proxy.probe.fetch import (
     MAX_REDIRECTS,
     Request,
-    Response,
     Rule,
     Step,
-    combined,
     exposes,
     follow,
-    is_forbidden,
-    is_safelisted,
-    is_trustworthy,
     judge,
     judge_preflight,
     judge_request,
     lacking_names,
-    listed,
     max_age,
+)
+from dicomweb_cors_proxy.probe.origins import is_trustworthy, origin_of
+from dicomweb_cors_proxy.probe.responses import Response, combined, listed
+from dicomweb_cors_proxy.probe.safelists import (
+    is_forbidden,
+    is_safelisted,
     normalize_method,
-    origin_of,
     unsafe_names,
 )
 from tests.unit.cors import test_policy as test_cors
@@ -38,7 +37,7 @@ from tests.unit.cors import test_policy as test_cors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dicomweb_cors_proxy.probe.fetch import Headers
+    from dicomweb_cors_proxy.probe.responses import Headers
 
 VIEWER = "https://viewer.example"
 ROOT = "https://pacs.example/dicom-web"
@@ -334,7 +333,7 @@ def test_names_that_are_lacking() -> None:
         "authorization",
     )
     assert lacking_names(request, Response(204, ((ALLOW_HEADERS, "*"),))) == ("authorization",)
-    with pytest.raises(ValueError, match="access-control-allow-headers is no list"):
+    with pytest.raises(ValueError, match="access-control-allow-headers is not a list"):
         lacking_names(request, Response(204, ((ALLOW_HEADERS, "a b"),)))
 
 
