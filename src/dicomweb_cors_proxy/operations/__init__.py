@@ -1,4 +1,4 @@
 """The process: workers, signals, reloading, certificates, and the service manager.
 
-Read process first, then supervisor and worker, live_settings and certificates.
+Read process first, then supervisor, worker_pool and worker, live_settings and certificates.
 """

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
+import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from dicomweb_cors_proxy.observability.log_setup import flush
 from dicomweb_cors_proxy.observability.metrics import files_of
+from dicomweb_cors_proxy.observability.records import traceback_summary
 from dicomweb_cors_proxy.observability.shared_metrics import share
 from dicomweb_cors_proxy.operations.heartbeats import HEARTBEAT_SECONDS
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.server.uvicorn_server import Server
 
-__all__ = ["RENEWED", "follow_supervisor", "shared_metrics"]
+__all__ = ["RENEWED", "become_worker", "follow_supervisor", "shared_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +36,40 @@ RENEWED: Final = "renewed"  # the supervisor: read the certificate again
 
 # There even where the rest of a container is read-only; what is counted need not go to a disk.
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108
+
+
+def become_worker(
+    slot: int, mask: set[Any], release: Callable[[], None], work: Callable[[], None]
+) -> NoReturn:
+    """Serve in the forked process, and end it.
+
+    Args:
+        slot: counts this worker's share of the metrics.
+        mask: the signals to block, as before the fork.
+        release: closes what belongs to the supervisor.
+        work: serves until it is told to end.
+    """
+    status = 1
+    try:
+        # A terminal's signals are for the supervisor, and a shell's `kill -HUP` may hit all.
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        release()
+        os.environ.pop("NOTIFY_SOCKET", None)
+        share(os.environ["PROMETHEUS_MULTIPROC_DIR"], slot)
+        work()
+        status = 0
+    except BaseException as error:  # noqa: BLE001  (nothing of this may return to our caller)
+        logger.error("the worker fails: %s", traceback_summary(error))  # noqa: TRY400
+    finally:
+        flush()
+        with suppress(AttributeError, OSError, ValueError):  # it may be closed
+            sys.stdout.flush()
+        os._exit(status)
 
 
 @contextmanager

@@ -237,12 +237,13 @@ SCRIPT = """
 import os, signal, sys
 from dicomweb_cors_proxy.operations import worker
 from dicomweb_cors_proxy.operations import supervisor
+from dicomweb_cors_proxy.operations import worker_pool
 from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.observability.log_setup import setup_logging
 from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 
-supervisor.FIRST_PAUSE = 0.001
-supervisor.HANG_SECONDS = 3600.0  # most of these workers have no event loop
+worker_pool.FIRST_PAUSE = 0.001
+worker_pool.HANG_SECONDS = 3600.0  # most of these workers have no event loop
 {setup}
 settings = Settings(
     upstream={{"url": "http://a"}},
@@ -373,7 +374,7 @@ while not is_first or time.monotonic() < begun + 3:
     time.sleep(0.1)
 signal.pause()
 """
-    setup = "import time; begun = time.monotonic(); supervisor.HANG_SECONDS = 2.0"
+    setup = "import time; begun = time.monotonic(); worker_pool.HANG_SECONDS = 2.0"
     with supervisor(work, str(tmp_path / "flag"), setup=setup, count=1) as child:
         child.wait_for("ready")
         (first,) = workers_of(child)
@@ -387,7 +388,7 @@ signal.pause()
 
 
 def test_a_worker_that_hangs_before_it_serves_is_killed() -> None:
-    with supervisor("signal.pause()", setup="supervisor.START_SECONDS = 1.0") as child:
+    with supervisor("signal.pause()", setup="worker_pool.START_SECONDS = 1.0") as child:
         assert child.wait() == 1
     assert "hangs: its event loop has not run for 1 s" in child.output
     assert "a worker ended by SIGKILL before it served" in child.output
@@ -404,8 +405,8 @@ signal.pause()
 """
     setup = """
 import time
-supervisor.HANG_SECONDS = 1.0
-supervisor.Supervisor._kill = lambda *_: print("hangs", flush=True)
+worker_pool.HANG_SECONDS = 1.0
+worker_pool.WorkerPool._kill = lambda *_: print("hangs", flush=True)
 """
     with listening() as manager:
         env = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "300000"}
