@@ -203,15 +203,16 @@ for name in ("dicomweb_cors_proxy.cli", "ssl", "uvicorn.server"):
     python(code)
 
 
-def test_health_check_follows_flags_and_tls(folder: Path) -> None:
+def test_health_check_follows_port_and_tls(folder: Path) -> None:
     certificate = trustme.CA().issue_cert("pacs.example")
     certificate.cert_chain_pems[0].write_to_path(folder / "chain.pem")
     certificate.private_key_pem.write_to_path(folder / "key.pem")
     port = free_port()
-    tls = ("--tls-cert", "/tls/chain.pem", "--tls-key", "/tls/key.pem")
-    with running(
-        "serve", "--port", str(port), *tls, env=variables(9), mounts={folder: "/tls"}
-    ) as container:
+    env = variables(port) | {
+        "DICOMWEB_PROXY_SERVER__TLS_CERT_FILE": "/tls/chain.pem",
+        "DICOMWEB_PROXY_SERVER__TLS_KEY_FILE": "/tls/key.pem",
+    }
+    with running(env=env, mounts={folder: "/tls"}) as container:
         container.child.wait_for(rf"\bat +https://0\.0\.0\.0:{port}/")
         assert container.is_healthy()
         os.kill(container.pid(), signal.SIGSTOP)
@@ -260,7 +261,6 @@ def test_demo() -> None:
         assert proxied.headers["access-control-allow-origin"] == headers["Origin"]
         assert "access-control-allow-origin" not in direct.headers
         assert proxied.json() == direct.json()
-        assert container.is_healthy()
         container.child.terminate()
         assert container.child.wait() == 0
 
@@ -284,7 +284,7 @@ def test_documentation(line: str, folder: Path) -> None:
     options = [*words[2:image], "--network=none"]
     with running(*words[image + 1 :], options=options) as container:
         container.child.wait_for(r"\bat  |proxy  ")
-        assert container.is_healthy()
+        assert container.is_healthy() or "--no-healthcheck" in options
 
 
 def test_a_pod(folder: Path) -> None:

@@ -42,6 +42,7 @@ class Child:
             stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
+            start_new_session=True,  # without the terminal, from which SIGHUP would stop `serve`
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -53,7 +53,7 @@ FAILED = 1
     help="For trying out: serve over TLS with a certificate made here, and kept.",
 )
 def serve(config_file: Path | None, *, tls_self_signed: bool, **flags: Any) -> None:  # noqa: ANN401
-    """Run the proxy until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+    """Run the proxy until SIGTERM or SIGINT; without a terminal, SIGHUP reloads.
 
     Exit status: 0 when told to stop, 1 if it can't listen or run, 2 for a configuration problem.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["load"]
+__all__ = ["load", "unchecked_values"]
 
 
 def load(
@@ -45,12 +45,7 @@ def load(
     Raises ConfigurationError with the problems of all places.
     """
     config_file = config_file or config_variable(environ)
-    places = [
-        read_flags(flags or {}, SCHEMA),
-        read_environment(environ, SCHEMA),
-        read_secret_files(environ, SCHEMA),
-        read_file(config_file, SCHEMA) if config_file else SourceValues(),
-    ]
+    places = _read_sources(config_file, flags or {}, environ)
     sources = ChainMap(*(place.sources for place in places))
     problems = [problem for place in reversed(places) for problem in place.problems]
     try:
@@ -82,3 +77,27 @@ def load(
         ]
         settings._exposures = tuple(exposure(config_file, secrets))  # noqa: SLF001
     return settings
+
+
+def unchecked_values(
+    config_file: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Mapping[str, object]:
+    """Return the values of all settings by dotted key, as written, with the defaults.
+
+    Unlike `load`, this takes no flags, and passes over values with problems.
+    """
+    places = _read_sources(config_file or config_variable(environ), {}, environ)
+    defaults = {setting.key: setting.default for setting in SCHEMA.settings.values()}
+    return ChainMap(*(place.values for place in places), defaults)
+
+
+def _read_sources(
+    config_file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
+) -> list[SourceValues]:
+    """Read each source, in order of precedence."""
+    return [
+        read_flags(flags, SCHEMA),
+        read_environment(environ, SCHEMA),
+        read_secret_files(environ, SCHEMA),
+        read_file(config_file, SCHEMA) if config_file else SourceValues(),
+    ]

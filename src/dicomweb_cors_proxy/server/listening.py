@@ -32,19 +32,16 @@ def handling_signals(
 ) -> Iterator[None]:
     """While the block lasts, SIGTERM and SIGINT stop the process, SIGHUP reloads it.
 
-    A terminal that is closed sends SIGHUP too, and stops what was started from it.
+    A process that was started from a terminal is stopped by SIGHUP, because closing the terminal
+    sends it. Under nohup, which ignores SIGHUP, the process reloads.
     """
     handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(
         (signal.SIGINT, signal.SIGTERM), lambda _, __: on_stop()
     )
     if on_reload is not None and hasattr(signal, "SIGHUP"):
-        reload = on_reload  # as mypy sees it
         is_attached = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
-
-        def on_hangup(_: int, __: FrameType | None) -> None:
-            (on_stop if is_attached and not _has_terminal() else reload)()
-
-        handlers[signal.SIGHUP] = on_hangup
+        on_hangup = on_stop if is_attached else on_reload
+        handlers[signal.SIGHUP] = lambda _, __: on_hangup()
     previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

@@ -13,9 +13,8 @@ import yaml
 from click.testing import CliRunner
 
 from dicomweb_cors_proxy.cli import main
-from tests.support.demo import three_free_ports
 from tests.support.processes import Child
-from tests.support.servers import LOOPBACK, free_port
+from tests.support.servers import LOOPBACK, Reply, free_port, stub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,93 +27,79 @@ SETTINGS = {
 }
 
 
-# A first process that starts another and passes SIGTERM on, as docker run --init has it.
-INIT = """
-import signal, subprocess, sys
-child = subprocess.Popen(sys.argv[1:])
-signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-sys.exit(child.wait())
-"""
-
-
 @contextmanager
 def running(env: Mapping[str, str], *arguments: str) -> Iterator[Child]:
     with Child([COMMAND, *arguments], env=os.environ | env) as child:
-        child.wait_for(r"\bat  |proxy  ")
+        child.wait_for(r"\bat  ")
         yield child
 
 
-def check(env: Mapping[str, str], pid: int) -> int:
-    return CliRunner(env=env).invoke(main, ["healthcheck", "--pid", str(pid)]).exit_code
+def check(env: Mapping[str, str], *arguments: str) -> int:
+    return CliRunner(env=env).invoke(main, ["healthcheck", *arguments]).exit_code
 
 
-@pytest.fixture(params=["variable", "file", "flag", "all interfaces"])
-def started(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[dict[str, str], list[str]]:
-    """How a proxy can be told its port: environment and flags."""
+@pytest.fixture(params=["variable", "file", "all interfaces"])
+def env(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The environment of a proxy that is told its port."""
     port = free_port()
     variable = {"DICOMWEB_PROXY_SERVER__PORT": str(port)}
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({"server": {"port": port}}))
-    return {
-        "variable": (SETTINGS | variable, []),
-        "file": (SETTINGS | {"DICOMWEB_PROXY_CONFIG": str(file)}, []),
-        "flag": (SETTINGS, ["--port", str(port)]),
-        "all interfaces": (SETTINGS | variable, ["--host", "::"]),
-    }[request.param]
+    return (
+        SETTINGS
+        | {
+            "variable": variable,
+            "file": {"DICOMWEB_PROXY_CONFIG": str(file)},
+            "all interfaces": variable | {"DICOMWEB_PROXY_SERVER__HOST": "::"},
+        }[request.param]
+    )
 
 
-def test_follows_the_port(started: tuple[dict[str, str], list[str]]) -> None:
-    env, flags = started
-    with running(env, "serve", *flags) as proxy:
-        assert check(env, proxy.pid) == 0
+def test_follows_the_port(env: dict[str, str]) -> None:
+    with running(env, "serve"):
+        assert check(env) == 0
 
 
-def test_fails_where_nothing_listens() -> None:
-    with Child([sys.executable, "-c", "import time; time.sleep(60)"]) as idle:
-        assert check(SETTINGS, idle.pid) == 1
+def test_asks_the_given_url() -> None:
+    port = str(free_port())
+    with running(SETTINGS, "serve", "--port", port):
+        assert check({}, "--url", f"http://{LOOPBACK}:{port}") == 0
 
 
-def test_follows_tls_and_a_process_before(tmp_path: Path) -> None:
+@pytest.mark.parametrize("url", [f"http://{LOOPBACK}:9", "http://a:b"])
+def test_fails_where_nothing_listens(url: str) -> None:
+    assert check({}, "--url", url) == 1
+
+
+def test_follows_tls(tmp_path: Path) -> None:
     certificate = trustme.CA().issue_cert("pacs.example")
     chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
     certificate.cert_chain_pems[0].write_to_path(chain)
     certificate.private_key_pem.write_to_path(key)
-    port = str(free_port())
-    command = ["serve", "--port", port, "--tls-cert", str(chain), "--tls-key", str(key)]
-    with Child([sys.executable, "-c", INIT, COMMAND, *command], env=os.environ | SETTINGS) as child:
-        child.wait_for(r"\bat  ")
-        assert check(SETTINGS, child.pid) == 0
+    env = SETTINGS | {
+        "DICOMWEB_PROXY_SERVER__PORT": str(free_port()),
+        "DICOMWEB_PROXY_SERVER__TLS_CERT_FILE": str(chain),
+        "DICOMWEB_PROXY_SERVER__TLS_KEY_FILE": str(key),
+    }
+    with running(env, "serve"):
+        assert check(env) == 0
 
 
-def test_follows_the_demo() -> None:
-    port = three_free_ports()
-    with running(SETTINGS, "demo", "--port", str(port)) as demo:
-        assert check(SETTINGS, demo.pid) == 0
-
-
-def test_a_configuration_that_was_refused_changes_nothing(tmp_path: Path) -> None:
+def test_a_rejected_configuration_changes_nothing(tmp_path: Path) -> None:
+    port = free_port()
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump({"server": {"port": free_port()}}))
+    file.write_text(yaml.safe_dump({"server": {"port": port}}))
     env = SETTINGS | {"DICOMWEB_PROXY_CONFIG": str(file)}
     with running(env, "serve") as proxy:
-        file.write_text("server: {prt: 1}")
+        file.write_text(yaml.safe_dump({"server": {"port": port, "prt": 1}}))
         os.kill(proxy.pid, signal.SIGHUP)
         proxy.wait_for("not reloaded")
-        assert check(env, proxy.pid) == 0
+        assert check(env) == 0
 
 
-def test_fails_with_what_is_no_proxy() -> None:
-    command = [sys.executable, "-u", "-m", "http.server", "--bind", LOOPBACK, "0"]
-    with Child(command) as other:
-        other.wait_for("Serving HTTP")
-        assert check(SETTINGS, other.pid) == 1
-
-
-def test_fails_for_a_process_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
-    with Child([sys.executable, "-c", ""]) as child:
-        child.wait()
-    assert check(SETTINGS, child.pid) == 1
-    assert "Traceback" not in capfd.readouterr().err
+def test_fails_with_another_server() -> None:
+    with stub(Reply(404)) as other:
+        assert check({}, "--url", other.url) == 1
 
 
 def test_is_not_in_the_help() -> None:
