@@ -85,10 +85,14 @@ RESOURCES: Final = (
     _resource(_INSTANCE + "/frames/{frames}", GET=Service.RETRIEVE),
     _resource(_INSTANCE + "/frames/{frames}/rendered", GET=Service.RETRIEVE),
     _resource(_INSTANCE + "/frames/{frames}/thumbnail", GET=Service.RETRIEVE),
-    _resource(_INSTANCE + "/bulkdata/{path}", GET=Service.RETRIEVE),
+    # BulkDataURI is any URI reference (Annex F.2.2). Static DICOMweb puts bulk data below a study,
+    # dcm4chee and Kheops below a series or an instance.
+    *(
+        _resource(f"{parent}/bulkdata/{{path}}", GET=Service.RETRIEVE)
+        for parent in (_STUDY, _SERIES, _INSTANCE)
+    ),
     _resource(_INSTANCE + "/bulk/{path}", GET=Service.RETRIEVE),  # Orthanc
     _resource(_INSTANCE + "/frames", GET=Service.RETRIEVE),  # Orthanc
-    _resource(_SERIES + "/bulkdata/{tag}", GET=Service.RETRIEVE),  # Kheops
     # Worklist Service, §11.
     _resource("workitems", GET=Service.WORKLIST, POST=Service.WORKLIST),
     _resource("workitems/{workitem}", GET=Service.WORKLIST, POST=Service.WORKLIST),

@@ -120,8 +120,10 @@ def _extra_route(path: str, *, read_write: bool) -> Route:
 _UID: Final = r"[0-9]++(?:\.[0-9]++)*"  # no "..", unlike [0-9.]+
 
 # A dot segment, or what is one for an archive that drops path parameters ("..;x") first.
-_DOTS: Final = r"(?:\.|%2[Ee]){1,2}(?:[/;]|%3[Bb]|\Z)"
-_PCHAR: Final = r"[0-9A-Za-z._~!$&'()*+,;=:@-]"  # RFC 3986 §3.3, the unescaped ones
+_DOTS: Final = r"(?:\.|%2[Ee]){1,2}(?:[/;]|%3[Bb]|%2[Ff]|\Z)"
+# RFC 3986 §3.3, the unescaped ones, and those that browsers leave unescaped nevertheless (URL
+# Standard, "path percent-encode set"; Safari also leaves ^).
+_PCHAR: Final = r"[0-9A-Za-z._~!$&'()*+,;=:@^|\[\]-]"
 # Of no control, slash or backslash; nor, for archives that decode twice or overlong UTF-8, of what
 # becomes one of them or a dot.
 _ESCAPE: Final = (
@@ -144,8 +146,9 @@ _VARIABLES: Final = {
     "{uid}": _UID,
     "{frames}": r"[0-9]++(?:(?:,|%2[Cc])[0-9]++)*",  # some clients encode the comma
     "{aet}": _SEGMENT,
-    "{tag}": _SEGMENT,
-    "{path}": rf"{_SEGMENT}(?:/{_SEGMENT})*",
+    # Segments that an encoded slash may separate, because some archives encode the slashes of a
+    # BulkDataURI. A dot segment stands beside neither.
+    "{path}": rf"{_SEGMENT}(?:(?:/|%2[Ff]){_SEGMENT})*",
 }
 
 

@@ -1,0 +1,161 @@
+"""Requests and responses from public reports of viewers and archives, tried on the proxy.
+
+Each row names its source. UIDs and hosts are made up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.sockets import ORIGIN, Wire, archive, proxy, request, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.support.sockets import Head
+
+ROOT = "/dicom-web"
+STUDY = "/studies/1.2.3"
+SERIES = f"{STUDY}/series/1.2.3.4"
+INSTANCE = f"{SERIES}/instances/1.2.3.4.5"
+READ_WRITE = {"mode": "read-write"}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One exchange.
+
+    In the archive's response, `{archive}` stands for its root, and `{proxy}` in what is expected
+    for the proxy's root. A row that expects no `sent` expects that nothing reaches the archive.
+
+    Attributes:
+        source: the public report or document.
+        target: below the DICOMweb root.
+        lines: header lines of the page's request.
+        access: the section of the configuration.
+        answer: the archive's status line and header lines.
+        sent: the request line that reaches the archive, without its root.
+        asked: header lines that reach the archive; None: no such line.
+        got: header lines that reach the page; None: no such line.
+        expected: the body that reaches the page; None: the same as the archive's.
+        detail: words of the proxy's own error.
+    """
+
+    source: str
+    target: str
+    method: str = "GET"
+    lines: tuple[str, ...] = ()
+    content: bytes = b""
+    access: Mapping[str, Any] = field(default_factory=dict)
+    answer: str = "200 OK\nContent-Type: application/octet-stream"
+    body: str = "ok"
+    status: int = 200
+    sent: str | None = None
+    asked: Mapping[str, str | None] = field(default_factory=dict)
+    got: Mapping[str, str | None] = field(default_factory=dict)
+    expected: str | None = None
+    detail: str = ""
+
+
+def forwarded(source: str, target: str, method: str = "GET", **others: Any) -> Report:  # noqa: ANN401
+    """Return a row whose request reaches the archive as it is."""
+    return Report(source, target, method, sent=f"{method} {target}", **others)
+
+
+STATIC = "RadicalImaging/Static-DICOMWeb PR #99, docs/nginx.md"
+KHEOPS = "OsiriX-Foundation/kheops PR #69"
+PS3_18 = "PS3.18 F.2.2: BulkDataURI is any URI reference"
+
+BULK_DATA = {
+    "bulk data of a study, by its hash": forwarded(
+        f"{STATIC}; dcmjs-org/dicomweb-client PR #54, OHIF/Viewers PR #4236",
+        f"{STUDY}/bulkdata/ab/cd/0123ef.mht.gz",
+        answer="200 OK\nContent-Type: multipart/related\nContent-Encoding: gzip",
+        got={"content-encoding": "gzip"},
+    ),
+    "bulk data of a study, one segment": forwarded(STATIC, f"{STUDY}/bulkdata/7FE00010"),
+    "bulk data of a series, nested": forwarded(KHEOPS, f"{SERIES}/bulkdata/0040A730/4/00700022"),
+    "bulk data of an instance, nested": forwarded(KHEOPS, f"{INSTANCE}/bulkdata/0040A730/4/7"),
+    "an encoded slash in bulk data's path": forwarded(
+        PS3_18, f"{INSTANCE}/bulkdata/0040A730%2F4%2f00700022"
+    ),
+    "an encoded slash in bulk data's path of a study": forwarded(
+        PS3_18, f"{STUDY}/bulkdata/ab%2Fcd/0123ef.mht.gz"
+    ),
+    "brackets and a bar that browsers leave raw in bulk data's path": forwarded(
+        "dcm4che/dcm4chee-arc-light #1064", f"{INSTANCE}/bulkdata/00480200[0]/a|b^c"
+    ),
+    "an encoded slash beside dots": Report(
+        PS3_18, f"{STUDY}/bulkdata/..%2F..%2Fsystem", status=400, detail="dot segment"
+    ),
+    "an encoded slash in the place of a UID's": Report(
+        PS3_18, "/studies/1.2.3%2Fbulkdata/a", status=404, detail="Not a DICOMweb resource"
+    ),
+    "a frame in another encoding": forwarded(
+        "cornerstonejs/cornerstone3D PR #779 (framesPath)",
+        f"{INSTANCE}/htj2k/1",
+        lines=("Range: bytes=0-65535",),
+        access={"extra_paths": ["/studies/*/series/*/instances/*/htj2k/*"]},
+        answer="206 Partial Content\nContent-Type: multipart/related\n"
+        "Content-Range: bytes 0-65535/200000",
+        status=206,
+        asked={"range": "bytes=0-65535"},
+        got={"content-range": "bytes 0-65535/200000"},
+    ),
+    "a code that browsers leave raw in an extra path": forwarded(
+        "dcm4che/dcm4chee-arc-light #1064 (Safari)",
+        f"{SERIES}/reject/113001^DCM",
+        "POST",
+        access=READ_WRITE | {"extra_paths": ["/studies/*/series/*/reject/*"]},
+    ),
+    "the same code, as the extra path has it": forwarded(
+        "dcm4che/dcm4chee-arc-light #1064 (Safari)",
+        f"{SERIES}/reject/113001^DCM",
+        "POST",
+        access=READ_WRITE | {"extra_paths": ["/studies/*/series/*/reject/113001^DCM"]},
+    ),
+}
+
+REPORTS = BULK_DATA
+
+
+@pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)
+async def test_a_report(report: Report) -> None:
+    async def handle(wire: Wire, head: Head) -> None:
+        await wire.body(head) if report.content else None
+        status, *lines = report.answer.replace("{archive}", root).split("\n")
+        body = report.body.replace("{archive}", root).encode()
+        lines.append(f"Content-Length: {len(body)}")
+        await wire.send("\r\n".join([f"HTTP/1.1 {status}", *lines, "", ""]).encode() + body)
+
+    async with archive(handle) as a:
+        root = a.url
+        async with proxy(settings(root, access=report.access)) as p:
+            head, got = await p.ask(
+                request(report.method, ROOT + report.target, *report.lines, body=report.content)
+            )
+            here = f"http://proxy.example{ROOT}"
+    assert head.status == report.status, got
+    assert head.all(b"access-control-allow-origin") == [ORIGIN]
+    if report.sent is None:
+        assert not a.requests
+        assert report.detail
+        assert report.detail in got.decode()
+        return
+    (request_head,) = a.requests
+    method, _, path = report.sent.partition(" ")
+    assert request_head.first_line.decode() == f"{method} /pacs{path} HTTP/1.1"
+    for name, value in report.asked.items():
+        assert request_head.get(name.encode()) == (None if value is None else value.encode())
+    expected = (
+        report.body.replace("{archive}", root)
+        if report.expected is None
+        else (report.expected.replace("{proxy}", here).replace("{archive}", root))
+    )
+    assert got.decode() == expected
+    for name, value in report.got.items():
+        line = head.get(name.encode())
+        assert line == (None if value is None else value.replace("{proxy}", here).encode())
