@@ -145,7 +145,8 @@ OTHERS = {
     "/system": "Orthanc",
     "/instances/66b83aa1-8d4a2e1d-0a1d4a43-7c11f9f0-8f2bfe18/file": "Orthanc",
     "/dicom-web/reports/a%2fb": "extra paths take no encoded slash",
-    "/dicom-web/reports/": "nor an empty segment",
+    "/dicom-web/reports//": "nor an empty segment",
+    "/dicom-web/reports//a": "nor an empty segment",
     "/": "the root is not ours",
 }
 

@@ -21,6 +21,8 @@ ROOT = "/dicom-web"
 STUDY = "/studies/1.2.3"
 SERIES = f"{STUDY}/series/1.2.3.4"
 INSTANCE = f"{SERIES}/instances/1.2.3.4.5"
+STORE = 'Content-Type: multipart/related; type="application/dicom"; boundary=a'
+JSON = "Content-Type: application/dicom+json"
 READ_WRITE = {"mode": "read-write"}
 
 
@@ -119,7 +121,79 @@ BULK_DATA = {
     ),
 }
 
-REPORTS = BULK_DATA
+AZURE = "Azure DICOM conformance statement v2: Store uses POST or PUT"
+DCM4CHEE = "dcm4che/dcm4chee-arc-light #4042, #3366, #3363, #4545"
+STORED = {
+    "lines": (STORE,),
+    "content": b"--a--",
+    "answer": f"200 OK\n{JSON}",
+    "body": "{}",
+}
+
+METHODS = {
+    "a store by PUT": forwarded(AZURE, "/studies", "PUT", access=READ_WRITE, **STORED),
+    "a store by PUT into a study": forwarded(AZURE, STUDY, "PUT", access=READ_WRITE, **STORED),
+    "a store by PUT, read-only": Report(
+        AZURE, STUDY, "PUT", lines=(STORE,), status=405, detail="access.mode: read-write"
+    ),
+    "a store by PUT, with extra paths that cover it": forwarded(
+        AZURE,
+        STUDY,
+        "PUT",
+        access=READ_WRITE | {"extra_paths": ["/studies", "/studies/*", "/**"]},
+        **STORED,
+    ),
+    "PUT on a series, which an extra path adds": forwarded(
+        DCM4CHEE,
+        SERIES,
+        "PUT",
+        access=READ_WRITE | {"extra_paths": ["/studies/*/series/*"]},
+        **STORED,
+    ),
+    "POST on a series, which an extra path adds": forwarded(
+        DCM4CHEE,
+        SERIES,
+        "POST",
+        access=READ_WRITE | {"extra_paths": ["/studies/*/series/*"]},
+        **STORED,
+    ),
+    "POST on an instance, which an extra path adds": forwarded(
+        DCM4CHEE, INSTANCE, "POST", access=READ_WRITE | {"extra_paths": ["/studies/**"]}, **STORED
+    ),
+}
+
+DICOMCLOUD = "DICOMcloud/DICOMcloud #79 (an uploader posts to /api/studies/)"
+
+SLASHES = {
+    "a slash behind rendered": forwarded(
+        f"{STATIC}: rendered/ exists only with the slash",
+        f"{INSTANCE}/rendered/",
+        access={"extra_paths": ["/**"]},
+        answer="200 OK\nContent-Type: video/mp4",
+    ),
+    "a slash behind rendered, by a pattern for it": forwarded(
+        STATIC,
+        f"{INSTANCE}/rendered/",
+        access={"extra_paths": ["/studies/*/series/*/instances/*/rendered/"]},
+        answer="200 OK\nContent-Type: video/mp4",
+    ),
+    "an upload to studies/": forwarded(
+        DICOMCLOUD,
+        "/studies/",
+        "POST",
+        access=READ_WRITE | {"extra_paths": ["/studies/"]},
+        **STORED,
+    ),
+    "a doubled slash": Report(
+        DICOMCLOUD,
+        "/studies//",
+        access={"extra_paths": ["/**"]},
+        status=404,
+        detail="Not a DICOMweb resource",
+    ),
+}
+
+REPORTS = BULK_DATA | METHODS | SLASHES
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)

@@ -250,7 +250,8 @@ class AccessSettings(_Group):
     )
     extra_paths: tuple[ExtraPath, ...] = Field(
         (),
-        description="Paths beyond DICOMweb's: /reports/*; * is one segment, ** any number.",
+        description="Paths and methods beyond DICOMweb's: /reports/*; * is one segment, ** any "
+        "number; a slash at the end counts.",
     )
 
 

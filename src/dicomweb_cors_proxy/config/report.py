@@ -12,6 +12,8 @@ from dicomweb_cors_proxy.config.cors_policies import any_origin_keys, policy_war
 from dicomweb_cors_proxy.config.issues import SettingIssue, redacted
 from dicomweb_cors_proxy.config.kinds import is_eavesdrop_safe
 from dicomweb_cors_proxy.config.pem_files import validity_fault
+from dicomweb_cors_proxy.dicomweb.resources import WADO
+from dicomweb_cors_proxy.dicomweb.routes import ResourceTable
 from dicomweb_cors_proxy.http.hosts import is_loopback
 
 if TYPE_CHECKING:
@@ -75,10 +77,41 @@ def warnings(settings: SettingFields) -> Iterator[SettingIssue]:
     if "/**" in access.extra_paths:
         reason = "'/**' opens every path of the archive, of its administration too; list those"
         yield SettingIssue("access.extra_paths", f"{reason} that are meant")
+    yield from _extra_path_warnings(settings)
     for network in server.trusted_proxies:
         if network.endswith("/0"):
             reason = f"{redacted(network)} believes every client's X-Forwarded-*; list the proxies"
             yield SettingIssue("server.trusted_proxies", reason)
+
+
+# Paths that the proxy answers itself, at the root of its origin.
+_OWN_ENDPOINTS: Final = ("/healthz", "/readyz", "/metrics")
+
+
+def _extra_path_warnings(settings: SettingFields) -> Iterator[SettingIssue]:
+    """Yield the extra paths that change nothing."""
+    base_path = settings.server.base_path.rstrip("/")
+    resources = ResourceTable(read_write=False, wado_uri=True)
+    for path in settings.access.extra_paths:
+        route = None if "*" in path else resources.match(path.encode("ascii"))
+        if route is not None and route.template == WADO:
+            if settings.upstream.wado_uri_url is None:
+                reason = "is WADO-URI, which has a setting of its own: set upstream.wado_uri_url"
+            else:
+                reason = "is WADO-URI, which upstream.wado_uri_url forwards already; leave it out"
+        elif route is not None and settings.access.mode == "read-only" and "GET" in route.allow:
+            reason = (
+                "is a DICOMweb resource, which is forwarded already; further methods are added "
+                "only with access.mode: read-write"
+            )
+        elif base_path and (path + "/").startswith(base_path + "/"):
+            below = path.removeprefix(base_path) or "/"
+            reason = f"repeats server.base_path, which it is relative to; write {below!r}"
+        elif not base_path and path in _OWN_ENDPOINTS:
+            reason = "is an endpoint of the proxy's own; set server.base_path to tell them apart"
+        else:
+            continue
+        yield SettingIssue("access.extra_paths", f"{path!r} {reason}")
 
 
 def _upstream_warnings(upstream: UpstreamSettings) -> Iterator[SettingIssue]:

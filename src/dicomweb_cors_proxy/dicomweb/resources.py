@@ -55,15 +55,21 @@ WADO: Final = "wado"
 
 RESOURCES: Final = (
     _resource("/"),
-    # Studies Service: store §10.5, search §10.6.
-    _resource("studies", GET=Service.SEARCH, POST=Service.STORE),
+    # Studies Service: store §10.5, search §10.6. PUT is Azure's store that replaces instances.
+    _resource("studies", GET=Service.SEARCH, POST=Service.STORE, PUT=Service.STORE),
     _resource("series", GET=Service.SEARCH),
     _resource("instances", GET=Service.SEARCH),
     _resource(_STUDY + "/series", GET=Service.SEARCH),
     _resource(_STUDY + "/instances", GET=Service.SEARCH),
     _resource(_SERIES + "/instances", GET=Service.SEARCH),
     # Retrieve, §10.4. DELETE is not in the standard; Azure, Google and dcm4chee have it.
-    _resource(_STUDY, GET=Service.RETRIEVE, POST=Service.STORE, DELETE=Service.STORE),
+    _resource(
+        _STUDY,
+        GET=Service.RETRIEVE,
+        POST=Service.STORE,
+        PUT=Service.STORE,
+        DELETE=Service.STORE,
+    ),
     _resource(_SERIES, GET=Service.RETRIEVE, DELETE=Service.STORE),
     _resource(_INSTANCE, GET=Service.RETRIEVE, DELETE=Service.STORE),
     *(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
@@ -21,7 +22,7 @@ class Route:
     """The resource that a path matched, under one configuration.
 
     Attributes:
-        template: the resource's template, or the extra path as it was configured.
+        template: the resource's template, or the extra path as it is configured.
         allow: the methods that are forwarded, in the order of the Allow header.
     """
 
@@ -55,6 +56,7 @@ _BULK_DATA: Final = frozenset(
 )
 _TEXT_SERVICES: Final = frozenset({Service.SEARCH, Service.STORE, Service.WORKLIST})
 
+_NEVER_FORWARDED: Final = MappingProxyType({"CONNECT": None, "TRACE": None})
 _METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -63,9 +65,11 @@ class ResourceTable:
 
     Args:
         read_write: forward every method of a resource, not only GET, HEAD and OPTIONS.
-        extra_paths: patterns of further paths, see `parse_extra_path`. The resources of the
-            standard come first, then these in their order. They are for `Service.ROOT`, with any
-            method but CONNECT and TRACE, or with GET, HEAD and OPTIONS when not `read_write`.
+        extra_paths: patterns of further paths, see `parse_extra_path`; the first that matches is
+            used. They are for `Service.ROOT`, with any method except CONNECT and TRACE, or with
+            GET, HEAD and OPTIONS when not `read_write`. A path that is a resource of the standard
+            too stays one, and gets the methods that it lacks. `wado` does not, because its
+            URL is not below the root.
         wado_uri: whether `wado` is a resource.
 
     Raises ValueError, with a sentence, for the first of `extra_paths` that is malformed.
@@ -79,13 +83,16 @@ class ResourceTable:
             for resource in RESOURCES
             if wado_uri or resource.template != WADO
         ]
-        routes: list[Route] = []
-        patterns = [_pattern(rows, routes)]
-        for path in extra_paths:
-            patterns.append(parse_extra_path(path) + "()")
-            routes.append(_extra_route(path, read_write=read_write))
-        self._match = re.compile("|".join(patterns).encode("ascii")).match
-        self._routes: dict[int | None, Route] = dict(enumerate(routes, start=1))
+        resources: list[Route] = []
+        self._match_resource = re.compile(_pattern(rows, resources).encode("ascii")).match
+        extras = {path: parse_extra_path(path) + "()" for path in extra_paths}
+        self._match_extra = (
+            re.compile("|".join(extras.values()).encode("ascii")).match if extras else None
+        )
+        # By the position of the resource and of the extra path, 0 for none.
+        self._routes = {(at, 0): route for at, route in enumerate(resources, start=1)}
+        for at, path in enumerate(extras, start=1):
+            self._routes[0, at] = _extra_route(path, read_write=read_write)
 
     def match(self, path: bytes) -> Route | None:
         """Return the route of a path, or None if it is not a resource (404).
@@ -93,12 +100,19 @@ class ResourceTable:
         `path` is what follows the base path in the request target, as it came: neither decoded
         nor normalised, without the query. It is empty for the root, else it starts with a slash.
         """
-        found = self._match(path)
-        if found is None or (
+        resource = self._match_resource(path)
+        at = (resource and resource.lastindex) or 0
+        extra = self._match_extra and self._match_extra(path)
+        extra_at = (extra and extra.lastindex) or 0
+        if not (at or extra_at) or (
             b"%25" in path and _AT_SECOND_SIGHT.search(unquote_to_bytes(path)) is not None
         ):
             return None
-        return self._routes[found.lastindex]
+        route = self._routes.get((at, extra_at))
+        if route is None:
+            route = _widened(self._routes[at, 0], self._routes[0, extra_at])
+            self._routes[at, extra_at] = route
+        return route
 
 
 def _route(resource: Resource, *, read_write: bool) -> Route:
@@ -112,9 +126,27 @@ def _route(resource: Resource, *, read_write: bool) -> Route:
 
 def _extra_route(path: str, *, read_write: bool) -> Route:
     if read_write:
-        return Route(path, _METHODS, {"CONNECT": None, "TRACE": None}, Service.ROOT)
+        return Route(path, _METHODS, _NEVER_FORWARDED, Service.ROOT)
     allow = tuple(method for method in _METHODS if method in SAFE_METHODS)
     return Route(path, allow, dict.fromkeys(allow, Service.ROOT))
+
+
+def _widened(resource: Route, extra: Route) -> Route:
+    """Return the route of a resource with the methods that an extra path adds.
+
+    They go to the service that the resource's other reads, or other writes, go to.
+    """
+    if resource.template == WADO:
+        return resource
+    reads = resource.service("OPTIONS")
+    writes = extra.service("POST") and next(
+        (resource.service(m) for m in resource.allow if m not in SAFE_METHODS), Service.ROOT
+    )
+    services = {
+        method: resource.service(method) or (reads if method in SAFE_METHODS else writes)
+        for method in extra.allow
+    }
+    return Route(resource.template, extra.allow, services | _NEVER_FORWARDED, writes)
 
 
 _UID: Final = r"[0-9]++(?:\.[0-9]++)*"  # no "..", unlike [0-9.]+
@@ -181,13 +213,14 @@ def parse_extra_path(path: str) -> str:
 
     `*` is exactly one segment, `**` any number of them, none included. Neither stands for an empty
     segment, a dot segment, or one with an encoded slash, backslash or control character. All else
-    stands for itself, byte for byte.
+    stands for itself, byte for byte, and so does a slash at the end. `**` at the end includes one,
+    and `/` is the root with and without it.
 
     Raises ValueError, with a sentence that names the pattern and a remedy.
     """
     if not path.startswith("/"):
         raise ValueError(f"{path!r} doesn't start with a slash: write {'/' + path!r}")
-    for segment in path.split("/")[1:]:
+    for segment in path.removesuffix("/").split("/")[1:]:
         for fault, reason in _SEGMENT_FAULTS:
             if fault.search(segment):
                 raise ValueError(f"{path!r} has {reason}")
@@ -199,16 +232,16 @@ def parse_extra_path(path: str) -> str:
             "/" + (_SEGMENT if segment == "*" else re.escape(segment))
             for segment in run.split("/")[1:]
         )
-        for run in path.split("/**")
+        for run in ("" if path == "/" else path).split("/**")
     ]
-    runs[-1] += r"\Z"
+    runs[-1] += r"\Z" if runs[-1] else r"/?\Z"
     return runs[0] + "".join(f"(?>(?:/{_SEGMENT})*?{run})" for run in runs[1:])
 
 
 _SEGMENT_FAULTS: Final = tuple(
     (re.compile(pattern), reason)
     for pattern, reason in (
-        (r"\A\Z", "an empty segment: leave out the slash at the end, or the doubled one"),
+        (r"\A\Z", "an empty segment: leave out the doubled slash"),
         (r"[?#]", "a query or a fragment: write the path alone, it matches with any query"),
         (r"\A(?!\*\*?\Z)[^*]*\*", "a * within a segment: let it be the segment, or write %2A"),
         (r"%(?![0-9A-Fa-f]{2})", "a % without two hexadecimal digits: write a literal % as %25"),

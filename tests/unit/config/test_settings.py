@@ -1289,6 +1289,26 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
             "access.extra_paths: '/**' opens every path of the archive, of its administration too",
         ),
         (
+            {"access.extra_paths": ["/wado"]},
+            "access.extra_paths: '/wado' is WADO-URI, which has a setting of its own",
+        ),
+        (
+            {"access.extra_paths": ["/wado"], "upstream.wado_uri_url": "http://a/wado"},
+            "access.extra_paths: '/wado' is WADO-URI, which upstream.wado_uri_url forwards already",
+        ),
+        (
+            {"access.extra_paths": ["/reports/*", "/instances"]},
+            "access.extra_paths: '/instances' is a DICOMweb resource, which is forwarded already",
+        ),
+        (
+            {"access.extra_paths": ["/dicom-web/reports/*"]},
+            "access.extra_paths: '/dicom-web/reports/*' repeats server.base_path",
+        ),
+        (
+            {"access.extra_paths": ["/metrics"], "server.base_path": "/"},
+            "access.extra_paths: '/metrics' is an endpoint of the proxy's own",
+        ),
+        (
             {"upstream.url": "http://orthanc:8042/"},
             "upstream.url: 'http://orthanc:8042/' has no path, but most archives serve DICOMweb",
         ),
@@ -1306,6 +1326,19 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
 def test_warnings(changes: dict[str, Any], warning: str) -> None:
     [found] = Settings(**nested(SUFFICIENT | changes)).warnings()
     assert found.startswith(warning)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"access.extra_paths": ["/studies/", "/", "/studies/*/bulkdata/*", "/metrics"]},
+        {"access.extra_paths": ["/instances", "/studies/1"], "access.mode": "read-write"},
+        {"access.extra_paths": ["/workitems/1/state"]},  # which has no GET of its own
+        {"access.extra_paths": ["/dicom-web/reports/*"], "server.base_path": "/"},
+    ],
+)
+def test_extra_paths_that_change_something_cause_no_warning(changes: dict[str, Any]) -> None:
+    assert not Settings(**nested(SUFFICIENT | changes)).warnings()
 
 
 READ_WRITE = {"cors.allow_origins": ["https://a.example"], "access.mode": "read-write"}

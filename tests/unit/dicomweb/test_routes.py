@@ -18,13 +18,16 @@ INSTANCE = SERIES + "/instances/4"
 # The transactions of PS3.18, and what archives have besides: methods and services, by example.
 TRANSACTIONS = {
     "/": ("", {"OPTIONS": "root"}),
-    "studies": ("studies", {"GET": "search", "POST": "store"}),
+    "studies": ("studies", {"GET": "search", "POST": "store", "PUT": "store"}),
     "series": ("series", {"GET": "search"}),
     "instances": ("instances", {"GET": "search"}),
     "studies/{study}/series": (STUDY + "/series", {"GET": "search"}),
     "studies/{study}/instances": (STUDY + "/instances", {"GET": "search"}),
     "studies/{study}/series/{series}/instances": (SERIES + "/instances", {"GET": "search"}),
-    "studies/{study}": (STUDY, {"GET": "retrieve", "POST": "store", "DELETE": "store"}),
+    "studies/{study}": (
+        STUDY,
+        {"GET": "retrieve", "POST": "store", "PUT": "store", "DELETE": "store"},
+    ),
     "studies/{study}/series/{series}": (SERIES, {"GET": "retrieve", "DELETE": "store"}),
     "studies/{study}/series/{series}/instances/{instance}": (
         INSTANCE,
@@ -360,7 +363,16 @@ def test_matches_what_the_templates_say_and_nothing_else(path: bytes) -> None:
 
 EXTRA = ResourceTable(
     read_write=True,
-    extra_paths=["/reports/*", "/a/**", "/x/**/y/*/**/z", "/lit.eral/%7Ex", "/wado", "/studies/*"],
+    extra_paths=[
+        "/reports/*",
+        "/a/**",
+        "/x/**/y/*/**/z",
+        "/lit.eral/%7Ex",
+        "/wado",
+        "/studies/*",
+        "/s/*/",
+        "/studies/",
+    ],
 )
 
 
@@ -393,7 +405,16 @@ EXTRA = ResourceTable(
         (b"/reports/..;x", None),
         (b"/reports/1?", None),
         (b"/ab", None),
-        (b"/a/", None),
+        (b"/a/", "/a/**"),
+        (b"/a/b/", "/a/**"),
+        (b"/a/b//", None),
+        (b"/a//", None),
+        (b"/s/1/", "/s/*/"),
+        (b"/s/1", None),
+        (b"/s/", None),
+        (b"/s//", None),
+        (b"/studies/", "/studies/"),
+        (b"/studies", "studies"),
         (b"/a//b", None),
         (b"/a/b/../c", None),
         (b"/a/b/%2e%2E", None),
@@ -419,6 +440,59 @@ def test_extra_paths_take_every_method_that_can_be_forwarded() -> None:
     assert route.service("TRACE") is None
 
 
+ALL = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "services"),
+    [
+        ("studies/1/series/2", "/studies/*/series/*", ("retrieve", "store")),
+        ("studies/1/series/2", "/**", ("retrieve", "store")),
+        ("studies/1", "/studies/1", ("retrieve", "store")),
+        ("studies/1/metadata", "/studies/**", ("retrieve", "root")),
+        ("workitems/1/state", "/workitems/*/*", ("worklist", "worklist")),
+        ("", "/**", ("root", "root")),
+        ("", "/", ("root", "root")),
+    ],
+)
+def test_an_extra_path_adds_the_methods_that_a_resource_lacks(
+    path: str, pattern: str, services: tuple[str, str]
+) -> None:
+    reads, writes = services
+    own = match(READ_WRITE, path)
+    route = match(ResourceTable(read_write=True, extra_paths=[pattern]), path)
+    assert route.template == own.template
+    assert route.allow == ALL
+    assert {m: route.service(m) for m in own.allow} == {m: own.service(m) for m in own.allow}
+    assert {route.service(m) for m in ("GET", "HEAD", "OPTIONS")} == {reads}
+    assert {route.service(m) for m in ("POST", "PUT", "PATCH", "DELETE", "PROPFIND")} == {writes}
+    assert route.service("CONNECT") is route.service("TRACE") is None
+
+    route = match(ResourceTable(read_write=False, extra_paths=[pattern]), path)
+    assert route.allow == ("GET", "HEAD", "OPTIONS")
+    assert {m: s for m in (*METHODS, "PROPFIND") if (s := route.service(m))} == dict.fromkeys(
+        route.allow, reads
+    )
+
+
+def test_an_extra_path_adds_no_method_to_other_paths() -> None:
+    table = ResourceTable(read_write=True, extra_paths=["/studies/*/series/*"])
+    for path in ("studies", "studies/1", "studies/1/series", "studies/1/series/2/metadata"):
+        assert match(table, path) == match(READ_WRITE, path)
+
+
+def test_an_extra_path_adds_no_method_to_wado_whose_url_is_another() -> None:
+    table = ResourceTable(read_write=True, extra_paths=["/**"], wado_uri=True)
+    assert match(table, "wado").allow == ("GET", "HEAD", "OPTIONS")
+
+
+@pytest.mark.parametrize("path", [b"", b"/"])
+def test_the_extra_path_of_the_root_has_a_slash_or_none(path: bytes) -> None:
+    route = ResourceTable(read_write=False, extra_paths=["/"]).match(path)
+    assert route is not None
+    assert route.service("GET") is Service.ROOT
+
+
 def test_extra_paths_are_read_only_too() -> None:
     route = match(ResourceTable(read_write=False, extra_paths=["/reports/*"]), "reports/1")
     assert route.allow == ("GET", "HEAD", "OPTIONS")
@@ -435,8 +509,8 @@ def test_extra_paths_are_read_only_too() -> None:
         ("reports/*", "write '/reports/*'"),
         ("*", "write '/*'"),
         ("https://archive/reports", "doesn't start with a slash"),
-        ("/", "empty segment"),
-        ("/reports/", "empty segment"),
+        ("//", "empty segment"),
+        ("/reports//", "empty segment"),
         ("/reports//x", "empty segment"),
         ("//reports", "empty segment"),
         ("/reports?x", "write the path alone"),
@@ -473,6 +547,10 @@ def glob(pattern: list[str], path: list[bytes]) -> bool:
     """Say what a pattern means in the plainest way: by trying everything."""
     if not pattern:
         return not path
+    if pattern == [""]:  # the slash at the end
+        return path == [b""]
+    if pattern == ["**"] and path == [b""]:
+        return True
     if pattern[0] == "**":
         return glob(pattern[1:], path) or (bool(path) and glob(pattern, path[1:]))
     return (
@@ -489,13 +567,14 @@ def glob(pattern: list[str], path: list[bytes]) -> bool:
 @example(["**", "a", "b", "**", "a"], [b"a", b"a", b"b", b"a", b"b", b"a"])
 def test_extra_paths_mean_what_they_say(pattern: list[str], path: list[bytes]) -> None:
     written = "/" + "/".join(pattern)
-    if {"x*", "..", ""} & set(pattern):
+    if {"x*", ".."} & set(pattern) or "" in pattern[:-1]:
         with pytest.raises(ValueError, match=r"^'/"):
             parse_extra_path(written)
         return
     raw = b"".join(b"/" + segment for segment in path)
     found = re.match(parse_extra_path(written).encode(), raw)
-    assert (found is not None) == (glob(pattern, path) and (raw == b"" or is_safe(raw)))
+    fits = glob(pattern, path) or (pattern == [""] and not path)
+    assert (found is not None) == (fits and (raw in (b"", b"/") or is_safe(raw.removesuffix(b"/"))))
 
 
 @given(st.text(st.sampled_from("/ab*%2eF.;?~é\\"), max_size=12))

@@ -76,6 +76,7 @@ PACSBIN: dict[str, str | None] = {"url": None, "qido_url": "/q", "wado_url": "/w
         (SEPARATE, ROOT, "GET", "/dicom-web/studies/1", "/w/studies/1"),
         (SEPARATE, ROOT, "OPTIONS", "/dicom-web/studies/1/metadata", "/w/studies/1/metadata"),
         (SEPARATE, ROOT, "POST", "/dicom-web/studies/1", "/s/studies/1"),
+        (SEPARATE, ROOT, "PUT", "/dicom-web/studies", "/s/studies"),
         (SEPARATE, ROOT, "DELETE", "/dicom-web/studies/1", "/s/studies/1"),
         (SEPARATE, ROOT, "GET", "/dicom-web/workitems", "/u/workitems"),
         (SEPARATE, ROOT, "PUT", "/dicom-web/workitems/1/state", "/u/workitems/1/state"),
@@ -152,16 +153,17 @@ async def test_what_is_no_resource_is_not_forwarded(method: str, status: int) ->
     ("method", "path", "mode", "urls", "status", "allow"),
     [
         ("POST", "/studies", "read-only", ONE, 405, b"GET, HEAD, OPTIONS"),
-        ("PUT", "/studies", "read-write", ONE, 405, b"GET, HEAD, POST, OPTIONS"),
-        ("TRACE", "/studies", "read-write", ONE, 405, b"GET, HEAD, POST, OPTIONS"),
+        ("PATCH", "/studies", "read-write", ONE, 405, b"GET, HEAD, POST, PUT, OPTIONS"),
+        ("TRACE", "/studies", "read-write", ONE, 405, b"GET, HEAD, POST, PUT, OPTIONS"),
         ("TRACE", "/reports/1", "read-write", ONE, 405,
          b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
         ("DELETE", "/reports/1", "read-only", ONE, 405, b"GET, HEAD, OPTIONS"),
         ("GET", "", "read-only", ONE, 405, b"OPTIONS"),
         ("PUT", "/wado", "read-write", SEPARATE, 405, b"GET, HEAD, OPTIONS"),
-        ("PUT", "/studies", "read-write", PACSBIN, 405, b"GET, HEAD, OPTIONS"),
+        ("PATCH", "/studies", "read-write", PACSBIN, 405, b"GET, HEAD, OPTIONS"),
         # A service without a URL is none of ours, whatever the method.
         ("POST", "/studies", "read-write", PACSBIN, 404, None),
+        ("PUT", "/studies/1", "read-write", PACSBIN, 404, None),
         ("GET", "/workitems", "read-only", PACSBIN, 404, None),
         ("POST", "/workitems", "read-only", PACSBIN, 404, None),
         ("OPTIONS", "/workitems", "read-only", PACSBIN, 404, None),
@@ -195,7 +197,7 @@ FAULTS: dict[int, dict[str, Any]] = {
     204: {"method": "OPTIONS", "lines": ["Access-Control-Request-Method: GET"]},
     508: {"lines": ["Via: 1.1 dicomweb-cors-proxy"]},
     404: {"path": "/dicom-web/nothing"},
-    405: {"method": "PUT"},
+    405: {"method": "PATCH"},
     403: {"origin": "https://evil.example"},
     413: {"body": bytes(11)},
     503: {"in_a_crowd": True},
@@ -277,7 +279,12 @@ async def test_a_method_in_the_place_of_another_is_a_405(query: str, line: str, 
 
 @pytest.mark.parametrize(
     ("method", "mode", "helps"),
-    [("POST", "read-only", True), ("PUT", "read-only", False), ("PUT", "read-write", False)],
+    [
+        ("POST", "read-only", True),
+        ("PUT", "read-only", True),
+        ("PATCH", "read-only", False),
+        ("PATCH", "read-write", False),
+    ],
 )
 async def test_writing_is_named_where_it_helps(method: str, mode: str, *, helps: bool) -> None:
     async with archive(hello) as a, proxy(settings(a.url, access={"mode": mode})) as p:
