@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
 
+from tests.support.guides import guide
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK, Reply, free_port, silence, stub
+from tests.support.tabs import Chromium, call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from playwright.async_api import Browser
 
     from tests.support.browser import Site, Viewer
 
@@ -88,6 +93,60 @@ async def test_credentialed_requests(
         assert (answer.status, answer.body) == (200, b"[]")
     else:
         assert answer.cors_error == "InvalidAllowCredentials"
+
+
+@pytest.mark.parametrize(
+    ("options", "console", "log"),
+    [
+        (
+            {"headers": {"X-Token": "made-up"}},
+            "Request header field x-token is not allowed by Access-Control-Allow-Headers",
+            "cors.allow_headers does not list these headers: x-token.",
+        ),
+        (
+            {"headers": {"Accept": '"a"', "X-Token": "made-up", "X-Site": "made-up"}},
+            "Request header field x-site is not allowed by Access-Control-Allow-Headers",
+            "cors.allow_headers does not list these headers: x-site and x-token.",
+        ),
+        (
+            {"method": "DELETE"},
+            "Method DELETE is not allowed by Access-Control-Allow-Methods",
+            "cors.allow_methods does not list DELETE.",
+        ),
+        (
+            {"method": "patch"},
+            "Method patch is not allowed by Access-Control-Allow-Methods",
+            "cors.allow_methods does not list patch.",
+        ),
+    ],
+    ids=["header", "two headers", "method", "method in lower case"],
+)
+@pytest.mark.parametrize("credentials", [False, True], ids=["without", "with credentials"])
+async def test_the_console_and_the_log_name_what_a_preflight_lacks(
+    *,
+    options: Mapping[str, object],
+    console: str,
+    log: str,
+    chromium: Browser,
+    serve: Serve,
+    site: Site,
+    credentials: bool,
+) -> None:
+    with stub(Reply(200)) as archive:
+        settings = fronting(archive.url, site.viewer)
+        settings["cors"]["allow_credentials"] = credentials
+        proxy = serve(settings)
+        async with Chromium.tab(chromium) as tab:
+            await tab.open(site.viewer)
+            asked = {**options, "credentials": "include" if credentials else "omit"}
+            assert "error" in await call(tab, "ask", f"{proxy.url}/studies", asked)
+            said = await tab.said()
+    assert said.endswith(f"blocked by CORS policy: {console} in preflight response.")
+    proxy.child.wait_for(f"preflight-refused .*{re.escape(log)}")
+    assert archive.requests == []
+    # The guide shows the same sentence, for another header or path.
+    sentence = re.sub(r"field \S+ is", "field accept is", console).replace("patch", "DELETE")
+    assert f"{sentence} in preflight response." in guide("browser-messages").read_text()
 
 
 async def test_a_write_of_another_origin_never_reaches_the_archive(

@@ -179,10 +179,11 @@ SCRIPT = {
     "the archive's 404": do(404, "404"),
     "the archive's 500": do(500, "500"),
     "preflight": ask(204, *PREFLIGHT),
-    "preflight refused": ask(403, *PREFLIGHT, f"Access-Control-Request-Headers: {HEADER}"),
+    "preflight refused": ask(204, *PREFLIGHT, f"Access-Control-Request-Headers: {PATIENT_ID}"),
     "preflight of a method": ask(
-        403, *PREFLIGHT[:2], f"Access-Control-Request-Method: {HEADER.upper()}"
+        204, *PREFLIGHT[:2], f"Access-Control-Request-Method: {PATIENT_ID}"
     ),
+    "preflight of a UID": ask(204, *PREFLIGHT, f"Access-Control-Request-Headers: x-{UID}"),
     "preflight from anywhere": ask(403, *PREFLIGHT, origin=f"https://{NAME}".encode()),
     "escape sequence in an origin": ask(400, origin=FORGED % b"\x1b[2K\r"),
     "line break in an origin": ask(200, origin=FORGED % "\x85".encode()),

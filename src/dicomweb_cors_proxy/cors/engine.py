@@ -20,8 +20,8 @@ CACHED_PREFLIGHTS: Final = 256
 _OVERSIZED: Final = refused(
     f"Origin and Access-Control-Request-* hold more than {MAX_PREFLIGHT_BYTES} bytes."
 )
-_MALFORMED_ORIGIN: Final = refused("Origin is malformed: no browser sends it like that.")
-_NULL_ORIGIN: Final = refused(
+_MALFORMED_ORIGIN: Final = "Origin is malformed: no browser sends it like that."
+_NULL_ORIGIN: Final = (
     "This page's origin is null, as in a sandboxed frame or a local file, which can't be allowed: "
     "serve the page over http or https and list its origin in cors.allow_origins."
 )
@@ -44,7 +44,6 @@ class CORSEngine:
         vary = () if same_for_all else (b"Origin",)
         headers = policies[0].actual_headers(b"*") if same_for_all else ()
         self._none = Decision("none", headers, vary)
-        self._refused = Decision("refused", (), vary)
         self._decide_cached = lru_cache(CACHED_ORIGINS)(self._decide)
         self._judge_cached = lru_cache(CACHED_PREFLIGHTS)(self._judge)
 
@@ -68,14 +67,21 @@ class CORSEngine:
         for policy, _ in self._policies:
             if policy.allows_origin(origin):
                 return Decision("allowed", policy.actual_headers(origin), self._none.vary)
-        return self._none if origin == self._own_origin else self._refused
+        if origin == self._own_origin:
+            return self._none
+        return Decision("refused", (), self._none.vary, _origin_refusal(origin))
 
     def _judge(self, origin: bytes, method: bytes, names: bytes) -> PreflightDecision:
         for policy, setting in self._policies:
             if policy.allows_origin(origin):
                 return policy.judge_preflight(origin, method, names, setting)
-        if origin == b"null":
-            return _NULL_ORIGIN
-        if Origin.parse(origin) is None:
-            return _MALFORMED_ORIGIN
-        return refused(f"cors.allow_origins does not list {origin.decode()}.")
+        return refused(_origin_refusal(origin))
+
+
+def _origin_refusal(origin: bytes) -> str:
+    """Return why an origin that no policy covers is rejected."""
+    if origin == b"null":
+        return _NULL_ORIGIN
+    if Origin.parse(origin) is None:
+        return _MALFORMED_ORIGIN
+    return f"cors.allow_origins does not list {origin.decode()}."

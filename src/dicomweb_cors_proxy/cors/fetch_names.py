@@ -11,7 +11,6 @@ __all__ = [
     "FORBIDDEN_REQUEST_PREFIXES",
     "FORBIDDEN_RESPONSE_HEADERS",
     "KNOWN_METHODS",
-    "KNOWN_REQUEST_HEADERS",
     "OWN_RESPONSE_HEADERS",
     "RESPONSE_HEADERS",
     "SAFELISTED_METHODS",
@@ -74,27 +73,3 @@ RESPONSE_HEADERS: Final = frozenset(
     }
 )
 FORBIDDEN_RESPONSE_HEADERS: Final = frozenset({"set-cookie", "set-cookie2"})
-
-# What a refusal may repeat of the names that a client sent: anything else could be a secret.
-KNOWN_REQUEST_HEADERS: Final = frozenset(
-    {
-        b"accept",
-        b"accept-language",
-        b"authorization",
-        b"cache-control",
-        b"content-encoding",
-        b"content-language",
-        b"content-type",
-        b"if-match",
-        b"if-modified-since",
-        b"if-none-match",
-        b"if-range",
-        b"if-unmodified-since",
-        b"pragma",
-        b"prefer",
-        b"range",
-        b"traceparent",
-        b"tracestate",
-        b"x-requested-with",
-    }
-)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from dicomweb_cors_proxy.cors.fetch_names import (
     ANY,
-    KNOWN_METHODS,
-    KNOWN_REQUEST_HEADERS,
     SAFELISTED_METHODS,
 )
 from dicomweb_cors_proxy.cors.origins import APP_SCHEMES, Origin, OriginPattern
@@ -32,6 +31,10 @@ MAX_EMPTY_ELEMENTS: Final = 16  # RFC 9110 §5.6.1.2: enough for mistakes, too f
 _MAX_AGE: Final = range(-1, 86400 + 1)
 _CHROMIUM_MAX_AGE: Final = 7200
 
+# A reason goes to the log, so it repeats only names that cannot be an ID, a UID or a token.
+_PRINTABLE_NAME: Final = re.compile(rb"(?=.{1,40}\Z)[A-Za-z]+(?:-[A-Za-z]+)*")
+_MAX_PRINTED_NAMES: Final = 8
+
 _PREFLIGHT_VARY: Final[Header] = (
     b"vary",
     b"Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
@@ -43,30 +46,36 @@ class Decision:
     """The CORS headers for the response to an actual request, of whatever status.
 
     `none` is a request without Origin, or from the proxy's own. `vary` names the request headers
-    that the response depends on, to be merged with the archive's Vary.
+    that the response depends on, to be merged with the archive's Vary. `reason` says for the log
+    why an origin is refused.
     """
 
     outcome: Literal["allowed", "refused", "none"]
     headers: tuple[Header, ...]
     vary: tuple[bytes, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PreflightDecision:
-    """All headers of the response to a preflight: 204 if allowed, otherwise 403.
+    """Status and all headers of the response to a preflight.
 
-    `reason` says to a viewer's developer which rule refused and which setting to change; of the
-    request it repeats no more than a well-formed origin and well-known names.
+    403 hides the policy from origins that it does not know. An origin that it knows gets 204 and
+    its lists, even if they lack what the page needs: the browser's console then names that.
+
+    `reason` says which rule rejected the preflight and which setting to change. Of the request it
+    repeats no more than a well-formed origin, and names that consist of letters and hyphens.
     """
 
     allowed: bool
     headers: tuple[Header, ...]
     reason: str = ""
+    status: Literal[204, 403] = 204
 
 
 def refused(reason: str) -> PreflightDecision:
-    """Return the decision on a preflight that is rejected."""
-    return PreflightDecision(allowed=False, headers=(_PREFLIGHT_VARY,), reason=reason)
+    """Return the decision on a preflight of an origin that no policy knows."""
+    return PreflightDecision(allowed=False, headers=(_PREFLIGHT_VARY,), reason=reason, status=403)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,32 +211,25 @@ class CORSPolicy:
 
         `names` is the list in Access-Control-Request-Headers, `setting` the key of this policy.
         """
-        if method not in self.methods:
-            if not TOKEN.fullmatch(method):
-                return refused("Access-Control-Request-Method is not a method.")
-            if not self.any_method:
-                return refused(self._method_refusal(method, setting))
+        method_reason = self._method_refusal(method, setting)
         requested = _requested_headers(names)
-        if requested is None:
-            return refused(
-                "Access-Control-Request-Headers is malformed, or has more than "
-                f"{MAX_REQUEST_HEADERS} names or {MAX_EMPTY_ELEMENTS} empty elements."
-            )
-        lacking = [name for name in requested if not self._allows_header(name)]
-        if lacking:
-            return refused(self._header_refusal(lacking, setting))
+        reason = method_reason or self._header_refusal(requested, setting)
 
         allow_methods, allow_headers = self.allow_methods, self.allow_headers
-        if self.credentials:
-            allow_methods = method if self.any_method else allow_methods
-            allow_headers = b", ".join(requested) if self.any_header else allow_headers
+        # With credentials browsers read * as a name. What * covers is listed in its place, so that
+        # the console names the one thing that is lacking.
+        if self.any_method and (self.credentials or method_reason):
+            allow_methods = b"" if method_reason else method
+        if self.any_header and (self.credentials or requested is None):
+            allow_headers = b", ".join(requested or ())
         headers = self._origin_headers(origin)
         if allow_methods:
             headers.append((b"access-control-allow-methods", allow_methods))
         if allow_headers:
             headers.append((b"access-control-allow-headers", allow_headers))
-        headers += [(b"access-control-max-age", self.max_age), _PREFLIGHT_VARY]
-        return PreflightDecision(allowed=True, headers=tuple(headers))
+        max_age = b"0" if reason else self.max_age
+        headers += [(b"access-control-max-age", max_age), _PREFLIGHT_VARY]
+        return PreflightDecision(allowed=not reason, headers=tuple(headers), reason=reason)
 
     def _origin_headers(self, origin: bytes) -> list[Header]:
         headers = [(b"access-control-allow-origin", b"*" if self.any_origin else origin)]
@@ -241,15 +243,32 @@ class CORSPolicy:
         return self.any_header and (self.credentials or name != b"authorization")
 
     def _method_refusal(self, method: bytes, setting: str) -> str:
+        """Return why a method is not allowed, otherwise an empty string."""
+        if method in self.methods:
+            return ""
+        if not TOKEN.fullmatch(method):
+            return "Access-Control-Request-Method is not a method."
+        if self.any_method:
+            return ""
         if method.upper() in self.methods:
             return f"Methods are case-sensitive: the page must send {method.upper().decode()}."
-        named = method.decode() if method.decode() in KNOWN_METHODS else "the page's method"
+        named = method.decode() if _PRINTABLE_NAME.fullmatch(method) else "the page's method"
         return f"{setting}.allow_methods does not list {named}."
 
-    def _header_refusal(self, lacking: Sequence[bytes], setting: str) -> str:
+    def _header_refusal(self, requested: Sequence[bytes] | None, setting: str) -> str:
+        """Return why the request headers are not allowed, otherwise an empty string."""
+        if requested is None:
+            return (
+                "Access-Control-Request-Headers is malformed, or has more than "
+                f"{MAX_REQUEST_HEADERS} names or {MAX_EMPTY_ELEMENTS} empty elements."
+            )
+        lacking = [name for name in requested if not self._allows_header(name)]
+        if not lacking:
+            return ""
         if self.any_header:
             return f"In {setting}.allow_headers * does not cover authorization; list it as well."
-        named = sorted(name.decode() for name in lacking if name in KNOWN_REQUEST_HEADERS)
+        printable = sorted(name.decode() for name in lacking if _PRINTABLE_NAME.fullmatch(name))
+        named = printable[:_MAX_PRINTED_NAMES]
         if unnamed := len(lacking) - len(named):
             more = " more" if named else ""
             named.append(f"{unnamed}{more}, which the browser's network panel shows")

@@ -18,10 +18,13 @@ _TITLES = {413: "Content Too Large", 414: "URI Too Long"}
 
 
 class LocalReply(Exception):  # noqa: N818  (not every reply is an error)
-    """A reply of the proxy itself, raised to end a request."""
+    """A reply of the proxy itself, raised to end a request; `detail` is for the log."""
 
-    def __init__(self, status: int, headers: Iterable[Header] = (), body: bytes = b"") -> None:
+    def __init__(
+        self, status: int, headers: Iterable[Header] = (), body: bytes = b"", *, detail: str = ""
+    ) -> None:
         super().__init__(status)
+        self.detail = detail
         self.status = status
         self.headers = list(headers)
         self.body = body
@@ -52,8 +55,8 @@ class HTTPProblem(LocalReply):
                 (b"content-length", b"%d" % len(body)),
             ],
             body,
+            detail=detail,
         )
-        self.detail = detail
 
 
 class ResponseAborted(Exception):  # noqa: N818  (says what is being done)

@@ -155,6 +155,8 @@ class AccessLog:
             origin = inbound.head.origin
             if origin is not None:
                 record.origin = _printable_origin(origin[: MAX_ORIGIN_BYTES + 1])
+                if inbound.decision and record.event == EVENT_REQUEST:
+                    record.event = inbound.decision.reason or EVENT_REQUEST
         self._metrics.observe(record)
         if record.status >= 500:
             level = logging.WARNING

@@ -96,11 +96,11 @@ class CORSMiddleware:
                 head.origins[0], b", ".join(head.request_methods), head.request_headers
             )
             answer = head.preflight = (
-                LocalReply(204, judged.headers)
-                if judged.allowed
-                else HTTPProblem(403, judged.reason, judged.headers)
+                HTTPProblem(403, judged.reason, judged.headers)
+                if judged.status == 403
+                else LocalReply(204, judged.headers, detail=judged.reason)
             )
-        if isinstance(answer, HTTPProblem):
+        if answer.detail:
             record.cors = "preflight-refused"
             record.event = answer.detail
         else:

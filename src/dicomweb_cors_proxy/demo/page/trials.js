@@ -100,12 +100,27 @@ function explainArchive(last) {
   return [text, "no setting of this archive, nor of many others"];
 }
 
+/** The headers that a preflight asks for and its answer does not list. */
+function unlistedHeaders(preflight) {
+  const listed = (answered(preflight, "access-control-allow-headers") ?? "").split(", ");
+  const names = (asked(preflight, "access-control-request-headers") ?? "").split(",");
+  return names.filter((name) => name && !listed.includes(name));
+}
+
 function explainRefusal(last) {
   if (isPreflight(last) && last.detail) {
     const text =
       "The proxy refuses the preflight, so the request itself is never sent. " +
       `Its reason: “${last.detail}”`;
     return [text, last.detail.replace(/.*(cors\.\w+).*/, "`$1`")];
+  }
+  const names = isPreflight(last) ? unlistedHeaders(last) : [];
+  if (names.length) {
+    const text =
+      "The preflight's answer lists the headers that pages may send. " +
+      `\`${names.join("`, `")}\` is not among them, so the request itself is never sent. ` +
+      "The browser's console (F12) says the same.";
+    return [text, "`cors.allow_headers`"];
   }
   if (answered(last, "access-control-allow-origin") === undefined) {
     const text =
