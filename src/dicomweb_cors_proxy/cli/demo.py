@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.demo.servers import Demo
 
 LAST_PORT = 65533  # leaves two for the proxy and the archive
+_FIND: Final = ""  # value of --ohif without a folder
 
 
 @click.command(short_help="Show the difference in a browser.")
@@ -26,17 +28,31 @@ LAST_PORT = 65533  # leaves two for the proxy and the archive
     show_default=True,
     help="Port of the page; the proxy has the next, the archive the one after that.",
 )
-def demo(host: str, port: int) -> None:
+@click.option(
+    "--ohif",
+    metavar="[DIR]",
+    is_flag=False,
+    flag_value=_FIND,
+    help="Serve the built OHIF in DIR instead of the page; default: the one in node_modules.",
+)
+def demo(host: str, port: int, ohif: str | None) -> None:
     """Show a sample archive without CORS, the proxy in front of it, and a page that asks both.
 
-    Exit status: 0 when told to stop, 1 if it can't listen.
+    Exit status: 0 when told to stop, 1 if it can't listen, 2 without the OHIF of --ohif.
     """
-    from dicomweb_cors_proxy.demo.servers import Demo, ListenError  # noqa: PLC0415  (takes long)
+    # These take long to import.
+    from dicomweb_cors_proxy.demo.ohif import BuildError, find_build  # noqa: PLC0415
+    from dicomweb_cors_proxy.demo.servers import Demo, ListenError  # noqa: PLC0415
 
     setup_logging("warning")
     try:
-        shown = Demo(host, port)
+        build = None
+        if ohif is not None:
+            build = find_build(None if ohif == _FIND else Path(ohif), Path.cwd())
+        shown = Demo(host, port, build)
         shown.run(on_start=lambda: click.echo("\n".join(greeting(shown))))
+    except BuildError as error:
+        raise click.BadParameter(str(error), param_hint="--ohif") from None
     except ListenError as error:
         click.echo(error, err=True)
         sys.exit(1)

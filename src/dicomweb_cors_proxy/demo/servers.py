@@ -16,6 +16,7 @@ from starlette.staticfiles import StaticFiles
 from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.config.settings import Settings
 from dicomweb_cors_proxy.demo.archive import ROOT, create_archive
+from dicomweb_cors_proxy.demo.ohif import create_ohif
 from dicomweb_cors_proxy.demo.recorder import Recorder
 from dicomweb_cors_proxy.server.listening import bind
 from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
@@ -39,6 +40,9 @@ class ListenError(Exception):
 class Demo:
     """The page on `port`, the proxy on the next one, the archive on the one after that.
 
+    Args:
+        ohif: a built OHIF, which takes the place of the demo's own page.
+
     Attributes:
         page: the page's URL.
         proxy: the proxy's DICOMweb root.
@@ -47,7 +51,7 @@ class Demo:
     Raises ConfigurationError where no origin can be made of `host`.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, ohif: Path | None = None) -> None:
         self._host = host
         self._ports = page, proxy, archive = range(port, port + 3)
         public = "localhost" if host in _ALL_INTERFACES else host
@@ -63,8 +67,9 @@ class Demo:
             server={"host": host, "port": proxy, "shutdown_timeout": 1},
         )
         recorder = Recorder()
+        viewer = create_page(recorder) if ohif is None else create_ohif(ohif, self.proxy)
         self._servers = (
-            _Companion(ServerConfig(create_page(recorder), settings.server)),
+            _Companion(ServerConfig(viewer, settings.server)),
             Server(
                 ServerConfig(recorder.around(create_app(settings), at="proxy"), settings.server)
             ),
