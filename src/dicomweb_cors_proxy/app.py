@@ -105,12 +105,11 @@ class Application(Starlette):
         await old.upstream.aclose()
 
     def _access_log(self) -> AccessLog:
-        gateway = self._site.gateway
         return AccessLog(
             self._site.handle,
             metrics=self._metrics,
-            resource=gateway.resource,
-            trusted_proxies=gateway.trusted_proxies,
+            resource=self._site.router.resource,
+            trusted_proxies=self._site.trusted_proxies,
         )
 
     def _connections(self) -> dict[str, int]:

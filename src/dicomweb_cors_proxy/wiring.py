@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.proxy.checks import RequestChecks
 from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
-from dicomweb_cors_proxy.proxy.outgoing import Gateway
+from dicomweb_cors_proxy.proxy.outgoing import OutgoingRequests
 from dicomweb_cors_proxy.proxy.readiness import ReadinessCheck
 from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
 from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, Limits, ReverseProxy
+from dicomweb_cors_proxy.proxy.routing import Router
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
 from dicomweb_cors_proxy.upstream.native import NativeTransport
 from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, OAuthUpstream, TokenCache
@@ -33,13 +34,16 @@ class Pipeline:
         server = settings.server
         limits = create_limits(settings)
         self.upstream = upstream
-        self.gateway = create_gateway(settings)
-        self.archive = ReadinessCheck(self.gateway, upstream, limits)
+        self.trusted_proxies = TrustedProxies(server.trusted_proxies)
+        self.router = create_router(settings)
+        adapter = create_adapter(settings, self.trusted_proxies)
+        requests = create_requests(settings, self.router, adapter, self.trusted_proxies)
+        self.archive = ReadinessCheck(requests, adapter, upstream, limits)
         self.handle = CORSMiddleware(
             ReverseProxy(
                 upstream,
-                rewrite=self.gateway.rewrite,
-                modify_response=self.gateway.modify_response,
+                rewrite=requests.rewrite,
+                modify_response=adapter.modify,
                 limits=limits,
                 load=load,
             ),
@@ -49,7 +53,7 @@ class Pipeline:
                 max_header_bytes=server.max_header_bytes,
                 max_headers=server.max_headers,
                 allowed_hosts=server.allowed_hosts,
-                trusted_proxies=self.gateway.trusted_proxies,
+                trusted_proxies=self.trusted_proxies,
             ),
         )
 
@@ -107,10 +111,19 @@ def create_limits(settings: Settings) -> Limits:
     )
 
 
-def create_gateway(settings: Settings) -> Gateway:
-    """Create what maps requests to the archive, and its responses back."""
-    trusted_proxies = TrustedProxies(settings.server.trusted_proxies)
-    contents = ResponseAdapter(
+def create_router(settings: Settings) -> Router:
+    """Create what finds the resource of a request and its base URL."""
+    return Router(
+        base_path=settings.server.base_path,
+        service_urls=settings.service_urls(),
+        read_write=settings.access.mode == "read-write",
+        extra_paths=settings.access.extra_paths,
+    )
+
+
+def create_adapter(settings: Settings, trusted_proxies: TrustedProxies) -> ResponseAdapter:
+    """Create what adapts the archive's responses for browsers."""
+    return ResponseAdapter(
         service_urls=settings.service_urls(),
         aliases=settings.upstream.aliases,
         rewrite_urls=settings.rewrite_urls,
@@ -118,20 +131,24 @@ def create_gateway(settings: Settings) -> Gateway:
         base_path=settings.server.base_path,
         public_url=settings.public_url,
         trusted_proxies=trusted_proxies,
+        logs_in=settings.upstream.auth.type != "none",
+        resource_policy=settings.cross_origin_resource_policy,
     )
-    return Gateway(
-        base_path=settings.server.base_path,
-        service_urls=settings.service_urls(),
-        read_write=settings.access.mode == "read-write",
-        extra_paths=settings.access.extra_paths,
+
+
+def create_requests(
+    settings: Settings, router: Router, adapter: ResponseAdapter, trusted_proxies: TrustedProxies
+) -> OutgoingRequests:
+    """Create what makes the requests to the archive."""
+    return OutgoingRequests(
+        router,
+        adapter,
         instance_name=settings.server.instance_name,
         trusted_proxies=trusted_proxies,
         max_body_bytes=settings.server.max_body_bytes,
         repair_accept=settings.repair_accept,
-        logs_in=settings.upstream.auth.type != "none",
+        drops_authorization=settings.upstream.auth.type != "none",
         authorization=authorization(settings.upstream.auth),
-        resource_policy=settings.cross_origin_resource_policy,
-        contents=contents,
     )
 
 

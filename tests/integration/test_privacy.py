@@ -53,16 +53,16 @@ KEYS = (
 # `serve`, made as talkative as it can be, with bugs that a header calls up.
 LOUD = """
 import asyncio, gc, logging
-from dicomweb_cors_proxy.proxy import outgoing
+from dicomweb_cors_proxy.proxy import outgoing, responses
 from dicomweb_cors_proxy.server import connection
 from dicomweb_cors_proxy.proxy import incoming
 from dicomweb_cors_proxy.observability import log_setup
 from dicomweb_cors_proxy.upstream import oauth
 from dicomweb_cors_proxy.cli import main
 
-quiet, rewrite = log_setup.setup_logging, outgoing.Gateway.rewrite
+quiet, rewrite = log_setup.setup_logging, outgoing.OutgoingRequests.rewrite
 modify, read, received = (
-    outgoing.Gateway.modify_response, incoming.IncomingRequest.read,
+    responses.ResponseAdapter.modify, incoming.IncomingRequest.read,
     connection.ClientConnection.data_received,
 )
 
@@ -83,7 +83,7 @@ class Trap:
 async def fail(scope):
     raise ValueError(repr(scope))
 
-def buggy(self, scope):
+def buggy(self, scope, headers):
     bug = dict(scope["headers"]).get(b"x-bug")
     logging.getLogger("httpx").debug("HTTP Request: %s", scope)
     logging.getLogger("uvicorn.error").warning("%s", scope)
@@ -97,13 +97,13 @@ def buggy(self, scope):
         asyncio.get_running_loop().call_soon(lambda: scope["no such " + repr(scope)])
     if bug == b"del":
         Trap(scope)
-    return rewrite(self, scope)
+    return rewrite(self, scope, headers)
 
-def buggy_answer(self, scope, status, headers):
+def buggy_answer(self, scope, route, status, headers):
     bug = dict(scope["headers"]).get(b"x-bug")
     if bug == b"answer":
         raise ValueError(repr((scope, headers)))
-    headers, body = modify(self, scope, status, headers)
+    headers, body = modify(self, scope, route, status, headers)
     return headers, Broken() if bug == b"body" else body
 
 class Broken:
@@ -122,8 +122,8 @@ def buggy_received(self, data):
         raise ValueError(repr(data))
     received(self, data)
 
-log_setup.setup_logging, outgoing.Gateway.rewrite = loud, buggy
-outgoing.Gateway.modify_response, incoming.IncomingRequest.read = buggy_answer, buggy_read
+log_setup.setup_logging, outgoing.OutgoingRequests.rewrite = loud, buggy
+responses.ResponseAdapter.modify, incoming.IncomingRequest.read = buggy_answer, buggy_read
 connection.ClientConnection.data_received = buggy_received
 oauth.RETRY_INTERVAL, oauth.TokenCache.__init__.__kwdefaults__["timeout"] = 0.0, 0.5
 main()

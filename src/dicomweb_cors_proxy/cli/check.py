@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dicomweb_cors_proxy.cli.options import config_option, settings_or_exit
-from dicomweb_cors_proxy.proxy.readiness import ReadinessCheck
-from dicomweb_cors_proxy.wiring import create_gateway, create_limits, create_upstream
+from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight
+from dicomweb_cors_proxy.wiring import Pipeline, create_upstream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ def _is_doubtful(status: int | None) -> bool:
 
 async def _statuses(settings: Settings) -> list[ServiceStatus]:
     upstream = create_upstream(settings.upstream)
-    archive = ReadinessCheck(create_gateway(settings), upstream, create_limits(settings))
+    archive = Pipeline(settings, upstream, InFlight()).archive
     try:
         asking = asyncio.create_task(archive.check_all())
         if not (await asyncio.wait([asking], timeout=SOON))[0]:

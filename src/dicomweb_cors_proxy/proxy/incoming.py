@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.cors.policy import Decision
-    from dicomweb_cors_proxy.dicomweb.routes import Route
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.http.replies import LocalReply
 
@@ -33,9 +32,10 @@ class RequestHead:
             fetch.
         is_sound: whether `RequestChecks` has found nothing wrong.
         is_sound_forwarded: whether it has found nothing wrong in X-Forwarded-* either.
-        is_forwardable: whether the gateway has found neither a loop nor another method in it.
+        is_forwardable: whether `OutgoingRequests` found neither a loop nor another method.
         preflight: what it was answered as a preflight.
-        sent: what the gateway has made of it for the archive, by what else that depends on.
+        end_to_end: the lines without those of the connection; set by `ReverseProxy`.
+        sent: what `OutgoingRequests` has made of it, by what else that depends on.
     """
 
     hosts: list[bytes]
@@ -52,6 +52,7 @@ class RequestHead:
     is_sound_forwarded: bool = False
     is_forwardable: bool = False
     preflight: LocalReply | None = None
+    end_to_end: list[Header] | None = None
     sent: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
 
     @classmethod
@@ -115,7 +116,6 @@ class IncomingRequest:
         authority: of a target that came in absolute form.
         head: what its header lines say.
         decision: what the CORS policy says; set by the middleware.
-        route: which resource it is; set by the gateway.
     """
 
     path: bytes
@@ -123,7 +123,6 @@ class IncomingRequest:
     authority: bytes | None
     head: RequestHead
     decision: Decision | None = None
-    route: Route | None = None
 
     @classmethod
     def read(cls, scope: Scope, heads: RequestHeadCache) -> IncomingRequest:

@@ -16,7 +16,8 @@ from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, upstream_prob
 if TYPE_CHECKING:
     from starlette import requests
 
-    from dicomweb_cors_proxy.proxy.outgoing import Gateway
+    from dicomweb_cors_proxy.proxy.outgoing import OutgoingRequests
+    from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
     from dicomweb_cors_proxy.proxy.reverse_proxy import Limits
     from dicomweb_cors_proxy.upstream.interface import Request, Timeouts, Upstream
 
@@ -48,7 +49,8 @@ class ServiceStatus:
 class ReadinessCheck:
     """The archive as readiness sees it: `OPTIONS` on the root of every configured service."""
 
-    gateway: Gateway
+    requests: OutgoingRequests
+    adapter: ResponseAdapter
     upstream: Upstream
     limits: Limits
 
@@ -60,7 +62,7 @@ class ReadinessCheck:
 
     async def check_all(self) -> list[ServiceStatus]:
         """Ask every base URL at the same time."""
-        requests = self.gateway.readiness_requests()
+        requests = self.requests.readiness_requests()
         return await asyncio.gather(*(self._ask(url, out) for url, out in requests.items()))
 
     async def _ask(self, url: str, request: Request) -> ServiceStatus:
@@ -79,7 +81,7 @@ class ReadinessCheck:
         await response.aclose()
         status = response.status
         try:
-            self.gateway.refuse_our_credentials(status)
+            self.adapter.check_credentials(status)
         except HTTPProblem as refused:
             return ServiceStatus(url, status, refused.detail)
         problem = ""

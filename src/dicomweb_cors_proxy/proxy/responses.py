@@ -18,16 +18,17 @@ from dicomweb_cors_proxy.http.content import (
     is_text,
     restore_etags,
 )
-from dicomweb_cors_proxy.http.forwarding import TrustedProxies
-from dicomweb_cors_proxy.http.headers import merge_vary
+from dicomweb_cors_proxy.http.headers import merge_vary, without_cors
 from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.sandbox import sandboxed
+from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from starlette.types import Scope
 
+    from dicomweb_cors_proxy.dicomweb.routes import Route
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
     from dicomweb_cors_proxy.proxy.incoming import IncomingRequest
@@ -58,6 +59,8 @@ class ResponseAdapter:
         base_path: str,
         public_url: str | None,
         trusted_proxies: TrustedProxies,
+        logs_in: bool,
+        resource_policy: str | None,
     ) -> None:
         urls = dict(service_urls)
         wado_uri = urls.pop(Service.WADO_URI, None)
@@ -70,7 +73,13 @@ class ResponseAdapter:
         self._rewriter = lru_cache(_PUBLIC_URLS)(
             lambda public, host: archive.for_public_url(public, hosts=[host])
         )
+        self._logs_in = logs_in
+        self._resource_policy: Header | None = None
+        if resource_policy is not None:
+            value = resource_policy.encode("ascii")
+            self._resource_policy = (b"cross-origin-resource-policy", value)
         self._warned_of_coding = False
+        self._warned_of_cors = False
 
     def request_headers(self, headers: list[Header], *, may_contain_urls: bool) -> list[Header]:
         """Return the request's header lines for the archive.
@@ -89,15 +98,15 @@ class ResponseAdapter:
         return headers
 
     def modify(
-        self,
-        scope: Scope,
-        status: int,
-        headers: list[Header],
-        *,
-        may_contain_urls: bool,
-        is_bulk_data: bool,
+        self, scope: Scope, route: Route, status: int, headers: list[Header]
     ) -> tuple[list[Header], BodyFilter | None]:
-        """Return the headers of a response, and the filter of its body; None to leave it."""
+        """Return the headers of a response, and the filter of its body; None to leave it.
+
+        `headers` are the archive's without those of the connection, with names in lower case.
+        """
+        self.check_credentials(status)
+        headers = self._policy_headers(status, headers)
+        may_contain_urls = route.may_contain_urls(scope["method"])
         body: BodyFilter | None = None
         fields = dict(headers)
         if len(fields) < len(headers):  # RFC 9110 §5.3
@@ -106,7 +115,7 @@ class ResponseAdapter:
         names_urls = not URL_HEADERS.isdisjoint(fields)
         # Other resources are text in some archives, or by what the client accepts.
         may_name_urls = may_contain_urls or (
-            not is_bulk_data and is_text(fields.get(b"content-type", b""))
+            not route.is_bulk_data and is_text(fields.get(b"content-type", b""))
         )
         if self._rewrite_urls and (may_name_urls or names_urls):
             rewriter = self._rewriter_for(scope)
@@ -126,6 +135,32 @@ class ResponseAdapter:
                 headers = compressed_headers(headers_of_changed_body(headers))
                 body = _Chain(body, Gzip()) if body else Gzip()
         return headers, None if scope["method"] == "HEAD" or status == 204 else body
+
+    def check_credentials(self, status: int) -> None:
+        """Raise a 502 if the archive rejected our own credentials: a login would not help."""
+        if self._logs_in and status in (401, 403):
+            raise UpstreamProblem(
+                "credentials",
+                502,
+                "The archive rejected the proxy's own credentials, or they do not cover this "
+                "resource. Ask the operator to check upstream.auth.",
+            )
+
+    def _policy_headers(self, status: int, headers: list[Header]) -> list[Header]:
+        """Return the headers without the archive's CORS headers, with our resource policy."""
+        kept = without_cors(headers)
+        if len(kept) != len(headers) and not self._warned_of_cors:
+            self._warned_of_cors = True
+            logger.warning(
+                "the archive sends CORS headers of its own; they are stripped, the policy is ours"
+            )
+        if status == 204:  # RFC 9110 §8.6: no Content-Length
+            kept = [header for header in kept if header[0] != b"content-length"]
+        if self._resource_policy is not None:
+            policy = self._resource_policy
+            kept = [header for header in kept if header[0] != policy[0]]
+            kept.append(policy)
+        return kept
 
     def _not_modified(
         self, scope: Scope, headers: list[Header], *, may_contain_urls: bool

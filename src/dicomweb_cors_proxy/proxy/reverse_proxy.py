@@ -12,11 +12,12 @@ import re
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import httpx
 
 from dicomweb_cors_proxy.http.extensions import ON_LEAVING
+from dicomweb_cors_proxy.http.headers import end_to_end, end_to_end_response
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import TCHAR, BodyFilter, Header
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from dicomweb_cors_proxy.observability.records import RequestRecord
+    from dicomweb_cors_proxy.proxy.incoming import RequestHead
     from dicomweb_cors_proxy.upstream.interface import Request
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,10 @@ DESCRIPTOR_WARNING_SECONDS = 1.0
 
 _FIELD_NAMES = re.compile(rf"(?:{TCHAR}+(?:\n{TCHAR}+)*)?".encode("ascii"))  # one a line
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+# What `rewrite` knows of a request and `modify_response` needs.
+RouteT = TypeVar("RouteT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +77,17 @@ class ClientLeft(Exception):  # noqa: N818  (an event, not an error)
     """A client disconnected before its response was complete."""
 
 
-class ReverseProxy:
+class ReverseProxy(Generic[RouteT]):
     """An ASGI application that forwards requests to an upstream.
+
+    The headers of a connection are stripped here, in both directions, before either hook runs.
 
     Args:
         upstream: sends the requests.
-        rewrite: `(scope) -> Request`; raises `LocalReply` for what is not to be sent.
-        modify_response: `(scope, status, headers) -> (headers, filter)`, the filter None for a
-            body that passes as it is; raises `LocalReply` to send that instead.
+        rewrite: `(scope, headers) -> (Request, route)`; raises `LocalReply` for what is not to be
+            sent.
+        modify_response: `(scope, route, status, headers) -> (headers, filter)`, the filter None for
+            a body that passes as it is; raises `LocalReply` to send that instead.
         limits: time and size.
         load: counts what `max_concurrent_requests` limits.
     """
@@ -87,9 +96,9 @@ class ReverseProxy:
         self,
         upstream: Upstream,
         *,
-        rewrite: Callable[[Scope], Request],
+        rewrite: Callable[[Scope, list[Header]], tuple[Request, RouteT]],
         modify_response: Callable[
-            [Scope, int, list[Header]], tuple[list[Header], BodyFilter | None]
+            [Scope, RouteT, int, list[Header]], tuple[list[Header], BodyFilter | None]
         ],
         limits: Limits,
         load: InFlight,
@@ -103,7 +112,7 @@ class ReverseProxy:
         self._next_descriptor_warning = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = self._rewrite(scope)
+        request, route = self._rewrite(scope, _end_to_end(scope))
         load = self._load
         if load.requests >= self._limits.max_concurrent_requests:
             raise HTTPProblem(
@@ -117,12 +126,12 @@ class ReverseProxy:
             with ClientStream(scope, receive, self._limits, has_body=request.length != 0) as client:
                 if request.length is None and request.method in _WITHOUT_BODY:
                     request = await _without_body(request, client)
-                await self._forward(request, client, scope, send)
+                await self._forward(request, route, client, scope, send)
         finally:
             load.requests -= 1
 
     async def _forward(
-        self, request: Request, client: ClientStream, scope: Scope, send: Send
+        self, request: Request, route: RouteT, client: ClientStream, scope: Scope, send: Send
     ) -> None:
         record: RequestRecord = scope["record"]
         asked = perf_counter()
@@ -140,7 +149,10 @@ class ReverseProxy:
 
         started = False
         try:
-            headers, body = self._modify_response(scope, response.status, response.headers)
+            headers = [
+                (name.lower(), value) for name, value in end_to_end_response(response.headers)
+            ]
+            headers, body = self._modify_response(scope, route, response.status, headers)
             _refuse_unsendable(response.status, headers)
             content, data = (None, b"") if body is None else await _arrived(response, body)
             if content is not None:
@@ -181,6 +193,14 @@ class ReverseProxy:
             self._next_descriptor_warning = perf_counter() + DESCRIPTOR_WARNING_SECONDS
             logger.warning("%s", problem.detail)
         return problem
+
+
+def _end_to_end(scope: Scope) -> list[Header]:
+    """Return the request's headers without those of the connection; equal heads share them."""
+    head: RequestHead = scope["inbound"].head
+    if head.end_to_end is None:
+        head.end_to_end = end_to_end(scope["headers"])
+    return head.end_to_end
 
 
 async def _without_body(request: Request, client: ClientStream) -> Request:
