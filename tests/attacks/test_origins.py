@@ -39,7 +39,13 @@ class Believing(Recorder):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
-    origins = [ORIGIN.decode(), "https://*.example.edu", "http://localhost:*", "http://[::1]:3000"]
+    origins = [
+        ORIGIN.decode(),
+        "https://*.example.edu",
+        "https://*--viewer.netlify.app",
+        "http://localhost:*",
+        "http://[::1]:3000",
+    ]
     archive = Believing()
     async with standing(
         tmp_path_factory.mktemp("serve"),
@@ -60,6 +66,7 @@ ALLOWED = (
     "https://a.example.edu",
     "https://a.b.example.edu",
     "https://xn--mnchen-3ya.example.edu",
+    "https://deploy-preview-1--viewer.netlify.app",
     "http://localhost",
     "http://localhost:3000",
     "http://localhost:65535",
@@ -94,6 +101,14 @@ REFUSED = {
     "https://a.example.edu.evil.com": "a prefix",
     "https://a.example.edu:8443": "another port",
     "http://a.example.edu": "another scheme",
+    "https://viewer.netlify.app": "another site",
+    "https://--viewer.netlify.app": "an empty part",
+    "https://evil-viewer.netlify.app": "another site",
+    "https://a--evilviewer.netlify.app": "another site's preview",
+    "https://a--viewer.evil.netlify.app": "a label more",
+    "https://evil.a--viewer.netlify.app": "a label more",
+    "https://a--viewer.netlify.app.evil.com": "a prefix",
+    "https://evil.com/--viewer.netlify.app": "a path that ends so",
     "https://evil.com/.example.edu": "a path that ends so",
     "https://evil.com?.example.edu": "a query that ends so",
     "https://evil.com:1.example.edu": "a port that is none",

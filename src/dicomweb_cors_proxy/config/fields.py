@@ -189,7 +189,8 @@ class CORSSettings(_Group):
 
     allow_origins: tuple[str, ...] = Field(
         (),
-        description='Required: https://v.example, https://*.example.edu, http://localhost:*, "*".',
+        description="Required: https://v.example, https://*.example.edu, "
+        'https://*--v.netlify.app, http://localhost:*, "*".',
     )
     allow_methods: tuple[str, ...] = Field(
         ("GET", "HEAD"),

@@ -76,14 +76,16 @@ class Origin:
 class OriginPattern:
     """The origins that one entry of `allow_origins` stands for; a plain `*` is not a pattern.
 
-    | pattern                  | matches                                                       |
-    |--------------------------|---------------------------------------------------------------|
-    | `https://viewer.example` | that origin                                                   |
-    | `https://*.example.edu`  | subdomains of any depth, never `https://example.edu`          |
-    | `http://localhost:*`     | any port, the default one included                            |
-    | `app://viewer`           | that origin; only http and https have the wildcards           |
+    | pattern                      | matches                                                   |
+    |------------------------------|-----------------------------------------------------------|
+    | `https://viewer.example`     | that origin                                               |
+    | `https://*.example.edu`      | subdomains of any depth, never `https://example.edu`      |
+    | `https://*--v.netlify.app`   | labels that end so, of one more character at least        |
+    | `http://localhost:*`         | any port, the default one included                        |
+    | `app://viewer`               | that origin; only http and https have the wildcards       |
 
-    `host` is what follows `*.`, `port` is None for the scheme's default.
+    `host` is what follows `*.` or the label with the star, `label` is the text before and after
+    that star. `port` is None for the scheme's default.
     """
 
     scheme: str
@@ -91,6 +93,7 @@ class OriginPattern:
     port: int | None = None
     any_subdomain: bool = False
     any_port: bool = False
+    label: tuple[str, str] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -122,17 +125,21 @@ class OriginPattern:
         scheme, authority = _split_scheme(lowered, faults)
         host, port = _split_port(authority)
         any_subdomain, any_port = host.startswith("*."), port == "*"
-        host = host.removeprefix("*.")
+        label, host = (None, host[2:]) if any_subdomain else _split_label(host)
         if "*" in host or ("*" in port and not any_port):
             raise _UnreadableError(
                 "has a wildcard where none may be: it stands for subdomains, as in "
-                "https://*.example.edu, or for any port, as in http://localhost:*; "
+                "https://*.example.edu, for a part of the first label, as in "
+                "https://*--viewer.netlify.app, or for any port, as in http://localhost:*; "
                 "a * alone is any origin"
             )
-        host = _read_host(host, faults, below="x." if any_subdomain else "")
+        below = "x." if any_subdomain else "" if label is None else f"{label[0]}x{label[1]}."
+        host = _read_host(host, faults, below=below)
+        if label is not None:
+            _check_label(label, host)
         if not scheme:
             scheme = "http" if _is_loopback(host) else "https"
-        if scheme not in DEFAULT_PORTS and (any_subdomain or any_port):
+        if scheme not in DEFAULT_PORTS and (any_subdomain or any_port or label is not None):
             raise _UnreadableError(
                 "has a wildcard, which only http and https may have; list each origin"
             )
@@ -142,12 +149,12 @@ class OriginPattern:
                 "Unicode to be told its Punycode"
             )
         number = None if any_port else _read_port(port, scheme, faults)
-        return cls(scheme, host, number, any_subdomain, any_port)
+        return cls(scheme, host, number, any_subdomain, any_port, label)
 
     @property
     def has_wildcard(self) -> bool:
         """Return whether the pattern matches more than one origin."""
-        return self.any_subdomain or self.any_port
+        return self.any_subdomain or self.any_port or self.label is not None
 
     @property
     def is_secure(self) -> bool:
@@ -160,7 +167,7 @@ class OriginPattern:
 
     def covers_public_suffix(self) -> bool:
         """Return whether strangers can register names that match (publicsuffix.org)."""
-        if not self.any_subdomain or _is_loopback(self.host):
+        if not (self.any_subdomain or self.label) or _is_loopback(self.host):
             return False
         return _public_suffixes().is_public(self.host)
 
@@ -169,16 +176,30 @@ class OriginPattern:
         return (
             origin.scheme == self.scheme
             and (self.any_port or origin.port == self.port)
-            and (
-                origin.host.endswith(f".{self.host}")
-                if self.any_subdomain
-                else origin.host == self.host
-            )
+            and self._matches_host(origin.host)
+        )
+
+    def _matches_host(self, host: str) -> bool:
+        if self.any_subdomain:
+            return host.endswith(f".{self.host}")
+        if self.label is None:
+            return host == self.host
+        label, _, rest = host.partition(".")
+        start, end = self.label
+        return (
+            rest == self.host
+            and len(label) > len(start) + len(end)
+            and label.startswith(start)
+            and label.endswith(end)
         )
 
     def __str__(self) -> str:
         """Return the pattern as the configuration has it."""
-        host = f"*.{self.host}" if self.any_subdomain else self.host
+        host = self.host
+        if self.any_subdomain:
+            host = f"*.{host}"
+        elif self.label is not None:
+            host = f"{'*'.join(self.label)}.{host}"
         return _serialise(self.scheme, host, ANY if self.any_port else self.port)
 
 
@@ -222,6 +243,36 @@ def _split_port(authority: str) -> tuple[str, str]:
     bracket = authority.rfind("]") + 1
     host, colon, port = authority[bracket:].partition(":")
     return authority[:bracket] + host, port or colon
+
+
+def _split_label(host: str) -> tuple[tuple[str, str] | None, str]:
+    """Split a host with a star inside its first label: the text around the star, and the rest."""
+    label, _, rest = host.partition(".")
+    start, star, end = label.partition("*")
+    if not (star and rest and label.isascii()) or "*" in end or label.startswith("xn--"):
+        return None, host
+    return (start, end), rest
+
+
+def _check_label(label: tuple[str, str], host: str) -> None:
+    """Check that strangers cannot register a name that matches by accident.
+
+    Below a registry's suffix such as co.uk, names of any spelling are for sale. A hosting platform
+    such as Netlify, whose domain is a public suffix too, separates a preview from its site by --.
+    """
+    suffixes = _public_suffixes()
+    if _is_loopback(host) or not suffixes.is_public(host):
+        return
+    if _public_suffixes(only_icann=True).is_public(host):
+        raise _UnreadableError(
+            f"has a star in a name below {host}, where anyone can register a name that matches; "
+            f"for subdomains write *. in front of your domain"
+        )
+    if not (label[0].endswith("--") or label[1].startswith("--")):
+        raise _UnreadableError(
+            f"has a star in a name below {host}, where anyone can choose a name that matches; only "
+            "a part that -- separates may vary, as in https://*--viewer.netlify.app"
+        )
 
 
 def _read_host(host: str, faults: list[str], *, below: str) -> str:
@@ -310,10 +361,11 @@ def _is_loopback(host: str) -> bool:
 
 
 @cache
-def _public_suffixes() -> PublicSuffixList:
+def _public_suffixes(*, only_icann: bool = False) -> PublicSuffixList:
+    """Return the public suffixes; `only_icann` leaves out the domains of hosting platforms."""
     from publicsuffixlist import PublicSuffixList  # noqa: PLC0415 (reads a list of 300 KB)
 
-    return PublicSuffixList()
+    return PublicSuffixList(only_icann=only_icann)
 
 
 def _serialise(scheme: str, host: str, port: int | str | None) -> str:

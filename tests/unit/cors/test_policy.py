@@ -188,6 +188,35 @@ def test_an_origin_has_one_serialisation(value: bytes) -> None:
             ],
         ),
         (
+            "https://*--viewer.netlify.app",
+            [
+                "https://deploy-preview-12--viewer.netlify.app",
+                "https://0123456789abcdef--viewer.netlify.app",
+                "https://a--b--viewer.netlify.app",
+            ],
+            [
+                "https://--viewer.netlify.app",
+                "https://viewer.netlify.app",
+                "https://a-viewer.netlify.app",
+                "https://a--evilviewer.netlify.app",
+                "https://a--viewer-evil.netlify.app",
+                "https://evil.a--viewer.netlify.app",
+                "https://evil.--viewer.netlify.app",
+                "https://a--viewer.netlify.app.evil",
+                "https://a--viewer.netlify.app.",
+                "https://a--viewer.evil.app",
+                "https://a--viewer.netlify.app:8443",
+                "http://a--viewer.netlify.app",
+            ],
+        ),
+        (
+            "https://pr-*-viewer.example.edu:*",
+            ["https://pr-1-viewer.example.edu", "https://pr-a-b-viewer.example.edu:8443"],
+            ["https://pr--viewer.example.edu", "https://pr-viewer.example.edu"],
+        ),
+        ("https://viewer--*.web.app", ["https://viewer--pr1.web.app"], ["https://viewer.web.app"]),
+        ("http://*-x.a.localhost", ["http://1-x.a.localhost"], ["http://1-y.a.localhost"]),
+        (
             "http://localhost:*",
             ["http://localhost", "http://localhost:3000"],
             ["https://localhost", "http://localhost.evil", "http://a.localhost:3000"],
@@ -227,6 +256,23 @@ def test_subdomains_of_a_domain_are_nothing_else(domain: str, label: str, port: 
         Origin("https", f"{label}.{domain}", 444 if port is None else None),
     ):
         assert not pattern.matches(origin), origin
+
+
+@given(labels.filter(lambda label: len(label) < 50), labels, ports)
+def test_a_star_in_a_label_is_a_part_of_that_label(site: str, part: str, port: int | None) -> None:
+    pattern = OriginPattern("https", "example.edu", port, label=("", f"--{site}"))
+    assert OriginPattern.parse(str(pattern)) == pattern
+    assert pattern.matches(Origin("https", f"{part}--{site}.example.edu", port))
+    for host in (
+        f"--{site}.example.edu",
+        f"{site}.example.edu",
+        f"{part}--{site}x.example.edu",
+        f"{part}.x--{site}.example.edu",
+        f"{part}--{site}.{part}.example.edu",
+        f"{part}--{site}.evil-example.edu",
+        f"{part}--{site}.example.edu.evil",
+    ):
+        assert not pattern.matches(Origin("https", host, port)), host
 
 
 @pytest.mark.parametrize(
@@ -314,7 +360,21 @@ def test_a_pattern_that_never_matches_is_corrected(text: str, fault: str, writte
         ("https://viewer.example:٣", "has no valid port"),
         ("https://viewer.example:" + "9" * 5000, "has no valid port"),
         ("https://*", "has a wildcard where none may be"),
-        ("https://*example.edu", "has a wildcard where none may be"),
+        ("https://*example.edu", "below edu, where anyone can register a name that matches"),
+        ("https://*--viewer.com", "below com, where anyone can register a name that matches"),
+        ("https://*--viewer.co.uk", "below co.uk, where anyone can register a name that matches"),
+        ("https://*--viewer.unlisted", "anyone can register a name that matches"),
+        ("https://*viewer.netlify.app", "below netlify.app, where anyone can choose a name"),
+        ("https://*-viewer.netlify.app", "only a part that -- separates may vary"),
+        ("https://viewer-*-team.vercel.app", "only a part that -- separates may vary"),
+        ("https://viewer*.github.io", "only a part that -- separates may vary"),
+        ("https://*-*--viewer.netlify.app", "has a wildcard where none may be"),
+        ("https://a.*--viewer.netlify.app", "has a wildcard where none may be"),
+        ("https://xn--*.example.edu", "has a wildcard where none may be"),
+        ("https://*--ü.example.edu", "has a wildcard where none may be"),
+        (f"https://*{'a' * 63}.example.edu", "has no valid host"),
+        ("https://*1.0.0.1", "has no valid host"),
+        ("app://*--v.viewer.example", "has a wildcard, which only http and https may have"),
         ("https://viewer.*.edu", "has a wildcard where none may be"),
         ("https://viewer.*", "has a wildcard where none may be"),
         ("https://**.example.edu", "has a wildcard where none may be"),
@@ -480,8 +540,15 @@ def test_all_of_a_public_suffix_with_credentials_is_refused() -> None:
         "https://*.ck",
         "https://*.xn--p1ai",
         "https://*.unlisted",
+        "https://*--viewer.netlify.app",
     ]
-    own = ["https://*.example.edu", "https://*.me.github.io", "https://*.localhost", "https://com"]
+    own = [
+        "https://*.example.edu",
+        "https://*--viewer.example.edu",
+        "https://*.me.github.io",
+        "https://*.localhost",
+        "https://com",
+    ]
     found = problems(allow_origins=public + own, allow_credentials=True)
     assert [problem.value for problem in found] == public
     assert "below co.uk, a public suffix" in found[1].reason
@@ -938,6 +1005,7 @@ COVERED: Final = {
     VIEWER: {VIEWER},
     "https://*.example.edu": {"https://a.example.edu", "https://a.b.example.edu"},
     "http://localhost:*": {"http://localhost", "http://localhost:3000"},
+    "https://*--v.example.org": {"https://1--v.example.org"},
     "app://viewer": {"app://viewer"},
 }
 UNCOVERED: Final = {"null", "https://example.edu", "https://a.example.edu:8443", "https://evil"}
