@@ -618,7 +618,7 @@ BODIES_OF_THE_UNREAD = {
     "400, malformed": refused("400 closed", STUDIES, b"A : b", source="waitress CVE-2024-49768"),
     "404": refused("404 open", b"/nowhere"),
     "404, with a GET": refused("404 open", b"/nowhere", method=b"GET"),
-    "405": refused("405 open", STUDIES, method=b"PUT"),
+    "405": refused("405 open", STUDIES, method=b"PATCH"),
     "405, a method that nobody knows": refused("405 open", STUDIES, method=b"BREW"),
     "414": refused("414 closed", STUDIES + b"?" + b"x" * 17_000),
     "431": refused("431 closed", STUDIES, *[b"A: b"] * 101),

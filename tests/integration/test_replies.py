@@ -149,8 +149,8 @@ PROBLEMS = {
         405, "access.mode", ask("POST"), headers=((b"allow", b"GET, HEAD, OPTIONS"),)
     ),
     "method": Told(
-        405, "{study}", ask("PUT"), READ_WRITE,
-        headers=((b"allow", b"GET, HEAD, POST, DELETE, OPTIONS"),),
+        405, "{study}", ask("PATCH"), READ_WRITE,
+        headers=((b"allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS"),),
     ),
     "body stalled": Told(
         408, "server.body_timeout", ask("POST", STUDY, "Content-Length: 9") + PATIENT.encode(),

@@ -284,14 +284,14 @@ async def test_an_endless_head_is_not_read_to_its_end(narrow: Front, *, origin: 
 
 
 @pytest.mark.parametrize(
-    "method", ["TRACE", "TRACK", "PUT", "PROPFIND", "QUERY", "get", "GETS", "!"]
+    "method", ["TRACE", "TRACK", "PATCH", "PROPFIND", "QUERY", "get", "GETS", "!"]
 )
 async def test_a_method_that_the_resource_does_not_know_is_a_405(front: Front, method: str) -> None:
     async with await front.proxy.connect() as wire:
         await wire.send(request(method, body=b"body") + request())
         head = await wire.head()
         assert head.status == 405
-        assert head.get(b"allow") == b"GET, HEAD, POST, OPTIONS"
+        assert head.get(b"allow") == b"GET, HEAD, POST, PUT, OPTIONS"
         assert head.get(b"access-control-allow-origin") == ORIGIN
         await told(wire, head)
         assert await wire.body(await wire.head()) == b"hello"
@@ -646,7 +646,7 @@ async def test_100_is_sent_when_the_body_is_wanted(front: Front) -> None:
     ("raw", "status"),
     [
         (request("POST", "/nowhere", EXPECT, "Content-Length: 4"), 404),
-        (request("PUT", "/dicom-web/studies", EXPECT, "Content-Length: 4"), 405),
+        (request("PATCH", "/dicom-web/studies", EXPECT, "Content-Length: 4"), 405),
         (request("GET", "/dicom-web/studies", EXPECT), 200),
         (request("POST", "/dicom-web/studies", EXPECT, body=b"body"), 200),
         (
@@ -797,7 +797,7 @@ async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> Non
             answered += 1
 
     async with await front.proxy.connect() as flood, await front.proxy.connect() as wire:
-        sending = asyncio.create_task(flood.send(request("PUT") * many))
+        sending = asyncio.create_task(flood.send(request("PATCH") * many))
         reading = asyncio.create_task(read(flood))
         while not answered:  # noqa: ASYNC110  (until the flood is there)
             await asyncio.sleep(0)
