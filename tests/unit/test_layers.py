@@ -135,3 +135,19 @@ def test_files_begin_with_their_purpose() -> None:
         if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert silent == []
+
+
+# Longer than 250 lines; none may be added, and these may not grow.
+LONG_CLASSES = {"proxy.outgoing.Gateway": 272, "upstream.connection.Connection": 269}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_files_and_classes_are_short(module: str) -> None:
+    """A longer file gives its reason in the docstring: "One file, because ..."."""
+    text = MODULES[module].read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 400 or "One file, because" in (ast.get_docstring(tree) or "")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            assert lines <= LONG_CLASSES.get(f"{module}.{node.name}", 250), node.name
