@@ -1,4 +1,4 @@
-"""Writes docs/browser-messages.json: what the consoles of Chromium and Firefox say of each fault.
+"""Write docs/browser-messages.json: what the consoles of Chromium and Firefox say of each fault.
 
 Makes every fault and asks both browsers: `python -m tools.browser_messages`, where
 tests/e2e/viewers/install has brought the driver of Firefox.
@@ -18,7 +18,7 @@ FILE = Path(__file__).parents[1] / "docs" / "browser-messages.json"
 
 
 async def main() -> None:
-    """Ask, and write."""
+    """Ask both browsers, and write the file."""
     with stage() as pages:
         async with (
             browser.chromium(browser.NAMES) as chromium,

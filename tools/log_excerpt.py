@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Renews the log excerpt in docs/monitoring.md: a viewing session in Chromium, before Orthanc.
+"""Renew the log excerpt in docs/monitoring.md: a viewing session in Chromium, before Orthanc.
 
 Needs the test group and Debian's chromium, orthanc and orthanc-dicomweb. Run from the top:
 
@@ -42,7 +42,7 @@ async def view(origin: str, url: str) -> None:
 
 
 def session() -> list[str]:
-    """Return the lines that the proxy logs of it, and of the archive's end."""
+    """Return the lines that the proxy logs of the session, and of the archive's end."""
     with TemporaryDirectory() as name, site() as pages:
         directory = Path(name)
         with orthanc(directory) as archive:
@@ -62,7 +62,7 @@ async def view_nothing(origin: str, url: str) -> None:
 
 
 def main() -> None:
-    """Put them into the page."""
+    """Write the excerpt into docs/monitoring.md."""
     text = PAGE.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)

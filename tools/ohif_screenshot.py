@@ -1,4 +1,4 @@
-"""Makes docs/ohif.png: OHIF's study list and an image, from an Orthanc through the proxy.
+"""Make docs/ohif.png: OHIF's study list and an image, from an Orthanc through the proxy.
 
 `python -m tools.ohif_screenshot`, where tests/e2e/viewers/install has brought OHIF, with Debian's
 orthanc, orthanc-dicomweb and chromium.
@@ -32,7 +32,7 @@ SLICE = phantom.SLICES // 2
 
 
 async def take(origin: str) -> list[bytes]:
-    """Screenshots of the study list and of the phantom."""
+    """Return screenshots of the study list and of the phantom."""
     async with chromium() as browser, Chromium.tab(browser, viewport=VIEW) as tab:
         await tab.open(f"{origin}/")
         await tab.page.get_by_text("Phantom").first.wait_for()
@@ -47,7 +47,7 @@ async def take(origin: str) -> list[bytes]:
 
 
 def side_by_side(pictures: Sequence[bytes]) -> bytes:
-    """Put them into one, with few colours."""
+    """Join the two pictures into one, with few colours."""
     width, height = VIEW["width"], VIEW["height"]
     whole = Image.new("RGB", (width * len(pictures) + GAP * (len(pictures) - 1), height), "white")
     for index, picture in enumerate(pictures):
@@ -59,7 +59,7 @@ def side_by_side(pictures: Sequence[bytes]) -> bytes:
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take both pictures and write docs/ohif.png."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         with orthanc(folder) as archive:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Renews the outputs in docs/probe.md: the probe of real servers, broken and right.
+"""Renew the outputs in docs/probe.md: the probe of real servers, broken and right.
 
 Needs the test group and Debian's orthanc, orthanc-dicomweb and nginx. Run from the top:
 
@@ -14,7 +14,7 @@ from tests.support.probe_examples import MARKED, PAGE, examples
 
 
 def main() -> None:
-    """Put them into the page."""
+    """Write the outputs into docs/probe.md."""
     text = PAGE.read_text(encoding="utf-8")
     outputs = dict(examples())
     if outputs.keys() != {match[2] for match in MARKED.finditer(text)}:

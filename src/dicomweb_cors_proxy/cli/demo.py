@@ -49,8 +49,8 @@ def demo(host: str, port: int, ohif: str | None) -> None:
         build = None
         if ohif is not None:
             build = find_build(None if ohif == _FIND else Path(ohif), Path.cwd())
-        shown = Demo(host, port, build)
-        shown.run(on_start=lambda: click.echo("\n".join(greeting(shown))))
+        demo_servers = Demo(host, port, build)
+        demo_servers.run(on_start=lambda: click.echo("\n".join(greeting(demo_servers))))
     except BuildError as error:
         raise click.BadParameter(str(error), param_hint="--ohif") from None
     except ListenError as error:
@@ -61,10 +61,10 @@ def demo(host: str, port: int, ohif: str | None) -> None:
         sys.exit(CONFIGURATION)
 
 
-def greeting(shown: Demo) -> list[str]:
+def greeting(demo_servers: Demo) -> list[str]:
     """Return the lines that say what to open, and what runs where."""
     return [
-        f"Open {shown.page} (Ctrl+C ends the demo)",
-        f"  archive  {shown.archive}  sends no CORS headers",
-        f"  proxy    {shown.proxy}  in front of it, lets that page in",
+        f"Open {demo_servers.page} (Ctrl+C ends the demo)",
+        f"  archive  {demo_servers.archive}  sends no CORS headers",
+        f"  proxy    {demo_servers.proxy}  in front of it, allows that page",
     ]

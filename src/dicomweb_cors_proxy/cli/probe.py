@@ -194,7 +194,7 @@ def _cookie(headers: Headers, *, credentials: bool) -> str | None:
                 )
         elif is_forbidden(name):
             raise click.BadParameter(
-                f"{name} is a header that browsers let no page set.", param_hint="--header"
+                f"Browsers do not let a page set {name}; leave it out.", param_hint="--header"
             )
     return "; ".join(value for name, value in headers if name.lower() == "cookie") or None
 

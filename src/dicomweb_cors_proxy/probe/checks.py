@@ -186,11 +186,11 @@ def _check_range(session: ProbeSession) -> Iterator[Finding]:
         text = "A page that asks for a part sees which part it got (Content-Range)."
         yield Finding(PART.check, Verdict.PASS, text, str(PART), answer.status)
         return
-    does = "answers Range" if answered else "announces Accept-Ranges"
+    action = "answers Range" if answered else "announces Accept-Ranges"
     yield Finding(
         PART.check,
         Verdict.FAIL if answered else Verdict.WARN,
-        f"The server {does}, but a page can't see Content-Range: viewers take a part of an "
+        f"The server {action}, but a page can't see Content-Range: viewers take a part of an "
         "image for the whole. Access-Control-Expose-Headers does not list it.",
         str(PART),
         answer.status,
@@ -337,13 +337,13 @@ def _check_local_network(session: ProbeSession) -> Iterator[Finding]:
     if server is Space.PUBLIC or (page is not None and page <= server):
         return
     where = "this machine's own" if server is Space.LOOPBACK else "a private one"
-    does = (
+    action = (
         "lets no page on plain http from elsewhere reach it"
         if target.origin.startswith("http:") and page is None
         else "asks its user before a page from elsewhere may reach it"
     )
     text = (
-        f"The server's address is {where}. Chrome {does} (Local Network Access); no header "
+        f"The server's address is {where}. Chrome {action} (Local Network Access); no header "
         "changes that."
     )
     yield Finding("local-network", Verdict.NOTE, text)

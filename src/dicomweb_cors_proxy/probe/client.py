@@ -91,7 +91,7 @@ _FAULTS: Final[tuple[tuple[tuple[type[BaseException], ...], Reason, str], ...]] 
     (
         (ssl.SSLError,),
         Reason.TLS,
-        "The TLS handshake failed. Does the server speak https there?",
+        "The TLS handshake failed. Check that the server expects https on this port.",
     ),
     ((socket.gaierror,), Reason.NAME, "The server's name does not resolve."),
     (

@@ -92,9 +92,9 @@ class Report:
     def first(self) -> str:
         """One sentence: what to do first."""
         if self._first is None and self._failing:
-            does = "fails" if self._failing >= 500 else "refuses"
+            action = "fails" if self._failing >= 500 else "refuses"
             return (
-                f"Browsers block nothing, but the server {does} ({self._failing}): see what the "
+                f"Browsers block nothing, but the server {action} ({self._failing}): see what the "
                 "page reads, its log and the archive's (dicomweb-cors-proxy's command check names "
                 "the cause), then probe again."
             )

@@ -41,7 +41,7 @@ def first(text: str) -> Advice:
 NO_HINT: Final = Hint("")
 _LOGIN: Final = "get a login for --header 'Authorization: …'"
 NO_ROOT: Final = Hint(
-    " Is this the DICOMweb root?",
+    " The URL may not be that of the DICOMweb root.",
     first(
         "see whether the URL, or upstream.url of the dicomweb-cors-proxy there, is that of the "
         "DICOMweb root"

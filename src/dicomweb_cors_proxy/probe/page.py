@@ -51,7 +51,7 @@ class FetchResult:
         no_answer: why there was no response, in place of a step.
         answer: the last response, that of the preflight if that stopped it.
         granted: the preflight's answer, if that let the request pass.
-        culprits: names of headers for which the preflight was refused, if it is them.
+        blocked_headers: names of headers because of which the preflight was rejected.
         body: the beginning of the response's, whether the page can read it or not.
         space: that of the address which sent the last response.
         sent: whether the request itself went out.
@@ -192,7 +192,7 @@ class Page:
                 stage=Stage.PREFLIGHT,
                 step=step,
                 answer=answer,
-                blocked_headers=self._culprits(request, answer, step, nearest),
+                blocked_headers=self._blocked_headers(request, answer, step, nearest),
             )
         return replace(exchange, granted=exchange.granted or answer)
 
@@ -203,7 +203,7 @@ class Page:
             headers.append(("Access-Control-Request-Headers", ",".join(names)))
         headers.append(("Accept", "*/*"))
         return self._client.send(
-            "OPTIONS", request.url, (*headers, *self._of_browser(request)), nearest=nearest
+            "OPTIONS", request.url, (*headers, *self._browser_headers(request)), nearest=nearest
         )
 
     def without_origin(self, request: Request) -> Received:
@@ -213,7 +213,7 @@ class Page:
 
     def _send(self, exchange: FetchResult, content: bytes | None, body: int) -> Received:
         request = exchange.request
-        headers = [*self._shared(exchange), *self._of_browser(request)]
+        headers = [*self._page_headers(exchange), *self._browser_headers(request)]
         if request.method in ("GET", "HEAD") and not request.is_cross_origin:
             headers = [header for header in headers if header[0] != "Origin"]
         if self._cookie is not None and not request.redirects:
@@ -227,14 +227,14 @@ class Page:
             nearest=exchange.nearest,
         )
 
-    def _shared(self, exchange: FetchResult) -> Headers:
+    def _page_headers(self, exchange: FetchResult) -> Headers:
         """Return the headers that the present server may see."""
         if not exchange.is_away:
             return exchange.request.headers
         own = {name.lower() for name, _ in self._headers}
         return tuple(line for line in exchange.request.headers if line[0].lower() not in own)
 
-    def _of_browser(self, request: Request) -> Headers:
+    def _browser_headers(self, request: Request) -> Headers:
         return (
             ("Origin", request.origin),
             ("Sec-Fetch-Dest", "empty"),
@@ -243,10 +243,10 @@ class Page:
             ("User-Agent", _AGENT),
         )
 
-    def _culprits(
+    def _blocked_headers(
         self, request: Request, answer: Response, step: Step, nearest: Space
     ) -> tuple[str, ...]:
-        """Find the headers without which a preflight would be granted, if it is they."""
+        """Return the headers without which a preflight would be granted."""
         if step.rule in (Rule.AUTHORIZATION_NOT_NAMED, Rule.HEADER_NOT_ALLOWED):
             return lacking_names(request, answer)
         names = request.unsafe_names
@@ -254,19 +254,21 @@ class Page:
             return ()
         headers = {name.lower(): value for name, value in request.headers}
         try:
-            if self._refuses(request, (), nearest):
+            if self._is_rejected(request, (), nearest):
                 return ()
             return tuple(
-                name for name in names if self._refuses(request, ((name, headers[name]),), nearest)
+                name
+                for name in names
+                if self._is_rejected(request, ((name, headers[name]),), nearest)
             )
         except OutOfTimeError:
             return ()  # the refusal itself is still worth a report
 
-    def _refuses(self, request: Request, headers: Headers, nearest: Space) -> bool:
-        # Or lacking credentials would be a fault of every header.
-        question = replace(request, method="GET", headers=headers, credentials=False)
+    def _is_rejected(self, request: Request, headers: Headers, nearest: Space) -> bool:
+        # With credentials, a missing Allow-Credentials would look like a fault of each header.
+        probing = replace(request, method="GET", headers=headers, credentials=False)
         try:
-            return judge_preflight(question, self.preflight(question, nearest).answer) is not None
+            return judge_preflight(probing, self.preflight(probing, nearest).answer) is not None
         except NoAnswerError:
             return True
 

@@ -34,7 +34,7 @@ def why(exchange: FetchResult, *, origin: str, succeeded: bool) -> str:
         url = "redirect's target" if exchange.stage is Stage.REDIRECT else "URL"
         return _UNASKED[rule].format(url=url)
     if exchange.blocked_headers:
-        return _culprits(exchange, answer)
+        return _blocked_headers(exchange, answer)
     if exchange.stage is Stage.PREFLIGHT:
         return _of_preflight(exchange, rule, answer, origin)
     return _of_answer(rule, answer, origin, url=exchange.request.url, succeeded=succeeded)
@@ -173,7 +173,7 @@ def varies(answer: Response | None) -> bool:
     return bool(names & {"origin", "*"})
 
 
-def _culprits(exchange: FetchResult, answer: Response) -> str:
+def _blocked_headers(exchange: FetchResult, answer: Response) -> str:
     subject = "The answer to the preflight (OPTIONS) does not"
     names = ", ".join(exchange.blocked_headers)
     star = "*" in answer.lines("access-control-allow-headers")

@@ -116,6 +116,6 @@ def unsafe_names(headers: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def is_forbidden(name: str) -> bool:
-    """Return whether browsers let no page set a header ("forbidden request-header")."""
+    """Return whether browsers stop a page from setting a header ("forbidden request-header")."""
     lowered = name.lower()
     return lowered in _FORBIDDEN_REQUEST_HEADERS or lowered.startswith(("proxy-", "sec-"))

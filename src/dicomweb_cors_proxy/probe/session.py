@@ -149,8 +149,8 @@ class ProbeSession:
         status = exchange.answer.status
         text, advice = f"A page can {planned.purpose} ({status}).", NOTHING
         if status >= 400 and planned.check != ERROR.check:
-            does = "fails" if status >= 500 else "refuses"
-            text = f"CORS is right, the server {does}: a page reads its {status}."
+            action = "fails" if status >= 500 else "refuses"
+            text = f"CORS is right, the server {action}: a page reads its {status}."
             hint = self._hint(planned, status)
             text += hint.text * (hint is not self._last_hint)
             advice = hint.advice

@@ -88,7 +88,7 @@ MISUSES = {
     ),
     "a forbidden header": (
         [ROOT, "--origin", VIEWER, "--header", f"Host: {SECRET}"],
-        "Host is a header that browsers let no page set",
+        "Browsers do not let a page set Host",
     ),
     "a cookie alone": (
         [ROOT, "--origin", VIEWER, "--header", f"Cookie: {SECRET}"],
@@ -390,7 +390,9 @@ FOUND: dict[str, tuple[Fault, tuple[str, ...], str, str, str | None, str]] = {
         status(401), ("--header", "Authorization: Bearer a"),
         "search", "pass", None, "does not take the login",
     ),
-    "a readable 404": (status(404), (), "search", "pass", None, "Is this the DICOMweb root?"),
+    "a readable 404": (
+        status(404), (), "search", "pass", None, "The URL may not be that of the DICOMweb root.",
+    ),
     "a readable 405": (
         status(405), (), "search", "pass", None, "CORS is right, the server refuses: a page reads",
     ),
