@@ -15,6 +15,8 @@ from compose_spec import PyCompose
 from dicomweb_cors_proxy import __version__
 from dicomweb_cors_proxy.config.fields import ServerSettings
 from dicomweb_cors_proxy.config.loading import load
+from dicomweb_cors_proxy.demo.ohif import VERSION
+from dicomweb_cors_proxy.probe.app_config import app_config, data_source
 from dicomweb_cors_proxy.server.uvicorn_server import longest_end
 
 if TYPE_CHECKING:
@@ -206,7 +208,10 @@ def test_a_compose_files_variables_are_settings(path: Path) -> None:
     archive, port = str(url.hostname), url.port
     assert archive in services(path)
     assert archive in services(path)["proxy"]["depends_on"]
-    assert any(each.endswith(f":{port}") for each in services(path)[archive]["ports"])
+    behind = services(path)[archive]
+    assert any(
+        f":{each}".endswith(f":{port}") for each in behind.get("ports", behind.get("expose"))
+    )
 
 
 @pytest.mark.parametrize("path", COMPOSE_FILES, ids=names)
@@ -224,3 +229,26 @@ def test_nothing_of_a_compose_file_is_reached_from_elsewhere(path: Path) -> None
     for service in services(path).values():
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("path", COMPOSE_FILES, ids=names)
+def test_a_compose_files_images_are_built_here_or_of_one_version(path: Path) -> None:
+    for service in services(path).values():
+        name, _, tag = service["image"].partition(":")
+        assert ("build" in service) == (name == "dicomweb-cors-proxy")
+        assert "build" in service or re.search(r"\d+\.\d+", tag)
+
+
+def test_the_viewer_has_the_address_of_the_proxy() -> None:
+    """The viewer's page is one that the proxy allows, at the origin where it is published."""
+    with_viewer = services(DEPLOY / "compose" / "ohif.yaml")
+    viewer, proxy = with_viewer["viewer"], with_viewer["proxy"]
+    address, published, port = viewer["ports"][0].split(":")
+    assert port == viewer["environment"]["PORT"]
+    origins = proxy["environment"]["DICOMWEB_PROXY_CORS__ALLOW_ORIGINS"].split(",")
+    assert origins == [f"http://{host}:{published}" for host in ("localhost", address)]
+    assert proxy["ports"] == ["127.0.0.1:8080:8080"]
+    expected = app_config(data_source("http://localhost:8080/dicom-web", "Archive"))
+    assert viewer["environment"]["APP_CONFIG"] == expected
+    assert viewer["image"] == f"ohif/app:v{VERSION}"
+    assert proxy["build"] == with_viewer["samples"]["build"]

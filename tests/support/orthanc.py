@@ -20,7 +20,7 @@ from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 INSTALLED = shutil.which("Orthanc") is not None and PLUGIN.exists()
@@ -74,9 +74,28 @@ def orthanc(
 
     `root` is the tree that it is taken from; `dicom_web` are further settings of its plugin.
     """
+    users = {credentials.username: credentials.password} if credentials else {}
+    settings = {
+        "AuthenticationEnabled": credentials is not None,
+        "RegisteredUsers": users,
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/", **dicom_web},
+    }
+    with (
+        empty_orthanc(directory, settings, root) as archive,
+        httpx.Client(auth=next(iter(users.items()), None), trust_env=False) as client,
+    ):
+        for sample in samples.ALL:
+            client.post(f"{archive.root}/instances", content=sample.data).raise_for_status()
+        yield archive
+
+
+@contextmanager
+def empty_orthanc(
+    directory: Path, settings: Mapping[str, object], root: Path | None = None
+) -> Iterator[Orthanc]:
+    """Run an Orthanc with these settings and its DICOMweb plugin, else as `orthanc`."""
     inside = directory if root is None else Path("/", directory.relative_to(root))
     port = free_port()
-    users = {credentials.username: credentials.password} if credentials else {}
     configuration = directory / "orthanc.json"
     configuration.write_text(
         json.dumps(
@@ -86,10 +105,8 @@ def orthanc(
                 "HttpPort": port,
                 "DicomServerEnabled": False,
                 "RemoteAccessAllowed": False,
-                "AuthenticationEnabled": credentials is not None,
-                "RegisteredUsers": users,
                 "Plugins": [str(PLUGIN)],
-                "DicomWeb": {"Enable": True, "Root": "/dicom-web/", **dicom_web},
+                **settings,
             }
         )
     )
@@ -97,7 +114,4 @@ def orthanc(
     command = ["Orthanc"] if root is None else ["chroot", str(root), "/usr/sbin/Orthanc"]
     with Child([*command, str(inside / configuration.name)]) as child:
         child.wait_for("Orthanc has started")
-        with httpx.Client(auth=next(iter(users.items()), None), trust_env=False) as client:
-            for sample in samples.ALL:
-                client.post(f"{archive.root}/instances", content=sample.data).raise_for_status()
         yield archive
