@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 
 REQUIRE_ALL = bool(os.environ.get("REQUIRE_ALL_TESTS"))
 
-# A gate asks the same of every change; new examples are for those who work on the code. A busy
-# machine is no fault of an example's.
-settings.register_profile("exploring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No deadline, because a busy machine is no fault of an example's. The gate (.ci/run) tries more
+# examples, and the same ones for every change. Tests that need many take a multiple of this number.
+settings.register_profile(
+    "fast", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=20
+)
+settings.register_profile("exploring", settings.get_profile("fast"), max_examples=100)
 settings.register_profile("ci", settings.get_profile("exploring"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "exploring")
+settings.load_profile("ci" if os.environ.get("CI") or REQUIRE_ALL else "fast")
 
 
 @pytest.fixture

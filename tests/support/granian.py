@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import trustme
 
+from tests.integration.test_asgi import environment
 from tests.support.guides import command
 from tests.support.processes import Child
 from tests.support.servers import LOOPBACK, free_port
-from tests.unit.test_asgi import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

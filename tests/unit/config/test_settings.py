@@ -1578,7 +1578,6 @@ def assert_sentences(problems: tuple[str, ...]) -> None:
         assert SECRET not in problem
 
 
-@settings(max_examples=100, deadline=None)
 @given(document=DOCUMENTS.map(yaml.dump) | st.text() | st.binary())
 def test_a_file_is_a_configuration_or_a_list_of_problems(document: str | bytes) -> None:
     with TemporaryDirectory() as directory:
@@ -1590,7 +1589,6 @@ def test_a_file_is_a_configuration_or_a_list_of_problems(document: str | bytes) 
             assert_sentences(error.problems)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(setting.variable for setting in SCHEMA.settings.values()))
@@ -1606,7 +1604,6 @@ def test_an_environment_is_a_configuration_or_a_list_of_problems(environ: dict[s
         assert_sentences(error.problems)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), DOCUMENTS))
 def test_python_values_are_a_configuration_or_a_list_of_problems(values: dict[str, Any]) -> None:
     try:

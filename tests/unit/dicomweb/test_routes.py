@@ -4,7 +4,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.dicomweb.accept import repair_accept
@@ -306,7 +306,7 @@ def twice(path: bytes) -> bytes:
 @example([b"%E0%2580%25AE.", b"/", b"x"])
 @example([b"%f0%80%80%ae.", b"/", b"x"])
 @example([b"a%e0%80%afb"])
-@settings(max_examples=1000)
+@settings(max_examples=10 * settings().max_examples)
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=12))
 def test_a_path_leads_nowhere_else_when_it_is_decoded_twice(pieces: list[bytes]) -> None:
     path = BULKDATA + b"".join(pieces)
@@ -665,7 +665,7 @@ accept_bytes = st.lists(
 
 
 # A busy machine is no fault of the test's.
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=settings().max_examples // 2)
 @given(st.from_regex(re.compile(WELL_FORMED), fullmatch=True))
 def test_a_well_formed_accept_passes_byte_for_byte(value: bytes) -> None:
     assert repair_accept(value) == value

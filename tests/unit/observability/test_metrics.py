@@ -21,10 +21,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from dicomweb_cors_proxy.observability.metrics import Metrics, files_of
 from dicomweb_cors_proxy.observability.records import RequestRecord
 from dicomweb_cors_proxy.observability.shared_metrics import SharedMetrics, share, worker_ended
+from tests.integration.test_asgi import uvicorn
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK, Reply, stub
 from tests.support.sockets import ORIGIN, Head, Wire, answer, archive, request
-from tests.unit.test_asgi import uvicorn
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -157,7 +157,7 @@ def differences(known: dict[str, re.Pattern[bytes]], answer: bytes) -> list[str]
     return [name for name, pattern in known.items() if pattern.search(answer)]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=5 * settings().max_examples)
 @given(method=st.sampled_from([b"GET", b"GET", b"HEAD"]), answer=answers(), data=st.data())
 def test_both_read_the_same(method: bytes, answer: bytes, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(answer)))
