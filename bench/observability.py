@@ -26,6 +26,7 @@ from dicomweb_cors_proxy import Settings, create_app
 from dicomweb_cors_proxy.observability.log_setup import Format, setup_logging
 from dicomweb_cors_proxy.observability.records import RequestRecord
 from dicomweb_cors_proxy.operations.memory import settle
+from dicomweb_cors_proxy.proxy.context import CONTEXT, RequestContext
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,7 +58,7 @@ class Without:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["record"] = RequestRecord(method="GET", request_id="", client=None)
+        scope[CONTEXT] = RequestContext(RequestRecord(method="GET", request_id="", client=None))
         await self._app(scope, receive, send)
 
 

@@ -48,7 +48,7 @@ class Pipeline:
                 load=load,
             ),
             cors=settings.cors_engine(),
-            screen=RequestChecks(
+            checks=RequestChecks(
                 max_target_bytes=server.max_target_bytes,
                 max_header_bytes=server.max_header_bytes,
                 max_headers=server.max_headers,

@@ -20,12 +20,14 @@ from dicomweb_cors_proxy.observability.records import (
     RequestRecord,
     request_id,
 )
+from dicomweb_cors_proxy.proxy.context import CONTEXT, RequestContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from starlette.types import Message, Receive, Scope, Send
 
+    from dicomweb_cors_proxy.cors.policy import Decision
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.observability.metrics import Metrics
@@ -51,8 +53,8 @@ CLIENT_LEFT = 499
 class AccessLog:
     """ASGI middleware that writes one log line for every request, and counts it.
 
-    Puts a `RequestRecord` into `scope["record"]`, which the application completes, and the
-    request's id into every response except a preflight's, which no page can read.
+    Puts a `RequestContext` with the record, which the application completes, into the scope. Puts
+    the request's id into every response except a preflight's, which no page can read.
 
     Args:
         metrics: counts it.
@@ -77,8 +79,9 @@ class AccessLog:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        began = perf_counter()
-        record = scope["record"] = self._start(scope)
+        started = perf_counter()
+        record = self._start(scope)
+        context = scope[CONTEXT] = RequestContext(record)
         if scope["method"] == "HEAD":
             send = without_body(send)
         complete = aborted = False
@@ -104,7 +107,7 @@ class AccessLog:
             raise
         finally:
             self._metrics.in_progress -= 1
-            record.duration = perf_counter() - began
+            record.duration = perf_counter() - started
             if aborted:
                 record.status = record.status or 500
                 if record.event == EVENT_REQUEST:
@@ -112,25 +115,26 @@ class AccessLog:
             elif not complete:
                 record.status = record.status or CLIENT_LEFT
                 record.event = "client left"
-            self._finish(scope, record, logging.WARNING if aborted else logging.INFO)
+            self._finish(scope, context, logging.WARNING if aborted else logging.INFO)
             request_id.reset(token)
 
     def try_preflight(self, scope: Scope) -> LocalReply | None:
         """Return the reply to a preflight, and log it before it is sent; otherwise None."""
         if scope["method"] != "OPTIONS":
             return None
-        began = perf_counter()
-        record = scope["record"] = self._start(scope)
+        started = perf_counter()
+        record = self._start(scope)
+        context = scope[CONTEXT] = RequestContext(record)
         try:
-            answer = self.app.try_preflight(scope)
+            reply = self.app.try_preflight(scope)
         except Exception:  # noqa: BLE001  (when the application is run, it is told of)
             return None
-        if answer is not None:
-            record.status = answer.status
-            record.bytes_out = len(answer.body)
-            record.duration = perf_counter() - began
-            self._finish(scope, record, logging.INFO)
-        return answer
+        if reply is not None:
+            record.status = reply.status
+            record.bytes_out = len(reply.body)
+            record.duration = perf_counter() - started
+            self._finish(scope, context, logging.INFO)
+        return reply
 
     def _start(self, scope: Scope) -> RequestRecord:
         method: str = scope["method"]
@@ -146,17 +150,20 @@ class AccessLog:
             client=peer,
         )
 
-    def _finish(self, scope: Scope, record: RequestRecord, level: int) -> None:
-        inbound: IncomingRequest | None = scope.get("inbound")
-        if inbound is not None:
+    def _finish(self, scope: Scope, context: RequestContext, level: int) -> None:
+        record = context.record
+        # A bug may have kept the middleware from setting it.
+        incoming: IncomingRequest | None = getattr(context, "incoming", None)
+        if incoming is not None:
             # The server puts another target in the place of one that it refuses.
             if record.resource == UNMATCHED and REFUSAL not in scope.get("extensions", {}):
-                record.resource = self._resource(inbound.path) or UNMATCHED
-            origin = inbound.head.origin
+                record.resource = self._resource(incoming.path) or UNMATCHED
+            origin = incoming.head.origin
             if origin is not None:
                 record.origin = _printable_origin(origin[: MAX_ORIGIN_BYTES + 1])
-                if inbound.decision and record.event == EVENT_REQUEST:
-                    record.event = inbound.decision.reason or EVENT_REQUEST
+                decision: Decision | None = getattr(context, "decision", None)
+                if decision is not None and record.event == EVENT_REQUEST:
+                    record.event = decision.reason or EVENT_REQUEST
         self._metrics.observe(record)
         if record.status >= 500:
             level = logging.WARNING

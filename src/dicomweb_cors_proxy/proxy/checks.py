@@ -57,29 +57,29 @@ class RequestChecks:
         self._allowed_hosts = frozenset(host.encode("ascii") for host in allowed_hosts)
         self._trusted_proxies = trusted_proxies
 
-    def check(self, scope: Scope, inbound: IncomingRequest) -> None:
+    def check(self, scope: Scope, incoming: IncomingRequest) -> None:
         """Raise `HTTPProblem` for 400, 414, 431 or 421."""
         if (refusal := scope.get("extensions", {}).get(REFUSAL)) is not None:
             raise refusal
-        head = inbound.head
-        if not head.is_sound:
+        head = incoming.head
+        if not head.memo.is_sound:
             self._check_meaning(head)
-        if inbound.authority is not None and inbound.authority.lower() != head.host.lower():
+        if incoming.authority is not None and incoming.authority.lower() != head.host.lower():
             raise HTTPProblem(400, "The request target names another host than the Host header.")
-        if inbound.target == b"*":
+        if incoming.target == b"*":
             raise HTTPProblem(400, "OPTIONS * asks about no resource; name the DICOMweb root.")
-        if len(inbound.target) > self._max_target_bytes:
+        if len(incoming.target) > self._max_target_bytes:
             raise target_too_long(self._max_target_bytes)
-        if (problem := target_problem(inbound.target)) is not None:
+        if (problem := target_problem(incoming.target)) is not None:
             raise HTTPProblem(400, problem)
-        if not head.is_sound:
+        if not head.memo.is_sound:
             self._check_limits(head, len(scope["headers"]))
-            head.is_sound = True
-        if not head.is_sound_forwarded:
+            head.memo.is_sound = True
+        if not head.memo.is_sound_forwarded:
             client = scope.get("client")
             if client and client[0] in self._trusted_proxies:
                 self._check_forwarded(scope["headers"])
-                head.is_sound_forwarded = True
+                head.memo.is_sound_forwarded = True
 
     @staticmethod
     def _check_meaning(head: RequestHead) -> None:

@@ -10,9 +10,9 @@ from dicomweb_cors_proxy.http.headers import merge_vary
 from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply, ResponseAborted
 from dicomweb_cors_proxy.observability.records import (
     EVENT_REQUEST,
-    RequestRecord,
     traceback_summary,
 )
+from dicomweb_cors_proxy.proxy.context import CONTEXT
 from dicomweb_cors_proxy.proxy.incoming import IncomingRequest, RequestHeadCache
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from dicomweb_cors_proxy.cors.engine import CORSEngine
+    from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.proxy.checks import RequestChecks
+    from dicomweb_cors_proxy.proxy.context import RequestContext
     from dicomweb_cors_proxy.proxy.incoming import RequestHead
 
 logger = logging.getLogger(__name__)
@@ -34,16 +36,17 @@ class CORSMiddleware:
     read why its request failed.
     """
 
-    def __init__(self, app: ASGIApp, *, cors: CORSEngine, screen: RequestChecks) -> None:
+    def __init__(self, app: ASGIApp, *, cors: CORSEngine, checks: RequestChecks) -> None:
         self.app = app
         self._cors = cors
-        self._screen = screen
+        self._checks = checks
         self._heads = RequestHeadCache()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record: RequestRecord = scope["record"]
-        inbound = scope["inbound"] = IncomingRequest.read(scope, self._heads)
-        decision = inbound.decision = self._cors.decide(inbound.head.origin)
+        context: RequestContext = scope[CONTEXT]
+        record = context.record
+        incoming = context.incoming = IncomingRequest.read(scope, self._heads)
+        decision = context.decision = self._cors.decide(incoming.head.origin)
         record.cors = decision.outcome
         started = False
 
@@ -57,14 +60,14 @@ class CORSMiddleware:
 
         try:
             try:
-                self._screen.check(scope, inbound)
-                if _is_preflight(scope, inbound):
-                    await self._preflight_reply(inbound.head, record).send(send)
+                self._checks.check(scope, incoming)
+                if _is_preflight(scope, incoming):
+                    await self._preflight_reply(incoming.head, record).send(send)
                     return
                 await self.app(scope, receive, send_with_cors)
-            except LocalReply as answer:
-                _note_problem(record, answer)
-                await answer.send(send_with_cors)
+            except LocalReply as reply:
+                _note_problem(record, reply)
+                await reply.send(send_with_cors)
         except ResponseAborted:
             raise
         except (Exception, asyncio.CancelledError) as exc:
@@ -79,39 +82,40 @@ class CORSMiddleware:
 
     def try_preflight(self, scope: Scope) -> LocalReply | None:
         """Return the reply to a valid preflight; None for all other requests."""
-        inbound = scope["inbound"] = IncomingRequest.read(scope, self._heads)
-        if not _is_preflight(scope, inbound):
+        context: RequestContext = scope[CONTEXT]
+        incoming = context.incoming = IncomingRequest.read(scope, self._heads)
+        if not _is_preflight(scope, incoming):
             return None
         try:
-            self._screen.check(scope, inbound)
+            self._checks.check(scope, incoming)
         except HTTPProblem:
             return None
-        return self._preflight_reply(inbound.head, scope["record"])
+        return self._preflight_reply(incoming.head, context.record)
 
     def _preflight_reply(self, head: RequestHead, record: RequestRecord) -> LocalReply:
         """Return the reply to a preflight with this head."""
-        answer = head.preflight
-        if answer is None:
+        reply = head.memo.preflight
+        if reply is None:
             judged = self._cors.preflight(
                 head.origins[0], b", ".join(head.request_methods), head.request_headers
             )
-            answer = head.preflight = (
+            reply = head.memo.preflight = (
                 HTTPProblem(403, judged.reason, judged.headers)
                 if judged.status == 403
                 else LocalReply(204, judged.headers, detail=judged.reason)
             )
-        if answer.detail:
+        if reply.detail:
             record.cors = "preflight-refused"
-            record.event = answer.detail
+            record.event = reply.detail
         else:
             record.cors = "preflight-allowed"
-        return answer
+        return reply
 
 
-def _note_problem(record: RequestRecord, answer: LocalReply) -> None:
+def _note_problem(record: RequestRecord, reply: LocalReply) -> None:
     """Have the log say which problem it was, unless it says so already."""
-    if isinstance(answer, HTTPProblem) and record.event == EVENT_REQUEST:
-        record.event = answer.detail
+    if isinstance(reply, HTTPProblem) and record.event == EVENT_REQUEST:
+        record.event = reply.detail
 
 
 def _internal_error(exc: BaseException) -> HTTPProblem:
@@ -126,5 +130,5 @@ def _internal_error(exc: BaseException) -> HTTPProblem:
     return HTTPProblem(500, "A bug in the proxy. Its log says where; please report it.")
 
 
-def _is_preflight(scope: Scope, inbound: IncomingRequest) -> bool:
-    return scope["method"] == "OPTIONS" and inbound.head.asks_preflight
+def _is_preflight(scope: Scope, incoming: IncomingRequest) -> bool:
+    return scope["method"] == "OPTIONS" and incoming.head.asks_preflight

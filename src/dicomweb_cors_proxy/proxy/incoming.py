@@ -11,16 +11,36 @@ from dicomweb_cors_proxy.http.limits import MAX_CACHED_HEAD_BYTES, MAX_CACHED_HE
 from dicomweb_cors_proxy.http.targets import below_root_path, origin_form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from starlette.types import Scope
 
-    from dicomweb_cors_proxy.cors.policy import Decision
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.http.replies import LocalReply
 
 
 @dataclass(slots=True, eq=False)
+class HeadMemo:
+    """The results that equal heads share. Each one has an owner, which alone reads and writes it.
+
+    Attributes:
+        is_sound: `RequestChecks` found nothing wrong.
+        is_sound_forwarded: `RequestChecks` found nothing wrong in X-Forwarded-* either.
+        preflight: the reply of `CORSMiddleware` to a preflight.
+        end_to_end: the lines without those of the connection, by `ReverseProxy`.
+        is_forwardable: `OutgoingRequests` found neither a loop nor another method.
+        forwarded: lines for the archive and length of the body, by `OutgoingRequests`.
+    """
+
+    is_sound: bool = False
+    is_sound_forwarded: bool = False
+    preflight: LocalReply | None = None
+    end_to_end: list[Header] | None = None
+    is_forwardable: bool = False
+    forwarded: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RequestHead:
     """The facts in the header lines of a request.
 
@@ -30,53 +50,57 @@ class RequestHead:
         origin: None without an Origin, and with several, because they contradict each other.
         asks_preflight: whether an OPTIONS request is a CORS preflight: see Fetch, CORS-preflight
             fetch.
-        is_sound: whether `RequestChecks` has found nothing wrong.
-        is_sound_forwarded: whether it has found nothing wrong in X-Forwarded-* either.
-        is_forwardable: whether `OutgoingRequests` found neither a loop nor another method.
-        preflight: what it was answered as a preflight.
-        end_to_end: the lines without those of the connection; set by `ReverseProxy`.
-        sent: what `OutgoingRequests` has made of it, by what else that depends on.
+        memo: what was derived from these facts.
     """
 
-    hosts: list[bytes]
-    origins: list[bytes]
-    request_methods: list[bytes]
-    request_headers: list[bytes]
-    transfer_codings: list[bytes]
-    lengths: list[bytes]
-    size: int = 0
-    host: bytes = b""
-    origin: bytes | None = None
-    asks_preflight: bool = False
-    is_sound: bool = False
-    is_sound_forwarded: bool = False
-    is_forwardable: bool = False
-    preflight: LocalReply | None = None
-    end_to_end: list[Header] | None = None
-    sent: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
+    hosts: Sequence[bytes]
+    origins: Sequence[bytes]
+    request_methods: Sequence[bytes]
+    request_headers: Sequence[bytes]
+    transfer_codings: Sequence[bytes]
+    lengths: Sequence[bytes]
+    size: int
+    host: bytes
+    origin: bytes | None
+    asks_preflight: bool
+    memo: HeadMemo
 
     @classmethod
     def read(cls, headers: Iterable[Header]) -> RequestHead:
         """Take what is needed out of header lines, whose names are in lower case."""
-        head = cls([], [], [], [], [], [])
+        hosts: list[bytes] = []
+        origins: list[bytes] = []
+        request_methods: list[bytes] = []
+        request_headers: list[bytes] = []
+        transfer_codings: list[bytes] = []
+        lengths: list[bytes] = []
         fields = {
-            b"host": head.hosts,
-            b"origin": head.origins,
-            b"access-control-request-method": head.request_methods,
-            b"access-control-request-headers": head.request_headers,
-            b"transfer-encoding": head.transfer_codings,
-            b"content-length": head.lengths,
+            b"host": hosts,
+            b"origin": origins,
+            b"access-control-request-method": request_methods,
+            b"access-control-request-headers": request_headers,
+            b"transfer-encoding": transfer_codings,
+            b"content-length": lengths,
         }
+        size = 0
         for name, value in headers:
-            head.size += len(name) + len(value) + 4
+            size += len(name) + len(value) + 4
             if (values := fields.get(name)) is not None:
                 values.append(value)
-        if head.hosts:
-            head.host = head.hosts[0]
-        if len(head.origins) == 1 and head.origins[0]:
-            head.origin = head.origins[0]
-        head.asks_preflight = head.origin is not None and any(head.request_methods)
-        return head
+        origin = (origins[0] or None) if len(origins) == 1 else None
+        return cls(
+            hosts,
+            origins,
+            request_methods,
+            request_headers,
+            transfer_codings,
+            lengths,
+            size=size,
+            host=hosts[0] if hosts else b"",
+            origin=origin,
+            asks_preflight=origin is not None and any(request_methods),
+            memo=HeadMemo(),
+        )
 
 
 class RequestHeadCache:
@@ -108,21 +132,19 @@ class RequestHeadCache:
 
 @dataclass(slots=True, eq=False)
 class IncomingRequest:
-    """A request as received, in `scope["inbound"]`.
+    """A request as received.
 
     Attributes:
         path: of the target, byte for byte, `root_path` taken off.
         target: path and query.
         authority: of a target that came in absolute form.
         head: what its header lines say.
-        decision: what the CORS policy says; set by the middleware.
     """
 
     path: bytes
     target: bytes
     authority: bytes | None
     head: RequestHead
-    decision: Decision | None = None
 
     @classmethod
     def read(cls, scope: Scope, heads: RequestHeadCache) -> IncomingRequest:

@@ -13,16 +13,18 @@ from dicomweb_cors_proxy.http import headers as fields
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
 from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply
+from dicomweb_cors_proxy.proxy.context import CONTEXT
 from dicomweb_cors_proxy.proxy.reverse_proxy import body_without_meaning
 from dicomweb_cors_proxy.upstream.interface import Request
 
 if TYPE_CHECKING:
     from starlette.types import Scope
 
+    from dicomweb_cors_proxy.cors.policy import Decision
     from dicomweb_cors_proxy.dicomweb.routes import Route
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
-    from dicomweb_cors_proxy.observability.records import RequestRecord
-    from dicomweb_cors_proxy.proxy.incoming import IncomingRequest, RequestHead
+    from dicomweb_cors_proxy.proxy.context import RequestContext
+    from dicomweb_cors_proxy.proxy.incoming import RequestHead
     from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
     from dicomweb_cors_proxy.proxy.routing import Router
 
@@ -106,45 +108,39 @@ class OutgoingRequests:
         `headers` are the client's without those of the connection. Raises `LocalReply` for 508,
         404, 405, 403, 413, the 400 for a body without meaning, and the 204 to `Max-Forwards: 0`.
         """
-        inbound: IncomingRequest = scope["inbound"]
-        record: RequestRecord = scope["record"]
+        context: RequestContext = scope[CONTEXT]
+        record = context.record
+        incoming = context.incoming
         method: str = scope["method"]
-        head = inbound.head
-        if not head.is_forwardable and fields.passed_through(scope["headers"], self._instance_name):
+        head = incoming.head
+        if not head.memo.is_forwardable and fields.passed_through(
+            scope["headers"], self._instance_name
+        ):
             raise HTTPProblem(
                 508,
                 "The request has been through this proxy already. Check that no URL under upstream "
                 "points back to the proxy; chained proxies need different server.instance_name.",
             )
-        route, path = self._router.match(inbound.path, method)
+        route, path = self._router.match(incoming.path, method)
         record.resource = route.template
         upstream = self._router.upstream(route, method)
-        _refuse_override(scope, head)
-        head.is_forwardable = True
+        _reject_override(scope, head)
+        head.memo.is_forwardable = True
         if method not in SAFE_METHODS:
-            self._refuse_foreign_write(inbound)
+            _reject_foreign_write(context.decision)
         lines, length = self._forwarded_headers(scope, head, headers, route)
         if length and method in SAFE_METHODS:  # a chunked one may be empty: `proxy` looks
             raise body_without_meaning(method)
         lines = [upstream.host, *lines, (b"x-request-id", record.request_id.encode("ascii"))]
         if method == "OPTIONS":
             lines = self._decrement_max_forwards(lines, route)
-        query = inbound.target[len(inbound.path) :]
+        query = incoming.target[len(incoming.path) :]
         if route.service("GET") is Service.WADO_URI:  # its URL is the endpoint itself, not a root
             path = b""
         target = upstream.target(path) + query
         return Request(upstream.origin, method.encode("ascii"), target, lines, length), route
 
-    def _refuse_foreign_write(self, inbound: IncomingRequest) -> None:
-        decision = inbound.decision
-        if decision is not None and decision.outcome == "refused":
-            raise HTTPProblem(
-                403,
-                "Pages of this origin may not write to the archive: no entry of "
-                "cors.allow_origins covers it.",
-            )
-
-    def _refuse_announced_body(self, head: RequestHead) -> None:
+    def _reject_announced_body(self, head: RequestHead) -> None:
         limit = self._max_body_bytes
         if limit is not None and any(int(length) > limit for length in head.lengths):
             raise body_too_large(limit)
@@ -162,11 +158,12 @@ class OutgoingRequests:
             _is_chunked(scope, head),
             route.may_contain_urls(scope["method"]),
         )
-        if facts not in head.sent:
-            self._refuse_announced_body(head)
+        forwarded = head.memo.forwarded
+        if facts not in forwarded:
+            self._reject_announced_body(head)
             lines = self._headers(headers, head.host, facts)
-            head.sent[facts] = lines, _body_length(lines)
-        lines, length = head.sent[facts]
+            forwarded[facts] = lines, _body_length(lines)
+        lines, length = forwarded[facts]
         return forwarding.with_peer(lines, peer), length
 
     def _headers(self, headers: list[Header], host: bytes, facts: _Facts) -> list[Header]:
@@ -209,7 +206,16 @@ class OutgoingRequests:
         }
 
 
-def _refuse_override(scope: Scope, head: RequestHead) -> None:
+def _reject_foreign_write(decision: Decision) -> None:
+    if decision.outcome == "refused":
+        raise HTTPProblem(
+            403,
+            "Pages of this origin may not write to the archive: no entry of cors.allow_origins "
+            "covers it.",
+        )
+
+
+def _reject_override(scope: Scope, head: RequestHead) -> None:
     """Raise a 405 for a request that names another method for the archive to use.
 
     Orthanc and many frameworks use it, so a GET, which any page can send, would be a DELETE.
@@ -218,7 +224,7 @@ def _refuse_override(scope: Scope, head: RequestHead) -> None:
     if b"%" in query:
         query = unquote_to_bytes(query)
     if (query and _METHOD_KEY.search(query)) or (
-        not head.is_forwardable
+        not head.memo.is_forwardable
         and any(name.replace(b"_", b"-") in _OVERRIDES for name, _ in scope["headers"])
     ):
         raise HTTPProblem(

@@ -21,6 +21,7 @@ from dicomweb_cors_proxy.http.content import (
 from dicomweb_cors_proxy.http.headers import merge_vary, without_cors
 from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.sandbox import sandboxed
+from dicomweb_cors_proxy.proxy.context import CONTEXT
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.dicomweb.routes import Route
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
-    from dicomweb_cors_proxy.proxy.incoming import IncomingRequest
+    from dicomweb_cors_proxy.proxy.context import RequestContext
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +177,8 @@ class ResponseAdapter:
 
     def _rewriter_for(self, scope: Scope) -> URLRewriter:
         """Return the rewriter for the URL at which this request's browser reaches the proxy."""
-        inbound: IncomingRequest = scope["inbound"]
-        host = name = inbound.head.host
+        context: RequestContext = scope[CONTEXT]
+        host = name = context.incoming.head.host
         scheme = scope["scheme"].encode("ascii")
         prefix = scope.get("root_path", "").encode("utf-8")
         client = scope.get("client")

@@ -21,6 +21,7 @@ from dicomweb_cors_proxy.http.headers import end_to_end, end_to_end_response
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import TCHAR, BodyFilter, Header
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
+from dicomweb_cors_proxy.proxy.context import CONTEXT
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, log_reason, upstream_problem
 from dicomweb_cors_proxy.upstream.interface import Timeouts, Upstream, UpstreamResponse
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from dicomweb_cors_proxy.observability.records import RequestRecord
-    from dicomweb_cors_proxy.proxy.incoming import RequestHead
+    from dicomweb_cors_proxy.proxy.context import RequestContext
     from dicomweb_cors_proxy.upstream.interface import Request
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,8 @@ class ReverseProxy(Generic[RouteT]):
     async def _forward(
         self, request: Request, route: RouteT, client: ClientStream, scope: Scope, send: Send
     ) -> None:
-        record: RequestRecord = scope["record"]
+        context: RequestContext = scope[CONTEXT]
+        record = context.record
         asked = perf_counter()
         try:
             response = await self._upstream.send(
@@ -197,10 +199,11 @@ class ReverseProxy(Generic[RouteT]):
 
 def _end_to_end(scope: Scope) -> list[Header]:
     """Return the request's headers without those of the connection; equal heads share them."""
-    head: RequestHead = scope["inbound"].head
-    if head.end_to_end is None:
-        head.end_to_end = end_to_end(scope["headers"])
-    return head.end_to_end
+    context: RequestContext = scope[CONTEXT]
+    memo = context.incoming.head.memo
+    if memo.end_to_end is None:
+        memo.end_to_end = end_to_end(scope["headers"])
+    return memo.end_to_end
 
 
 async def _without_body(request: Request, client: ClientStream) -> Request:
@@ -304,7 +307,8 @@ class ClientStream:
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """Yield the request's body. Raise `HTTPProblem` 408 or 413, or `ClientLeft`."""
-        record: RequestRecord = self._scope["record"]
+        context: RequestContext = self._scope[CONTEXT]
+        record = context.record
         limit = self._limits.max_body_bytes
         timeout = self._limits.body_timeout
         try:
