@@ -193,7 +193,27 @@ SLASHES = {
     ),
 }
 
-REPORTS = BULK_DATA | METHODS | SLASHES
+FILTERS = "zowe/api-layer PR #728, facebook/create-react-app PR #1212, playframework #5193"
+NO_ORIGIN: Mapping[str, Any] = {
+    "lines": ("Referer: https://viewer.example/", "Sec-Fetch-Site: cross-site"),
+    "asked": {
+        "origin": None,
+        "referer": "https://viewer.example/",
+        "sec-fetch-site": "cross-site",
+    },
+}
+
+ORIGINS = {
+    "a search at an archive with a CORS filter": forwarded(FILTERS, "/studies", **NO_ORIGIN),
+    "a store at an archive with a CORS filter": forwarded(
+        FILTERS, "/studies", "POST", access=READ_WRITE, content=b"--a--", **NO_ORIGIN
+    ),
+    "a path of the archive's own, with a CORS filter": forwarded(
+        FILTERS, "/reports/1", access={"extra_paths": ["/reports/*"]}, **NO_ORIGIN
+    ),
+}
+
+REPORTS = BULK_DATA | METHODS | SLASHES | ORIGINS
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)

@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 _OVERRIDES = frozenset({b"x-http-method", b"x-http-method-override", b"x-method-override"})
 _METHOD_KEY = re.compile(rb"(?:\A|[&;?])_method=", re.IGNORECASE)
 
-# Host and X-Request-ID are replaced, and our server has handled Expect. X-Original-URL,
+# Host and X-Request-ID are replaced, and our server has handled Expect. Origin was judged by our
+# policy; a CORS filter of the archive could reject a page that we allow. X-Original-URL,
 # X-Rewrite-URL and, behind gunicorn or Daphne, the last four can make an archive serve a path that
 # was not checked. Proxy becomes the variable HTTP_PROXY under CGI (CVE-2016-5385).
 _NOT_FORWARDED = frozenset(
     {
         b"host",
         b"expect",
+        b"origin",
         b"x-request-id",
         b"x-original-url",
         b"x-rewrite-url",
