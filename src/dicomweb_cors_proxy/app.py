@@ -77,7 +77,7 @@ class Application(Starlette):
         self.draining = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Starlette's own way to the default takes longer than our answer to a preflight.
+        # Starlette's own way to the default takes longer than our reply to a preflight.
         if scope["type"] == "http" and not (scope["path"] in self._paths or scope["root_path"]):
             await self._proxied(scope, receive, send)
         else:
@@ -91,7 +91,7 @@ class Application(Starlette):
         return self._proxied.try_preflight(scope)
 
     async def reload(self, settings: Settings) -> None:
-        """Answer by another configuration from the next request on.
+        """Serve by another configuration from the next request on.
 
         Requests that are running end as they began; the connections that they use are closed
         behind them.
@@ -136,7 +136,7 @@ class Application(Starlette):
 
     async def _ready(self, request: requests.Request) -> Response:
         if self.draining:
-            raise HTTPProblem(503, "The proxy is about to stop.")
+            raise HTTPProblem(503, "The proxy is shutting down. Send requests to another instance.")
         return await self._health.ready(request)
 
     def _show_metrics(self, _: requests.Request) -> Response:
@@ -149,11 +149,11 @@ async def _refresh(metrics: Metrics) -> None:
         await asyncio.sleep(REFRESH_SECONDS)
 
 
-def _response(_: requests.Request, answer: Exception) -> Response:
+def _response(_: requests.Request, reply: Exception) -> Response:
     """Return a local reply as a response of the operational endpoints."""
-    answer = cast("LocalReply", answer)  # Starlette looks handlers up by the type
-    response = Response(answer.body, answer.status)
-    response.raw_headers = answer.headers
+    reply = cast("LocalReply", reply)  # Starlette looks handlers up by the type
+    response = Response(reply.body, reply.status)
+    response.raw_headers = reply.headers
     return response
 
 

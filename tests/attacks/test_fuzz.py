@@ -21,7 +21,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from dicomweb_cors_proxy.http.extensions import REFUSAL
+from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.server.acceptor import ClientConnections
 from dicomweb_cors_proxy.server.connection import ClientConnection
 from dicomweb_cors_proxy.server.head_cache import HeadCache
@@ -176,7 +176,7 @@ class Application:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = 400
         self.methods.add(scope["method"])
-        if REFUSAL not in scope["extensions"]:
+        if REJECTION not in scope["extensions"]:
             body, more = b"", True
             try:
                 while more:

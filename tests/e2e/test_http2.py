@@ -61,4 +61,4 @@ async def test_a_viewer_that_aborts_cancels_the_archives_request(
                 await viewer.abort(f"{server.url}/studies?slow")
                 await cancelled.wait()
                 assert (await viewer.ask(f"{server.url}/studies")).protocol == "h2"
-        server.child.wait_for("client left")
+        server.child.wait_for("client disconnected")

@@ -393,7 +393,7 @@ async def test_nothing_of_a_patient_comes_out(
                 head, body = await exchange(proxy.port, ask(503).raw)
                 assert head.status == 503
                 assert_private(head.raw.decode() + body.decode(), "503")
-            await asyncio.to_thread(child.wait_for, "(?s)client left.*client left")
+            await asyncio.to_thread(child.wait_for, "(?s)client disconnected.*client disconnected")
             await proxy.assert_private()
 
     # And yet all of it is told.

@@ -306,7 +306,7 @@ async def test_the_root_is_no_page_and_says_so() -> None:
     async with proxy(settings("http://archive.example")) as p:
         head, body = await p.ask(ask(path="/dicom-web"))
     assert head.status == 405
-    assert "ask for …/studies?limit=1" in json.loads(body)["detail"]
+    assert "request …/studies?limit=1" in json.loads(body)["detail"]
 
 
 async def test_an_archive_that_speaks_no_tls_at_its_port_is_told() -> None:

@@ -55,7 +55,7 @@ def test_serve_tells_when_it_serves_and_when_it_stops(manager: Manager, workers:
         assert answer.status_code == 200
         assert manager.pending() == []
         child.terminate()
-        # 30 s for running answers, 1 to cut them, 5 more.
+        # 30 s for running requests, 1 to cancel them, 5 more.
         assert manager.next() == "STOPPING=1\nEXTEND_TIMEOUT_USEC=36000000"
         assert child.wait() == 0
     assert manager.pending() == []

@@ -54,27 +54,27 @@ BUCKETS: Final = (
 # Name, help, labels.
 REQUESTS: Final = (
     "dicomweb_proxy_requests",
-    "Requests answered, preflights included.",
+    "Requests that have ended, preflights included.",
     ("method", "resource", "status"),
 )
 DURATION: Final = (
     "dicomweb_proxy_request_duration_seconds",
-    "From a request's head to the last byte of its answer.",
+    "From a request's head to the last byte of its response.",
     ("method", "resource"),
 )
 TTFB: Final = (
     "dicomweb_proxy_upstream_ttfb_seconds",
-    "Until the archive's answer began, waiting for a connection included.",
+    "Until the archive's response began, waiting for a connection included.",
     ("resource",),
 )
 BYTES: Final = (
     "dicomweb_proxy_response_bytes",
-    "Bytes of answers' bodies sent to clients.",
+    "Bytes of response bodies sent to clients.",
     ("resource",),
 )
 PREFLIGHTS: Final = (
     "dicomweb_proxy_preflights",
-    "CORS preflights by what the policy said.",
+    "CORS preflights by outcome.",
     ("outcome",),
 )
 ERRORS: Final = (
@@ -84,7 +84,7 @@ ERRORS: Final = (
 )
 IN_PROGRESS: Final = (
     "dicomweb_proxy_requests_in_progress",
-    "Requests that are being answered.",
+    "Requests in progress.",
     (),
 )
 CONNECTIONS: Final = (
@@ -154,7 +154,7 @@ class Metrics(Collector):
         connections: counts the connections to the archive by their state.
 
     Attributes:
-        in_progress: requests that are being answered.
+        in_progress: requests that have not ended.
         is_shared: whether each process reports the sum over all processes.
     """
 

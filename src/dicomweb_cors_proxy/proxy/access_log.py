@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin
-from dicomweb_cors_proxy.http.extensions import REFUSAL
+from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.http.forwarding import client_address
 from dicomweb_cors_proxy.http.replies import LocalReply, without_body
 from dicomweb_cors_proxy.observability.records import (
@@ -47,7 +47,7 @@ _METHODS = frozenset(
 _REQUEST_ID = re.compile(rb"[0-9A-Fa-f]{8}(-?)(?:[0-9A-Fa-f]{4}\1){3}[0-9A-Fa-f]{12}")
 
 # nginx's status for a client that disconnected before its response.
-CLIENT_LEFT = 499
+CLIENT_CLOSED_REQUEST = 499
 
 
 class AccessLog:
@@ -111,10 +111,10 @@ class AccessLog:
             if aborted:
                 record.status = record.status or 500
                 if record.event == EVENT_REQUEST:
-                    record.event = "answer cut"
+                    record.event = "response cut"
             elif not complete:
-                record.status = record.status or CLIENT_LEFT
-                record.event = "client left"
+                record.status = record.status or CLIENT_CLOSED_REQUEST
+                record.event = "client disconnected"
             self._finish(scope, context, logging.WARNING if aborted else logging.INFO)
             request_id.reset(token)
 
@@ -155,8 +155,8 @@ class AccessLog:
         # A bug may have kept the middleware from setting it.
         incoming: IncomingRequest | None = getattr(context, "incoming", None)
         if incoming is not None:
-            # The server puts another target in the place of one that it refuses.
-            if record.resource == UNMATCHED and REFUSAL not in scope.get("extensions", {}):
+            # The server puts another target in the place of one that it rejects.
+            if record.resource == UNMATCHED and REJECTION not in scope.get("extensions", {}):
                 record.resource = self._resource(incoming.path) or UNMATCHED
             origin = incoming.head.origin
             if origin is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from dicomweb_cors_proxy.http.extensions import REFUSAL
+from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.limits import head_too_large, target_too_long, too_many_headers
 from dicomweb_cors_proxy.http.replies import HTTPProblem
@@ -35,12 +35,12 @@ _FORWARDED_NAMES = {
     b"x-forwarded-proto": "X-Forwarded-Proto",
 }
 
-# More bytes than 18 digits can tell there are nowhere.
+# 18 digits are enough: 10^18 bytes are an exabyte.
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class RequestChecks:
-    """Refuses heads that break HTTP or the configured limits, by raising `HTTPProblem`."""
+    """The checks of a head against HTTP and the configured limits; they raise `HTTPProblem`."""
 
     def __init__(
         self,
@@ -59,15 +59,17 @@ class RequestChecks:
 
     def check(self, scope: Scope, incoming: IncomingRequest) -> None:
         """Raise `HTTPProblem` for 400, 414, 431 or 421."""
-        if (refusal := scope.get("extensions", {}).get(REFUSAL)) is not None:
-            raise refusal
+        if (rejection := scope.get("extensions", {}).get(REJECTION)) is not None:
+            raise rejection
         head = incoming.head
         if not head.memo.is_sound:
             self._check_meaning(head)
         if incoming.authority is not None and incoming.authority.lower() != head.host.lower():
-            raise HTTPProblem(400, "The request target names another host than the Host header.")
+            raise HTTPProblem(
+                400, "The request target and the Host header name different hosts. Send one host."
+            )
         if incoming.target == b"*":
-            raise HTTPProblem(400, "OPTIONS * asks about no resource; name the DICOMweb root.")
+            raise HTTPProblem(400, "OPTIONS * is not supported. Send OPTIONS to the DICOMweb root.")
         if len(incoming.target) > self._max_target_bytes:
             raise target_too_long(self._max_target_bytes)
         if (problem := target_problem(incoming.target)) is not None:
@@ -84,20 +86,26 @@ class RequestChecks:
     @staticmethod
     def _check_meaning(head: RequestHead) -> None:
         if not head.hosts:
-            raise HTTPProblem(400, "The request has no Host header.")
+            raise HTTPProblem(400, "The request has no Host header. Send exactly one.")
         if len(head.hosts) > 1:
-            raise HTTPProblem(400, "The request has more than one Host header.")
+            raise HTTPProblem(400, "The request has more than one Host header. Send exactly one.")
         if len(head.host) > MAX_HOST_BYTES:
             raise HTTPProblem(400, f"The Host header is longer than {MAX_HOST_BYTES} bytes.")
         if not HOST.fullmatch(head.host):
-            raise HTTPProblem(400, "The Host header is malformed.")
+            raise HTTPProblem(
+                400, "The Host header is malformed. Send a host, and a port if needed."
+            )
         if any(coding.lower() != b"chunked" for coding in head.transfer_codings):
             # The server takes off the chunks alone: the archive would store a compressed body.
-            raise HTTPProblem(400, "The only transfer coding understood is chunked.")
+            raise HTTPProblem(
+                400, "The only transfer coding supported is chunked. Send no other one."
+            )
         if head.lengths and not _LENGTH.fullmatch(b",".join(head.lengths)):
-            raise HTTPProblem(400, "The Content-Length is no number, or there is more than one.")
+            raise HTTPProblem(
+                400, "Content-Length is repeated, or is not a number. Send exactly one."
+            )
         if len(head.origins) > 1:
-            raise HTTPProblem(400, "The request has more than one Origin header.")
+            raise HTTPProblem(400, "The request has more than one Origin header. Send exactly one.")
 
     def _check_limits(self, head: RequestHead, lines: int) -> None:
         if lines > self._max_headers:

@@ -1,4 +1,4 @@
-"""Answer preflights, and put the policy's headers on every other response."""
+"""Reply to preflights, and put the policy's headers on every other response."""
 
 from __future__ import annotations
 
@@ -123,11 +123,11 @@ def _internal_error(exc: BaseException) -> HTTPProblem:
     if isinstance(exc, asyncio.CancelledError):
         return HTTPProblem(
             503,
-            "The proxy stops, and can't wait any longer for the answer. Try again shortly.",
+            "The proxy is shutting down and could not wait for the archive. Try again shortly.",
             [(b"retry-after", b"1")],
         )
     logger.error("bug: %s", traceback_summary(exc))  # its message may quote a name
-    return HTTPProblem(500, "A bug in the proxy. Its log says where; please report it.")
+    return HTTPProblem(500, "The proxy has a bug. Its log says where; please report it.")
 
 
 def _is_preflight(scope: Scope, incoming: IncomingRequest) -> bool:

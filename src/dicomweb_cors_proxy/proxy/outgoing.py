@@ -52,8 +52,8 @@ _NOT_FORWARDED = frozenset(
     }
 )
 
-# Some archives read an underscore as a hyphen, as CGI made both the same: so written, these would
-# reach them past us.
+# Some archives read an underscore as a hyphen, as CGI does. Spelled with an underscore, these
+# headers would bypass our checks.
 _UNDERSCORE_SENSITIVE = _NOT_FORWARDED | {b"content-length", b"transfer-encoding"}
 
 

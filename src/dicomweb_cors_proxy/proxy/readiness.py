@@ -70,25 +70,30 @@ class ReadinessCheck:
         try:
             response = await self.upstream.send(request, None, timeouts)
         except httpx.ReadTimeout:
-            late = f"did not answer within {timeouts.read:g} s. Does it hang?"
-            return ServiceStatus(url, None, f"The archive took the request, and {late}")
+            detail = (
+                f"The archive accepted a connection, but did not respond within {timeouts.read:g} "
+                "s. Check that it does not hang."
+            )
+            return ServiceStatus(url, None, detail)
         except httpx.HTTPError as error:
             return ServiceStatus(
                 url, None, upstream_problem(error, self.limits.upstream_timeouts).detail
             )
-        except UpstreamProblem as unanswered:
-            return ServiceStatus(url, None, unanswered.detail)
+        except UpstreamProblem as failed:
+            return ServiceStatus(url, None, failed.detail)
         await response.aclose()
         status = response.status
         try:
             self.adapter.check_credentials(status)
-        except HTTPProblem as refused:
-            return ServiceStatus(url, status, refused.detail)
+        except HTTPProblem as rejected:
+            return ServiceStatus(url, status, rejected.detail)
         problem = ""
         if status == LOOP:
-            problem = "The proxy is asked to ask itself: see the URLs under upstream."
+            problem = (
+                "A URL under upstream points back to the proxy itself. Set it to the archive's."
+            )
         elif status >= 500:
-            problem = f"The archive answered {status}. See its log."
+            problem = f"The archive responded {status}. See its log."
         return ServiceStatus(url, status, problem)
 
 
@@ -106,7 +111,7 @@ class HealthEndpoints:
         return PlainTextResponse("ok\n")
 
     async def ready(self, _: requests.Request) -> Response:
-        """Return 200 if the archive answers at every base URL, else raise a 503 that says why."""
+        """Return 200 if the archive responds at every base URL; otherwise raise a 503."""
         async with self._asking:
             if time.monotonic() >= self._expires:
                 statuses = await self._archive.check_all()

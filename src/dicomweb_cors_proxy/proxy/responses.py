@@ -198,8 +198,8 @@ class ResponseAdapter:
         if not self._warned_of_coding and _value(headers, b"content-encoding"):
             self._warned_of_coding = True
             logger.warning(
-                "the archive compresses answers though it was asked not to; URLs in them are not "
-                "rewritten"
+                "the archive compresses responses although it was asked not to, so their URLs are "
+                "not rewritten; turn its compression off"
             )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import httpx
 
-from dicomweb_cors_proxy.http.extensions import ON_LEAVING
+from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT
 from dicomweb_cors_proxy.http.headers import end_to_end, end_to_end_response
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import TCHAR, BodyFilter, Header
@@ -74,7 +74,7 @@ class InFlight:
     requests: int = 0
 
 
-class ClientLeft(Exception):  # noqa: N818  (an event, not an error)
+class ClientDisconnected(Exception):  # noqa: N818  (an event, not an error)
     """A client disconnected before its response was complete."""
 
 
@@ -155,7 +155,7 @@ class ReverseProxy(Generic[RouteT]):
                 (name.lower(), value) for name, value in end_to_end_response(response.headers)
             ]
             headers, body = self._modify_response(scope, route, response.status, headers)
-            _refuse_unsendable(response.status, headers)
+            _reject_unsendable(response.status, headers)
             content, data = (None, b"") if body is None else await _arrived(response, body)
             if content is not None:
                 headers.append((b"content-length", b"%d" % len(content)))
@@ -167,20 +167,20 @@ class ReverseProxy(Generic[RouteT]):
                 content = await _pump(response, body, send, data)
             client.stop_watching()
             await send({"type": "http.response.body", "body": content})
-        except OSError:  # ASGI 2.4: `send` raises it once the client has left
-            raise ClientLeft from None
+        except OSError:  # ASGI 2.4: `send` raises it once the client has disconnected
+            raise ClientDisconnected from None
         except (httpx.HTTPError, HTTPProblem) as error:
             problem = error
             if isinstance(problem, httpx.HTTPError):
                 problem = self._failed(problem, request, record)
             elif isinstance(problem, UpstreamProblem):
                 record.upstream_error = problem.reason
-            else:  # the upload failed (too long, stalled) after the archive had begun to answer
+            else:  # the upload failed (too long, stalled) after the response had begun
                 record.event = problem.detail
             if not started:
                 raise problem from None
             # Only a cut connection shows the client that the response is incomplete.
-            record.event = f"answer cut: {record.event}"
+            record.event = f"response cut: {record.event}"
             raise ResponseAborted from None
         finally:
             await response.aclose()
@@ -271,7 +271,7 @@ class ClientStream:
         self._limits = limits
         self._task: asyncio.Task[None]
         self._watcher: asyncio.Task[None] | None = None
-        self._left = False
+        self._disconnected = False
         self._over = False
 
     def __enter__(self) -> Self:
@@ -280,9 +280,9 @@ class ClientStream:
         self._task = task
         # Our own server calls back when the client disconnects. Under other servers a task waits on
         # receive(), which adds about 10 % to a search.
-        tell = self._scope.get("extensions", {}).get(ON_LEAVING)
+        tell = self._scope.get("extensions", {}).get(ON_DISCONNECT)
         if tell is not None:
-            tell(self._leave)
+            tell(self._on_disconnect)
         elif not self.has_body:
             self._watch()
         return self
@@ -295,9 +295,9 @@ class ClientStream:
     ) -> bool:
         self._over = True
         self.stop_watching()
-        if isinstance(exc, asyncio.CancelledError) and self._left:
+        if isinstance(exc, asyncio.CancelledError) and self._disconnected:
             return self._task.uncancel() == 0
-        return isinstance(exc, ClientLeft)
+        return isinstance(exc, ClientDisconnected)
 
     def stop_watching(self) -> None:
         """Stop watching: after the last message of a response every server reports a disconnect."""
@@ -306,7 +306,7 @@ class ClientStream:
             self._watcher.cancel()
 
     async def body(self) -> AsyncGenerator[bytes, None]:
-        """Yield the request's body. Raise `HTTPProblem` 408 or 413, or `ClientLeft`."""
+        """Yield the request's body. Raise `HTTPProblem` 408 or 413, or `ClientDisconnected`."""
         context: RequestContext = self._scope[CONTEXT]
         record = context.record
         limit = self._limits.max_body_bytes
@@ -319,12 +319,12 @@ class ClientStream:
                 except TimeoutError:
                     raise HTTPProblem(
                         408,
-                        f"No byte of the request's body came for {timeout:g} s "
-                        "(server.body_timeout).",
+                        f"No byte of the request's body arrived for {timeout:g} s "
+                        "(server.body_timeout). Try again.",
                         [(b"connection", b"close")],
                     ) from None
                 if message["type"] == "http.disconnect":
-                    raise ClientLeft
+                    raise ClientDisconnected
                 chunk = message.get("body", b"")
                 record.bytes_in += len(chunk)
                 if limit is not None and record.bytes_in > limit:
@@ -338,33 +338,38 @@ class ClientStream:
 
     def _watch(self) -> None:
         if not self._over:
-            self._watcher = asyncio.create_task(self._wait_for_leaving())
+            self._watcher = asyncio.create_task(self._wait_for_disconnect())
 
-    async def _wait_for_leaving(self) -> None:
-        # What still comes of the body is dropped: the archive has answered without it.
+    async def _wait_for_disconnect(self) -> None:
+        # What still comes of the body is dropped: the archive responded without it.
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._leave()
+        self._on_disconnect()
 
-    def _leave(self) -> None:
-        if not (self._over or self._left):
-            self._left = True
+    def _on_disconnect(self) -> None:
+        if not (self._over or self._disconnected):
+            self._disconnected = True
             self._task.cancel()
 
 
 def body_without_meaning(method: str) -> HTTPProblem:
     """Return the 400 for a body of a method that has none."""
-    return HTTPProblem(400, f"A {method} request has no body: leave it out, with its length.")
+    return HTTPProblem(
+        400,
+        f"A {method} request cannot have a body. Send it without one, and without Content-Length.",
+    )
 
 
-def _refuse_unsendable(status: int, headers: list[Header]) -> None:
+def _reject_unsendable(status: int, headers: list[Header]) -> None:
     """Raise a 502 for a head that cannot be sent, or that would split the response."""
     if not 200 <= status <= 599:
-        detail = "The archive answered with a status outside 200 to 599."
+        fault = "a status outside 200 to 599"
     elif not _FIELD_NAMES.fullmatch(
         b"\n".join([name for name, _ in headers])
     ) or _FORBIDDEN_IN_VALUE.search(b"".join([value for _, value in headers])):
-        detail = "The archive answered with control characters in a header."
+        fault = "control characters in a header"
     else:
         return
-    raise UpstreamProblem("protocol", 502, detail)
+    raise UpstreamProblem(
+        "protocol", 502, f"The archive's response has {fault}. Check the archive's software."
+    )

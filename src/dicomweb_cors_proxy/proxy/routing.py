@@ -97,7 +97,7 @@ class Router:
             "Not a DICOMweb resource. The DICOMweb root is "
             f"{self._base_path.decode('ascii') or '/'} (server.base_path); other paths of the "
             "archive are forwarded only if access.extra_paths lists them. UIDs are digits and "
-            "dots, and no slash stands at the end.",
+            "dots, and a path has no slash at its end.",
         )
 
     def upstream(self, route: Route, method: str) -> BaseURL:
@@ -112,7 +112,7 @@ class Router:
             if self._writes(route, method):
                 remedy = " Writing needs access.mode: read-write."
             elif method == "GET" and route.template == "/":
-                remedy = " It is the DICOMweb root, which has no page: ask for …/studies?limit=1."
+                remedy = " It is the DICOMweb root, which has no page: request …/studies?limit=1."
             raise HTTPProblem(
                 405, f"This method is not allowed on {route.template}.{remedy}", [(b"allow", allow)]
             )

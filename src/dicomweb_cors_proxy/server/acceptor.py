@@ -253,7 +253,7 @@ async def _connected(connecting: Coroutine[Any, Any, None]) -> None:
     try:
         await connecting
     except OSError:
-        pass  # the client left, or its TLS handshake failed
+        pass  # the client disconnected, or its TLS handshake failed
     except Exception as error:  # noqa: BLE001  (its message may hold data of the client)
         logger.error("bug: %s", traceback_summary(error))  # noqa: TRY400
 

@@ -11,7 +11,7 @@ import asyncio
 import typing
 from typing import TYPE_CHECKING, Any, cast
 
-from dicomweb_cors_proxy.http.extensions import REFUSAL
+from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.server.deadline import Deadline
 from dicomweb_cors_proxy.server.exchange import Exchange, ResponseWriter
@@ -218,7 +218,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._pause.is_paused:  # the delay is ours
             self._deadline.set(timeout, self._head_is_late)
             return
-        late = f"The request's head did not arrive within {timeout:g} s (server.header_timeout)."
+        late = f"The request's head took more than {timeout:g} s (server.header_timeout)."
         self._reader.reject_head(HTTPProblem(408, late))
         self._go_on()
 
@@ -237,10 +237,10 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def on_reject(self, request: Request, problem: HTTPProblem) -> None:
         """Make an exchange of a rejected head, so that the application adds CORS headers."""
-        # The target may be cut, and must lead to no resource that does not look for REFUSAL.
+        # The target may be cut, and must lead to no resource that does not look for REJECTION.
         self.on_request(request._replace(target=b"/", keep_alive=False))
         assert self._exchange is not None  # noqa: S101
-        self._exchange.scope["extensions"][REFUSAL] = problem
+        self._exchange.scope["extensions"][REJECTION] = problem
 
     def _start(self, exchange: Exchange) -> None:
         exchange.is_running = True

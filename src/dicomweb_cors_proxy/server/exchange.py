@@ -8,10 +8,10 @@ import typing
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from dicomweb_cors_proxy.http.extensions import ON_LEAVING
+from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.observability.records import traceback_summary
-from dicomweb_cors_proxy.server.response_head import ResponseHead, answer_head, date_line
+from dicomweb_cors_proxy.server.response_head import ResponseHead, build_response_head, date_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ COALESCE_BYTES = 16 * 1024
 DISCONNECT_GRACE_SECONDS = 0.25
 
 # For responses sent without running the application (preflights); few distinct ones exist.
-cached_response_head = lru_cache(maxsize=256)(answer_head)
+cached_response_head = lru_cache(maxsize=256)(build_response_head)
 
 
 class ExchangeOwner(typing.Protocol):
@@ -210,7 +210,7 @@ class Exchange:
                 self._send_head(cached_response_head(reply.status, tuple(reply.headers)))
                 self._send_body(reply.body, more=False)
                 return
-        self.scope["extensions"][ON_LEAVING] = self._call_on_disconnect
+        self.scope["extensions"][ON_DISCONNECT] = self._call_on_disconnect
         self.task = asyncio.get_running_loop().create_task(self._run(app))
 
     async def _run(self, app: ASGIApp) -> None:
@@ -222,7 +222,7 @@ class Exchange:
             logger.error("bug: %s", traceback_summary(exc))  # noqa: TRY400
         finally:
             # Break the reference cycle. Otherwise the collector takes 10 % of the CPU of a search.
-            self.scope["extensions"].pop(ON_LEAVING, None)
+            self.scope["extensions"].pop(ON_DISCONNECT, None)
             self._on_disconnect = None
             if not self._complete:
                 self._writer.flush_head()
@@ -305,7 +305,7 @@ class Exchange:
         if self._disconnected or self._complete:
             return
         if not self._started:
-            self._send_head(answer_head(message["status"], message["headers"]))
+            self._send_head(build_response_head(message["status"], message["headers"]))
         else:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
 

@@ -133,7 +133,9 @@ class HeadParser:
         elif name == b"content-length":
             self.length = int(value)  # the parser accepts only digits
         elif self._parser.get_http_version() == "1.0":  # RFC 9112 §6.1
-            self.problem = HTTPProblem(400, "HTTP/1.0 has no Transfer-Encoding.")
+            self.problem = HTTPProblem(
+                400, "HTTP/1.0 has no Transfer-Encoding. Send Content-Length, or use HTTP/1.1."
+            )
         else:  # the parser rejects one that does not end in `chunked`
             self.is_chunked = True
 
@@ -144,10 +146,12 @@ class HeadParser:
         version = parser.get_http_version()
         if method == b"CONNECT":
             self.problem = self.problem or HTTPProblem(
-                405, "This server is no tunnel.", [(b"allow", b"GET, HEAD, OPTIONS")]
+                405, "CONNECT is not supported.", [(b"allow", b"GET, HEAD, OPTIONS")]
             )
         elif version not in ("1.0", "1.1"):
-            self.problem = HTTPProblem(400, "This server speaks HTTP/1.1.")
+            self.problem = HTTPProblem(
+                400, "The request has another version than HTTP/1.0 or HTTP/1.1. Use HTTP/1.1."
+            )
         elif parser.should_upgrade() and self.problem is None:
             return  # feed catches HttpParserUpgrade
         if self._unknown_method is not None:

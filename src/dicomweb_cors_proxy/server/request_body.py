@@ -82,7 +82,7 @@ class RequestBody:
         """Ignore further input, and have the next `read` raise an error for malformed framing."""
         self._received.stop()
         self.is_laborious = False
-        self._problem = HTTPProblem(400, "The request's body is not well-formed: chunked framing.")
+        self._problem = HTTPProblem(400, "The chunked framing of the request's body is malformed.")
 
     def read(self) -> bytes:
         """Return the content that has arrived, with bounded work; b"" if none has.

@@ -129,7 +129,7 @@ class RequestReader:
         parser.problem = problem
         self._find_origin()
         self.is_in_head = False
-        self.body.more = True  # unread input, which must not be answered by a reset
+        self.body.more = True  # unread input: a close must not reset the connection
         self._report()
 
     def _next_piece(self) -> bytes:
@@ -183,7 +183,9 @@ class RequestReader:
             self._end_head(piece if is_first else None)
         elif parser.is_malformed:
             fault = unreadable_target(self._beginning)
-            self._reject(HTTPProblem(400, fault or "The request is not well-formed HTTP/1.1."))
+            self._reject(
+                HTTPProblem(400, fault or "The request's head is not well-formed HTTP/1.1.")
+            )
         else:
             self.is_in_head = True
             self._tail = (self._tail + piece)[-3:]

@@ -21,7 +21,7 @@ _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 6
 ResponseHead: TypeAlias = tuple[int, bytes, "int | None", bool, bool]
 
 
-def answer_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> ResponseHead:
+def build_response_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> ResponseHead:
     """Write the head of a response."""
     known = dict(headers)
     closes = False

@@ -35,7 +35,7 @@ DAY = 86400.0  # seconds
 # Bodies in tiny chunks that are decoded further in one iteration of the event loop.
 DECODED_AT_ONCE = 8
 
-# Seconds for cancelled answers to cut their connections.
+# Seconds for cancelled requests to abort their connections.
 CANCEL_TIMEOUT = 1.0
 
 # Seconds beyond all that an end may take, before a process is taken to hang.
@@ -51,7 +51,7 @@ class ServerConfig(uvicorn.Config):
     """uvicorn's configuration, made from ours alone: none of its environment variables count.
 
     Args:
-        app: what answers.
+        app: the ASGI application.
         limits: of its connections.
         ssl_context: for the listener; default: plain HTTP.
     """
@@ -184,7 +184,7 @@ class Server(uvicorn.Server):
         self.force_exit = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let running answers finish for `shutdown_timeout`, then cut what is left of them.
+        """Let running requests finish for `shutdown_timeout`, then cancel those that have not.
 
         Before that, requests are still taken for `drain_delay`.
         """
@@ -198,14 +198,14 @@ class Server(uvicorn.Server):
         for connection in list(state.connections):
             connection.shutdown()
         timeout = self.config.limits.shutdown_timeout
-        logger.info("stopping, with %g s for %d running answers", timeout, len(state.tasks))
+        logger.info("stopping, with %g s for %d running requests", timeout, len(state.tasks))
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110
                     await asyncio.sleep(SHUTDOWN_POLL)
         if state.tasks:
             logger.warning(
-                "%d running answers are cut; server.shutdown_timeout is %g s",
+                "%d running requests are cancelled after %g s (server.shutdown_timeout)",
                 len(state.tasks),
                 timeout,
             )

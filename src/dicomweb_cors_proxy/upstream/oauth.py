@@ -221,13 +221,13 @@ class TokenCache:
         try:
             async with asyncio.timeout(self._timeout):
                 asked = self._clock()
-                answer = await self._post(in_body=self._in_body)
+                response = await self._post(in_body=self._in_body)
                 # Some servers support only one of the two ways, or don't decode the first (§2.3.1).
-                if answer.refuses_client:
+                if response.rejects_client:
                     other = await self._post(in_body=not self._in_body)
-                    if not other.refuses_client:
+                    if not other.rejects_client:
                         self._in_body = not self._in_body
-                        answer = other
+                        response = other
         except TimeoutError:
             return (
                 f"the token endpoint did not respond within {self._timeout:g} s. Check that it is "
@@ -235,9 +235,9 @@ class TokenCache:
             )
         except httpx.HTTPError as error:
             return _failure(error)
-        return answer.token(asked)
+        return response.token(asked)
 
-    async def _post(self, *, in_body: bool) -> _Answer:
+    async def _post(self, *, in_body: bool) -> _TokenResponse:
         headers = {"Accept": "application/json", "User-Agent": "dicomweb-cors-proxy"}
         client = self._client
         form = {"grant_type": "client_credentials"}
@@ -263,10 +263,10 @@ class TokenCache:
                 await response.aclose()
         finally:
             await self._transport.aclose()
-        return _Answer(response.status_code, _members(body))
+        return _TokenResponse(response.status_code, _members(body))
 
 
-class _Answer(NamedTuple):
+class _TokenResponse(NamedTuple):
     """A response of the token endpoint: its status, and the members of its JSON object."""
 
     status: int
@@ -279,13 +279,13 @@ class _Answer(NamedTuple):
         return error if isinstance(error, str) and error in _ERRORS else ""
 
     @property
-    def refuses_client(self) -> bool:
+    def rejects_client(self) -> bool:
         return self.status in (400, 401) and self.error in ("", "invalid_client", "invalid_request")
 
     def token(self, asked: float) -> Token | str:
         """Return the token (RFC 6749 §5.1), or a reason; `asked` is a clock reading."""
         if self.status != 200:
-            return self._refusal()
+            return self._rejection()
         value, kind = self.members.get("access_token"), self.members.get("token_type")
         if (
             not isinstance(value, str)
@@ -301,7 +301,7 @@ class _Answer(NamedTuple):
         end = asked + life
         return Token(value.encode("ascii"), end - min(MAX_RENEWAL_LEAD_SECONDS, life / 4), end)
 
-    def _refusal(self) -> str:
+    def _rejection(self) -> str:
         status, error = self.status, self.error
         if error:
             return f"the token endpoint responded {status} ({error}). Check {_ERRORS[error]}."
@@ -314,10 +314,10 @@ class _Answer(NamedTuple):
 
 def _members(body: bytes) -> Mapping[str, object]:
     try:
-        answer = json.loads(body)
+        members = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return answer if isinstance(answer, dict) else {}
+    return members if isinstance(members, dict) else {}
 
 
 def _seconds(life: object) -> float:

@@ -38,7 +38,7 @@ class ResponseParser:
         self._max_head_bytes = max_head_bytes
         # None once the head is read.
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
-        self._refusal: str | None = None
+        self._rejection: str | None = None
         self._reason = b""
         self._headers: list[Header] = []
         self._head_bytes = 0
@@ -161,9 +161,9 @@ class ResponseParser:
             try:
                 parser.feed_data(part)
             except httptools.HttpParserError as exc:
-                reason = self._refusal or f"malformed response: {exc}"
+                reason = self._rejection or f"malformed response: {exc}"
                 # The parser's words may quote the archive's bytes, our own don't.
-                raise httpx.RemoteProtocolError(reason) from (None if self._refusal else exc)
+                raise httpx.RemoteProtocolError(reason) from (None if self._rejection else exc)
             if self.head is not None:
                 parser = self._parser = None
             elif self._fed_bytes > self._max_head_bytes:
@@ -202,7 +202,7 @@ class ResponseParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value.rstrip(b" \t")))  # the parser strips the front only
         if len(self._headers) > MAX_HEADERS:
-            self._refuse(f"more than {MAX_HEADERS} header lines")
+            self._reject(f"more than {MAX_HEADERS} header lines")
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
@@ -210,11 +210,11 @@ class ResponseParser:
         status = parser.get_status_code()
         version = parser.get_http_version()
         if status < 100 or status == 101 or version not in ("1.0", "1.1"):
-            self._refuse(f"status {status} of HTTP/{version}")
+            self._reject(f"status {status} of HTTP/{version}")
         if status < 200:
             self._interim_responses += 1
             if self._interim_responses > MAX_INTERIM_RESPONSES:
-                self._refuse(f"more than {MAX_INTERIM_RESPONSES} interim responses")
+                self._reject(f"more than {MAX_INTERIM_RESPONSES} interim responses")
             return
 
         length, chunked, persistent = self._framing(version)
@@ -232,7 +232,7 @@ class ResponseParser:
         self._remaining = length
 
     def on_body(self, _: bytes) -> None:
-        self._refuse("a body in the head")
+        self._reject("a body in the head")
 
     def on_message_complete(self) -> None:
         if self.head is None:  # of an interim response
@@ -251,7 +251,7 @@ class ResponseParser:
                     length = int(value)
                 case b"transfer-encoding":
                     if value.lower() != b"chunked" or chunked or version == "1.0":
-                        self._refuse("a Transfer-Encoding other than one `chunked`")
+                        self._reject("a Transfer-Encoding other than one `chunked`")
                     chunked = True
                 case b"connection":
                     options = {option.strip() for option in value.lower().split(b",")}
@@ -262,11 +262,11 @@ class ResponseParser:
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._max_head_bytes:
-            self._refuse(self._too_long)
+            self._reject(self._too_long)
 
-    def _refuse(self, what: str) -> NoReturn:
+    def _reject(self, what: str) -> NoReturn:
         """Break off out of a callback."""
-        self._refusal = what
+        self._rejection = what
         raise httpx.RemoteProtocolError(what)
 
     @property

@@ -129,7 +129,7 @@ async def test_a_cut_answer_is_told(caplog: pytest.LogCaptureFixture) -> None:
         await client.send(request())
         await client.reader.read()
     (record,) = told(caplog)
-    assert record.event.startswith("answer cut: ")
+    assert record.event.startswith("response cut: ")
     assert (record.status, record.bytes_out) == (200, 4)
     assert record.upstream_error == "protocol"
 
@@ -169,7 +169,7 @@ async def test_a_client_that_left_is_told(
             await until(lambda: told(caplog))
         figures = await scrape(p)
     (record,) = told(caplog)
-    assert (record.status, record.event) == (status, "client left")
+    assert (record.status, record.event) == (status, "client disconnected")
     assert figures["requests_total", ("GET", "studies", str(status))] == 1
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REFUSAL
+from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY, REJECTION
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.proxy.checks import RequestChecks
@@ -187,7 +187,7 @@ def test_the_query_counts() -> None:
 
 
 def test_what_the_server_found_comes_first() -> None:
-    assert status(hosts=(), extensions={REFUSAL: HTTPProblem(408, "late")}) == 408
+    assert status(hosts=(), extensions={REJECTION: HTTPProblem(408, "late")}) == 408
 
 
 @pytest.mark.parametrize(

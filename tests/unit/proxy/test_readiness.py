@@ -147,7 +147,7 @@ async def test_an_archive_that_hangs_is_not_waited_for_long(
     async with archive(handle) as a, proxy(settings(a.url)) as p:
         head, body = await p.ask(READY)
     assert head.status == 503
-    assert "did not answer within 0.1 s" in json.loads(body)["detail"]
+    assert "did not respond within 0.1 s" in json.loads(body)["detail"]
 
 
 async def test_a_proxy_that_asks_itself_is_not_ready() -> None:

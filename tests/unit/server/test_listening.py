@@ -204,7 +204,7 @@ async def test_requests_without_an_answer_by_the_timeout_are_told_so() -> None:
         p.server.should_exit = True
         head = await wire.head()
         assert (head.status, head.get(b"connection")) == (503, b"close")
-        assert b"The proxy stops" in await wire.body(head)
+        assert b"The proxy is shutting down" in await wire.body(head)
         assert await wire.closed()
 
 
