@@ -2,9 +2,9 @@
 
     python -m bench.archive PORT LONG
 
-LONG is the size in bytes of the study at `LONG_STUDY`. The study `STRICT_STUDY` is served as some
-archives do it: without quotes in Accept 406, without credentials 401. There is also a page, at
-`/series.html`, that loads a series.
+LONG is the size in bytes of the study at `LONG_STUDY`. Others have frames; the strict ones of them
+are served as some archives do it: without quotes in Accept 406, without credentials 401. There is
+also a page, at `/series.html`, that loads a series.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ import uvloop
 BASE_PATH: Final = "/dicom-web"
 NAME: Final = "http://pacs.internal:8042/dicom-web"  # by which the archive's answers call it
 STUDY: Final = "1.2.826.0.1.3680043.8.498.1"
-STRICT_STUDY: Final = f"{STUDY}.406"
 LONG_STUDY: Final = f"{STUDY}.9"
-FRAME_SIZE: Final = 512 * 512 * 2
+# By their names in tables, in KB: an image of a CT as it is, and compressed.
+FRAME_SIZES: Final = {512: 512 * 512 * 2, 60: 60_000}
+LARGEST: Final = 512
 SEARCHES: Final = {"SMALL": 2_000, "LARGE": 100_000}
 
 PAGE: Final = Path(__file__).with_name("series.html")
@@ -76,10 +77,15 @@ def _multipart(media_type: str) -> str:
 
 
 @cache
-def frame() -> bytes:
-    """Return a frame's body."""
+def frame(size: int = LARGEST) -> bytes:
+    """Return a frame's body, of one of `FRAME_SIZES`."""
     head = b"\r\n--b\r\nContent-Type: application/octet-stream\r\n\r\n"
-    return head + noise(FRAME_SIZE) + b"\r\n--b--"
+    return head + noise(FRAME_SIZES[size]) + b"\r\n--b--"
+
+
+def study_of(size: int, *, strict: bool = False) -> str:
+    """Return the study whose frames have that size; a strict one needs quotes and credentials."""
+    return f"{STUDY}.{size}.406" if strict else f"{STUDY}.{size}"
 
 
 def long_chunks(size: int) -> list[memoryview]:
@@ -116,13 +122,17 @@ class Answers:
         self.long_head = _head("200 OK", _multipart("application/dicom"), long)
         self.long_chunks = long_chunks(long)
         # Without no-store the browser would keep the frames: only its preflight cache is of
-        # interest.
-        self.frame = _answer(
-            "200 OK",
-            _multipart("application/octet-stream"),
-            frame(),
-            "Cache-Control: no-store",
-        )
+        # interest. Without Timing-Allow-Origin it would not say by which protocol they came.
+        frames = {
+            size: _answer(
+                "200 OK",
+                _multipart("application/octet-stream"),
+                frame(size),
+                "Cache-Control: no-store",
+                "Timing-Allow-Origin: *",
+            )
+            for size in FRAME_SIZES
+        }
         self.fixed = {
             f"{BASE_PATH}/studies?PatientName={name}".encode(): _answer(
                 "200 OK", "application/dicom+json", search(size)
@@ -130,8 +140,13 @@ class Answers:
             for name, size in SEARCHES.items()
         } | {b"/series.html": _answer("200 OK", "text/html; charset=utf-8", PAGE.read_bytes())}
         self.long_path = f"{BASE_PATH}/studies/{LONG_STUDY}".encode()
-        self.frames = f"{BASE_PATH}{frame_path(STUDY, '')}".encode()
-        self.strict_frames = f"{BASE_PATH}{frame_path(STRICT_STUDY, '')}".encode()
+        self.frames, self.strict_frames = (
+            {
+                f"{BASE_PATH}{frame_path(study_of(size, strict=strict), '')}".encode(): answer
+                for size, answer in frames.items()
+            }
+            for strict in (False, True)
+        )
         self.refusals = {
             status: _answer(status, "text/plain", b"")
             for status in ("401 Unauthorized", "404 Not Found", "406 Not Acceptable")
@@ -193,26 +208,26 @@ class Archive(asyncio.BufferedProtocol):
 
     def _answer(self, head: bytes) -> None:
         target = head.split(b" ", 2)[1]
+        series = target[: target.rfind(b"/") + 1]
         answers = self._answers
-        if found := answers.fixed.get(target):
+        if found := answers.fixed.get(target.partition(b"&")[0]) or answers.frames.get(series):
             self._transport.write(found)
-        elif target.startswith(answers.frames):
-            self._transport.write(answers.frame)
         elif target == answers.long_path:
             self._transport.write(answers.long_head)
             self._chunks = iter(answers.long_chunks)
             self._send()
-        elif target.startswith(answers.strict_frames):
-            self._transport.write(self._strictly(head))
+        elif found := answers.strict_frames.get(series):
+            self._transport.write(self._refusal(head) or found)
         else:
             self._transport.write(answers.refusals["404 Not Found"])
 
-    def _strictly(self, head: bytes) -> bytes:
+    def _refusal(self, head: bytes) -> bytes | None:
+        """Return what a strict study answers without credentials or quotes."""
         if not re.search(rb"\nauthorization: *Bearer ", head, re.IGNORECASE):
             return self._answers.refusals["401 Unauthorized"]
         if not re.search(rb'\naccept: [^\n]*type="', head, re.IGNORECASE):
             return self._answers.refusals["406 Not Acceptable"]
-        return self._answers.frame
+        return None
 
     def _send(self) -> None:
         for chunk in self._chunks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tests.support.servers import free_port
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bench.peers import Running
 
-DELAYS: Final = (0, 20)  # ms, there and back
+DELAYS: Final = (0, 20, 60)  # ms, there and back
 PREFLIGHTED: Final = "with preflights"
 CACHED: Final = "preflights cached"
 SIMPLE: Final = "without preflights"
@@ -34,10 +34,27 @@ _SIMPLE_HEADERS: Final = {"Accept": UNQUOTED}
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A series loaded: seconds until its last frame was here, and how many frames failed."""
+    """A series loaded: seconds until its last frame was here, and what went wrong."""
 
     seconds: float
-    errors: int
+    errors: list[str]
+
+
+class Cell(NamedTuple):
+    """What a figure is of: KB of a frame, ms of delay, one of `MODES`."""
+
+    size: int
+    delay: int
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What is loaded: so many frames of a size in KB, from this port."""
+
+    port: int
+    size: int
+    count: int
 
 
 @contextmanager
@@ -63,47 +80,53 @@ def delayed(port: int, milliseconds: int) -> Iterator[int]:
 @asynccontextmanager
 async def _page(browser: Browser, origin: str) -> AsyncIterator[Page]:
     """Return the page that loads series, with caches of its own."""
-    async with await browser.new_context() as context:
+    async with await browser.new_context(ignore_https_errors=True) as context:
         page = await context.new_page()
         await page.goto(f"{origin}/series.html")
         yield page
 
 
-async def _load(page: Page, root: str, study: str, headers: dict[str, str], count: int) -> Load:
+async def _load(page: Page, root: str, study: str, headers: dict[str, str], series: Series) -> Load:
+    options = {
+        "count": series.count,
+        "size": len(archive.frame(series.size)),
+        "headers": headers,
+        "protocol": "h2" if root.startswith("https:") else "http/1.1",
+    }
     seen: dict[str, Any] = await page.evaluate(
         "([root, options]) => load(root, options)",
-        [
-            root + archive.frame_path(study, ""),
-            {"count": count, "size": len(archive.frame()), "headers": headers},
-        ],
+        [root + archive.frame_path(study, ""), options],
     )
-    return Load(seen["milliseconds"] / 1000, len(seen["errors"]))
+    return Load(seen["milliseconds"] / 1000, seen["errors"])
 
 
-async def series(browser: Browser, proxy: Running, port: int, count: int) -> dict[str, Load]:
-    """Load a series through a proxy that is reached at `port`: by mode."""
-    root = f"http://127.0.0.1:{port}{proxy.path}"
-    study, simple_study = archive.STRICT_STUDY, _simple_study(proxy)
+async def load(browser: Browser, proxy: Running, series: Series) -> dict[str, Load]:
+    """Load a series through a proxy: by mode."""
+    root = proxy.root_at(series.port)
+    study = archive.study_of(series.size, strict=True)
+    simple_study = _simple_study(proxy, series.size)
     async with _page(browser, proxy.origin) as page:
         loads = {
-            mode: await _load(page, root, study, _HEADERS, count) for mode in (PREFLIGHTED, CACHED)
+            mode: await _load(page, root, study, _HEADERS, series) for mode in (PREFLIGHTED, CACHED)
         }
     async with _page(browser, proxy.origin) as page:
-        loads[SIMPLE] = await _load(page, root, simple_study, _SIMPLE_HEADERS, count)
+        loads[SIMPLE] = await _load(page, root, simple_study, _SIMPLE_HEADERS, series)
     return loads
 
 
-async def same_origin(browser: Browser, port: int, count: int) -> Load:
-    """Load a series from the archive, reached at `port`, by a page of its own."""
-    origin = f"http://127.0.0.1:{port}"
+async def same_origin(browser: Browser, series: Series) -> Load:
+    """Load a series from the archive by a page of its own."""
+    origin = f"http://127.0.0.1:{series.port}"
     async with _page(browser, origin) as page:
         root = origin + archive.BASE_PATH
-        return await _load(page, root, archive.STRICT_STUDY, _HEADERS, count)
+        study = archive.study_of(series.size, strict=True)
+        return await _load(page, root, study, _HEADERS, series)
 
 
 async def check(browser: Browser, proxy: Running) -> None:
     """Whether frames come, with as many preflights as the mode says. Raises WrongAnswerError."""
     expected = {PREFLIGHTED: PROBES, CACHED: 0, SIMPLE: 0}
+    series = Series(proxy.port, archive.LARGEST, PROBES)
     for modes in ((PREFLIGHTED, CACHED), (SIMPLE,)):
         async with _page(browser, proxy.origin) as page:
             devtools = await page.context.new_cdp_session(page)
@@ -116,20 +139,21 @@ async def check(browser: Browser, proxy: Running) -> None:
             for mode in modes:
                 asked.clear()
                 simple = mode == SIMPLE
-                load = await _load(
+                seen = await _load(
                     page,
                     proxy.root,
-                    _simple_study(proxy) if simple else archive.STRICT_STUDY,
+                    _simple_study(proxy, series.size)
+                    if simple
+                    else archive.study_of(series.size, strict=True),
                     _SIMPLE_HEADERS if simple else _HEADERS,
-                    PROBES,
+                    series,
                 )
                 preflights = asked.count("OPTIONS")
-                if load.errors or preflights != expected[mode]:
-                    raise WrongAnswerError(
-                        f"{mode}: {load.errors} of {PROBES} frames failed, {preflights} preflights"
-                    )
+                if seen.errors or preflights != expected[mode]:
+                    errors = ", ".join(dict.fromkeys(seen.errors)) or "no errors"
+                    raise WrongAnswerError(f"{mode}: {errors}, {preflights} preflights")
 
 
-def _simple_study(proxy: Running) -> str:
+def _simple_study(proxy: Running, size: int) -> str:
     """Only this proxy puts back the quotes, so the others are given an archive that needs none."""
-    return archive.STRICT_STUDY if proxy.peer.rewrites else archive.STUDY
+    return archive.study_of(size, strict=proxy.peer.rewrites)

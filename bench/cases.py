@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, NamedTuple
 
+import httpx
+
 from bench import archive
+from bench.processes import listens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +88,7 @@ CASES: Final = (
         "preflight",
         "Preflight",
         "OPTIONS",
-        archive.frame_path(archive.STUDY, 1),
+        archive.frame_path(archive.study_of(archive.LARGEST), 1),
         {
             "Access-Control-Request-Method": "GET",
             "Access-Control-Request-Headers": "accept,authorization",
@@ -105,7 +108,7 @@ CASES: Final = (
         "frame",
         "512 KB frame",
         "GET",
-        archive.frame_path(archive.STUDY, 1),
+        archive.frame_path(archive.study_of(archive.LARGEST), 1),
         {"Accept": QUOTED},
         quick=6,
     ),
@@ -134,8 +137,11 @@ def _readable(headers: http.client.HTTPMessage, origin: str) -> None:
 
 
 def check(case: Case, proxy: Running) -> int:
-    """Bytes of the whole answer. Raises WrongAnswerError."""
-    answer = _ask(case.method, proxy, case.path, case.headers)
+    """Bytes of the whole answer; over HTTP/2 of its body. Raises WrongAnswerError."""
+    if proxy.peer.http2:
+        answer = _ask_http2(case.method, proxy, case.path, case.headers)
+    else:
+        answer = _ask(case.method, proxy, case.path, case.headers)
     headers, body = answer.headers, answer.body
     _want(200 <= answer.status < 300, f"status {answer.status}")
     if proxy.process is None:
@@ -185,7 +191,7 @@ def check_transfer(transfer: Transfer, proxy: Running, file: Path) -> None:
 
 
 class _Answer(NamedTuple):
-    """`size` is that of head and body, on the wire."""
+    """`size` is that of head and body, on the wire; over HTTP/2 of the body."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -222,8 +228,25 @@ def _ask(  # noqa: PLR0913  (two of them for long bodies alone)
         connection.close()
 
 
+def _ask_http2(method: str, proxy: Running, path: str, headers: Mapping[str, str]) -> _Answer:
+    """One request, to a peer that must agree on HTTP/2. Raises WrongAnswerError."""
+    try:
+        with httpx.Client(http2=True, verify=False, trust_env=False) as client:  # noqa: S501
+            headers = {"Origin": proxy.origin, "Accept-Encoding": "identity", **headers}
+            response = client.request(method, proxy.root + path, headers=headers)
+    except httpx.HTTPError as error:
+        raise WrongAnswerError(f"{type(error).__name__}: {error}") from None
+    _want(response.http_version == "HTTP/2", f"{response.http_version} instead of HTTP/2")
+    lines = http.client.HTTPMessage()
+    for name, value in response.headers.multi_items():
+        lines[name] = value
+    return _Answer(response.status_code, lines, response.content, len(response.content))
+
+
 def answers(proxy: Running) -> bool:
     """Whether a search brings an answer."""
+    if proxy.peer.http2:
+        return listens(proxy.port)
     try:
         return _ask("GET", proxy, "/studies?PatientName=SMALL", {}).status == 200
     except WrongAnswerError:
@@ -235,10 +258,10 @@ def measure(case: Case, proxy: Running, size: int, connections: int, seconds: in
     headers = [part for item in {"Origin": proxy.origin, **case.headers}.items() for part in item]
     command = ["wrk", f"-c{connections}", "-t1", f"-d{seconds}s", "--latency"]
     command += ["--timeout", "10s", "-s", str(LUA), proxy.root + case.path, "--", case.method]
-    before = _cpu(proxy)
-    done = _run([*command, *headers], seconds + 30)
+    before = cpu(proxy)
+    done = run([*command, *headers], seconds + 30)
     time.sleep(0.03)  # the connections are closed at the proxy's, too
-    after = _cpu(proxy)
+    after = cpu(proxy)
     if not done.endswith("}\n"):  # wrk could not connect
         return Sample(cpu=None, rate=0, p99=None, errors=1)
     seen = json.loads(done.splitlines()[-1])
@@ -265,10 +288,10 @@ def transfer(kind: Transfer, proxy: Running, file: Path) -> Sample:
         command += ["-X", "POST", "-T", str(file), f"{proxy.root}/studies"]
     else:
         command.append(f"{proxy.root}{_LONG}")
-    before = _cpu(proxy)
-    done = _run(command, 50)
+    before = cpu(proxy)
+    done = run(command, 50)
     time.sleep(0.03)
-    after = _cpu(proxy)
+    after = cpu(proxy)
     status, down, up, seconds = done.split()
     if status != "200" or int(up if kind.upload else down) != size:
         return Sample(cpu=None, rate=0, p99=None, errors=1)
@@ -302,11 +325,13 @@ def stall(proxy: Running, streams: int) -> Iterator[None]:
             client.close()
 
 
-def _cpu(proxy: Running) -> float | None:
+def cpu(proxy: Running) -> float | None:
+    """Return the seconds that a proxy has had, None where there is none."""
     return proxy.process.cpu() if proxy.process else None
 
 
-def _run(command: list[str], seconds: float) -> str:
+def run(command: list[str], seconds: float) -> str:
+    """Return what a command prints; it has so many seconds."""
     return subprocess.run(  # noqa: S603
         command, stdout=subprocess.PIPE, text=True, check=False, timeout=seconds
     ).stdout

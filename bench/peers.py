@@ -10,11 +10,12 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import trustme
 from tests.support.servers import free_port
 
 from bench.archive import BASE_PATH, NAME
@@ -40,12 +41,14 @@ class Site:
         archive: port of the archive.
         origin: of the page that may read its answers.
         directory: for its configuration.
+        tls: whether it serves https, by `cert.pem` and `key.pem` in that directory.
     """
 
     port: int
     archive: int
     origin: str
     directory: Path
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Peer:
         command: writes the configuration and returns what to run.
         takes_url: whether the archive's URL stands in the path.
         rewrites: whether URLs are rewritten in its answers.
+        http2: whether it is reached by https, and so by HTTP/2.
     """
 
     key: str
@@ -67,6 +71,11 @@ class Peer:
     command: Callable[[Site], list[str | Path]]
     takes_url: bool = False
     rewrites: bool = False
+    http2: bool = False
+
+    @property
+    def is_ours(self) -> bool:
+        return self.key.startswith(OURS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,12 @@ class Running:
 
     @property
     def root(self) -> str:
-        return f"http://127.0.0.1:{self.port}{self.path}"
+        return self.root_at(self.port)
+
+    def root_at(self, port: int) -> str:
+        """Return the root as it is reached through another port."""
+        scheme = "https" if self.peer.http2 else "http"
+        return f"{scheme}://127.0.0.1:{port}{self.path}"
 
 
 @contextmanager
@@ -97,7 +111,11 @@ def serving(peer: Peer, archive: int, origin: str) -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         directory.chmod(0o755)  # nginx's worker is not root
-        site = Site(free_port(), archive, origin, directory)
+        site = Site(free_port(), archive, origin, directory, tls=peer.http2)
+        if site.tls:
+            certificate = trustme.CA().issue_cert("127.0.0.1")
+            certificate.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+            certificate.private_key_pem.write_to_path(directory / "key.pem")
         env = {
             "NODE_PATH": str(CACHE / "node_modules"),
             "NODE_NO_WARNINGS": "1",
@@ -152,10 +170,19 @@ LARGE_BUFFERS: Final = (
 
 def _nginx(buffers: str) -> Callable[[Site], list[str | Path]]:
     def command(site: Site) -> list[str | Path]:
-        file = _filled("nginx.conf", site, BUFFERS=buffers)
+        tls = "ssl_certificate cert.pem; ssl_certificate_key key.pem;" if site.tls else ""
+        listen = "ssl http2" if site.tls else ""
+        file = _filled("nginx.conf", site, BUFFERS=buffers, LISTEN=listen, TLS=tls)
         return [_program("nginx"), "-e", "stderr", "-p", site.directory, "-c", file]
 
     return command
+
+
+def _caddy(site: Site) -> list[str | Path]:
+    scheme = "https" if site.tls else "http"
+    tls = f"tls {site.directory}/cert.pem {site.directory}/key.pem" if site.tls else ""
+    file = _filled("Caddyfile", site, SCHEME=scheme, TLS=tls)
+    return [_program("caddy"), "run", "--adapter", "caddyfile", "--config", file]
 
 
 def _node(script: str) -> Callable[[Site], list[str | Path]]:
@@ -209,11 +236,15 @@ def _ours(**changes: Any) -> Callable[[Site], list[str | Path]]:  # noqa: ANN401
             "url": f"http://127.0.0.1:{site.archive}{BASE_PATH}",
             "aliases": [NAME],
         }
+        tls = {
+            "tls_cert_file": f"{site.directory}/cert.pem",
+            "tls_key_file": f"{site.directory}/key.pem",
+        }
         settings = {
             "upstream": upstream | changes.get("upstream", {}),
             "cors": {"allow_origins": [site.origin]},
             "access": {"mode": "read-write"},
-            "server": {"port": site.port},
+            "server": {"port": site.port} | (tls if site.tls else {}),
             "logging": {"level": "warning"},  # no line for a request that ended well
         }
         known = Settings.model_fields
@@ -241,9 +272,11 @@ def _naive_version() -> str:
 
 NO_PROXY: Final = Peer("none", "no proxy", lambda: "", lambda _: [])
 REFERENCE: Final = "caddy"
+REFERENCE_HTTP2: Final = "caddy-h2"
 OURS: Final = "ours"
 OURS_PLAIN: Final = "ours-plain"
-PEERS: Final = {
+OURS_HTTP2: Final = "ours-h2"
+_HTTP1_PEERS: Final = {
     peer.key: peer
     for peer in (
         Peer(
@@ -268,14 +301,7 @@ PEERS: Final = {
             "caddy",
             "Caddy",
             lambda: _said(r"v?(\d\S+)", "caddy", "version"),
-            lambda site: [
-                _program("caddy"),
-                "run",
-                "--adapter",
-                "caddyfile",
-                "--config",
-                _filled("Caddyfile", site),
-            ],
+            _caddy,
         ),
         Peer("http-proxy", "http-proxy", _node_version("http-proxy"), _node("http_proxy.js")),
         Peer(
@@ -296,11 +322,18 @@ PEERS: Final = {
         ),
     )
 }
-# The proxy logs in, for viewers that don't.
-OURS_WITH_CREDENTIALS: Final = Peer(
-    "ours-auth",
-    "**this proxy**",
-    _our_version,
-    _ours(upstream={"auth": {"type": "bearer", "token": TOKEN}}),
-    rewrites=True,
-)
+PEERS: Final = _HTTP1_PEERS | {
+    peer.key: peer
+    for peer in (
+        replace(_HTTP1_PEERS["nginx-64k"], key="nginx-h2", title="nginx, HTTP/2", http2=True),
+        replace(_HTTP1_PEERS["caddy"], key=REFERENCE_HTTP2, title="Caddy, HTTP/2", http2=True),
+        replace(_HTTP1_PEERS[OURS], key=OURS_HTTP2, title="**this proxy, HTTP/2**", http2=True),
+    )
+}
+
+
+def signing_in(peer: Peer) -> Peer:
+    """Return the peer as it signs in for viewers that do not, if it can."""
+    if not peer.is_ours:
+        return peer
+    return replace(peer, command=_ours(upstream={"auth": {"type": "bearer", "token": TOKEN}}))

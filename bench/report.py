@@ -13,17 +13,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bench.browser import DELAYS, MODES, PREFLIGHTED, Load
+from bench import http2
+from bench.browser import MODES, PREFLIGHTED, SIMPLE, Cell, Load
 from bench.cases import CASES, TRANSFERS, Case, Sample, Transfer
-from bench.peers import NO_PROXY, REFERENCE, Peer
+from bench.peers import NO_PROXY, REFERENCE, REFERENCE_HTTP2, Peer
 from bench.processes import CORES, OTHER_CORES, PROXY_CORES, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+# Connections; over HTTP/2 with the number of streams on each.
+Amount = int | tuple[int, int]
+
 MIB: Final = 1 << 20
 DASH: Final = "\N{EN DASH}"
+TIMES: Final = "\N{MULTIPLICATION SIGN}"
 NONE: Final = DASH
+COMPARED: Final = (PREFLIGHTED, SIMPLE)
 
 
 class Figure(NamedTuple):
@@ -57,10 +63,10 @@ class Results:
     Attributes:
         peers: in the order of the tables.
         options: how the bench was called.
-        samples: by key of the case, connections, key of the peer.
+        samples: by key of the case, amount, key of the peer.
         memory: by key of the peer, idle and with stalled streams.
         starts: by key of the peer, seconds.
-        loads: by delay, mode, key of the peer; the same-origin load has every mode.
+        loads: by cell, key of the peer; the same-origin load stands for every mode.
         failures: peers and what was wrong with them.
     """
 
@@ -70,26 +76,38 @@ class Results:
     streams: int
     frames: int
     long: int
-    samples: defaultdict[tuple[str, int, str], list[Sample]] = field(
+    samples: defaultdict[tuple[str, Amount, str], list[Sample]] = field(
         default_factory=lambda: defaultdict(list)
     )
     memory: dict[str, tuple[Memory, Memory]] = field(default_factory=dict)
     starts: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    loads: defaultdict[tuple[int, str, str], list[Load]] = field(
+    loads: defaultdict[tuple[Cell, str], list[Load]] = field(
         default_factory=lambda: defaultdict(list)
     )
     failures: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def cpu(self, case: str, connections: int, peer: str) -> Figure | None:
+    def cpu(self, case: str, amount: Amount, peer: str) -> Figure | None:
         """Seconds of CPU a request or GiB."""
-        samples = self.samples.get((case, connections, peer), [])
+        samples = self.samples.get((case, amount, peer), [])
         values = [sample.cpu for sample in samples if sample.cpu is not None]
         return Figure.of(values) if values else None
 
-    def cpu_ratio(self, case: str, connections: int, peer: str) -> float | None:
+    def cpu_ratio(
+        self, case: str, amount: Amount, peer: str, reference: str = REFERENCE
+    ) -> float | None:
         """CPU of a peer in that of the reference."""
-        one, other = (self.cpu(case, connections, key) for key in (peer, REFERENCE))
+        one, other = (self.cpu(case, amount, key) for key in (peer, reference))
+        return one.median / other.median if one and other else None
+
+    def load(self, cell: Cell, peer: str) -> Figure | None:
+        """Seconds that a series takes."""
+        loads = self.loads.get((cell, peer))
+        return Figure.of([load.seconds for load in loads]) if loads else None
+
+    def load_ratio(self, cell: Cell, peer: str, reference: str) -> float | None:
+        """Seconds of a peer in those of the reference."""
+        one, other = self.load(cell, peer), self.load(cell, reference)
         return one.median / other.median if one and other else None
 
 
@@ -105,27 +123,38 @@ def ratio(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}"
 
 
-def full(results: Results) -> str:
-    """Everything, for `docs/bench.md`."""
-    parts = [_circumstances(results)]
+def requests(results: Results) -> str:
+    """Return the tables of what is asked over HTTP/1.1, memory and start."""
+    parts = []
     for case in CASES:
         parts += _case(results, case)
     parts += _transfers(results)
     parts += _memory(results)
     parts += _starts(results)
-    parts += _loads(results)
     return "\n".join(part for part in parts if part)
 
 
-def _circumstances(results: Results) -> str:
+def over_http2(results: Results) -> str:
+    """Return the tables of requests over HTTP/2, and of the browser with either protocol."""
+    parts = []
+    for key in http2.KEYS:
+        parts += _multiplexed(results, key)
+    parts += _against_reference(results)
+    for size, delay in dict.fromkeys((cell.size, cell.delay) for cell, _ in results.loads):
+        parts += _loads(results, size, delay)
+    return "\n".join(part for part in parts if part)
+
+
+def circumstances(results: Results) -> str:
+    """Return the command, the machine and the versions."""
     today = datetime.now(UTC).date()
-    load = results.versions.pop("load", NONE)
+    load = results.versions.get("load", NONE)
     lines = [
         f"{today}, `{results.options}`, {results.rounds} rounds",
         f"{_processor()}, {len(CORES)} cores, Linux {platform.release()}",
         f"proxies on core {_cores(PROXY_CORES)}, everything else on {_cores(OTHER_CORES)}",
         f"load average before and after: {load}",
-        *(f"{title}: {version}" for title, version in results.versions.items()),
+        *(f"{title}: {version}" for title, version in results.versions.items() if title != "load"),
         *(f"**not measured**: {failure}" for failure in results.failures),
     ]
     return "\n".join(f"- {line}" for line in lines) + "\n"
@@ -223,36 +252,64 @@ def _starts(results: Results) -> list[str]:
     return ["### Start to first answer\n", table(["", "ms"], rows)] if rows else []
 
 
-def load_figure(results: Results, delay: int, mode: str, peer: str) -> Figure | None:
-    """Seconds that a series takes."""
-    loads = results.loads.get((delay, mode, peer))
-    return Figure.of([load.seconds for load in loads]) if loads else None
+def _multiplexed(results: Results, key: str) -> list[str]:
+    rows = []
+    for peer in results.peers:
+        samples = [results.samples.get((key, load, peer.key), []) for load in http2.LOADS]
+        if not any(samples):
+            continue
+        cells: list[str] = []
+        for load in http2.LOADS:
+            cpu = results.cpu(key, load, peer.key)
+            cells.append(ratio(results.cpu_ratio(key, load, peer.key, REFERENCE_HTTP2)))
+            cells.append(cpu.text(1e6) if cpu else NONE)
+        rates = [f"{statistics.median(sample.rate for sample in each):.0f}" for each in samples]
+        errors = sum(sample.errors for each in samples for sample in each)
+        rows.append([peer.title, *cells, *rates, str(errors)])
+    names = [f"{connections} {TIMES} {streams}" for connections, streams in http2.LOADS]
+    heads = [part for name in names for part in (f"÷ Caddy, {name}", f"µs, {name}")]
+    head = ["", *heads, *(f"req/s, {name}" for name in names), "errors"]
+    return [f"### {http2.title(key)}\n", table(head, rows)] if rows else []
 
 
-def _loads(results: Results) -> list[str]:
-    parts = []
-    for delay in DELAYS:
-        rows = []
-        base = load_figure(results, delay, PREFLIGHTED, NO_PROXY.key)
-        for peer in [*results.peers, NO_PROXY]:
-            cells: list[str] = []
-            errors = 0
-            for mode in MODES if peer is not NO_PROXY else MODES[:1]:
-                figure = load_figure(results, delay, mode, peer.key)
-                times = figure.median / base.median if figure and base else None
-                cells += [ratio(times), figure.text() if figure else NONE]
-                errors += sum(
-                    load.errors for load in results.loads.get((delay, mode, peer.key), [])
-                )
-            cells += [""] * (2 * len(MODES) - len(cells))
-            if cells[0] != NONE:
-                title = peer.title if peer is not NO_PROXY else "same origin, no proxy"
-                rows.append([title, *cells, str(errors)])
-        if rows:
-            heads = [part for mode in MODES for part in (f"{mode}, ÷ same origin", "s")]
-            title = f"### Chromium loads {results.frames} frames, {delay} ms added\n"
-            parts += [title, table(["", *heads, "errors"], rows)]
-    return parts
+def _against_reference(results: Results) -> list[str]:
+    """Return how the peers over HTTP/2 compare in the browser, cell by cell."""
+    cells = dict.fromkeys(
+        cell for cell, peer in results.loads if peer == REFERENCE_HTTP2 and cell.mode in COMPARED
+    )
+    rows = []
+    for peer in results.peers:
+        ratios = [results.load_ratio(cell, peer.key, REFERENCE_HTTP2) for cell in cells]
+        if peer.http2 and any(value is not None for value in ratios):
+            rows.append([peer.title, *map(ratio, ratios)])
+    if not rows:
+        return []
+    head = ["÷ Caddy over HTTP/2", *(f"{size} KB, {ms} ms, {mode}" for size, ms, mode in cells)]
+    return [f"### Chromium loads {results.frames} frames over HTTP/2\n", table(head, rows)]
+
+
+def _loads(results: Results, size: int, delay: int) -> list[str]:
+    rows = []
+    base = Cell(size, delay, PREFLIGHTED)
+    same_origin = results.load(base, NO_PROXY.key)
+    for peer in [*results.peers, NO_PROXY]:
+        cells: list[str] = []
+        errors = 0
+        for mode in MODES if peer is not NO_PROXY else MODES[:1]:
+            cell = Cell(size, delay, mode)
+            figure = results.load(cell, peer.key)
+            times = figure.median / same_origin.median if figure and same_origin else None
+            cells += [ratio(times), figure.text() if figure else NONE]
+            errors += sum(len(load.errors) for load in results.loads.get((cell, peer.key), []))
+        cells += [""] * (2 * len(MODES) - len(cells))
+        if cells[1] != NONE:
+            title = peer.title if peer is not NO_PROXY else "same origin, no proxy"
+            rows.append([title, *cells, str(errors)])
+    if not rows:
+        return []
+    heads = [part for mode in MODES for part in (f"{mode}, ÷ same origin", "s")]
+    title = f"### Chromium loads {results.frames} frames of {size} KB, {delay} ms added\n"
+    return [title, table(["", *heads, "errors"], rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +325,7 @@ def _cpu_column(title: str, case: Case | Transfer, connections: int = 1) -> Colu
 
 
 def _load_ratio(results: Results, peer: str) -> float | None:
-    one, base = (load_figure(results, DELAYS[-1], PREFLIGHTED, key) for key in (peer, REFERENCE))
-    return one.median / base.median if one and base else None
+    return results.load_ratio(Cell(512, 20, PREFLIGHTED), peer, REFERENCE)
 
 
 SHORT: Final = (
@@ -304,6 +360,7 @@ def tool_versions() -> dict[str, str]:
     tools = {
         "wrk": (["wrk", "-v"], r"wrk (?:debian/)?(\S+)"),
         "curl": (["curl", "--version"], r"curl (\S+)"),
+        "h2load": (["h2load", "--version"], r"nghttp2/(\S+)"),
         "Chromium": (["chromium", "--version"], r"Chromium (\S+)"),
     }
     versions = {}

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from bench import archive, cases
+from bench import archive, browser, cases, http2
 from bench import report as reports
 from bench.cases import CASES, TRANSFERS, Sample, WrongAnswerError
-from bench.peers import NO_PROXY, OURS, PEERS, REFERENCE, Running, serving
+from bench.peers import NO_PROXY, OURS, PEERS, REFERENCE, REFERENCE_HTTP2, Running, serving
 from bench.processes import CORES, Process, listens, running, tree
 
 from tests.support.servers import Reply, free_port, stub
@@ -76,7 +76,22 @@ def get(port: int, path: str, **headers: str) -> tuple[int, bytes]:
 def test_the_strict_study_needs_quotes_and_credentials(
     port: int, headers: Mapping[str, str], status: int
 ) -> None:
-    assert get(port, archive.frame_path(archive.STRICT_STUDY, 7), **headers)[0] == status
+    strict = archive.study_of(archive.LARGEST, strict=True)
+    assert get(port, archive.frame_path(strict, 7), **headers)[0] == status
+
+
+@pytest.mark.parametrize("size", archive.FRAME_SIZES)
+def test_frames_have_the_size_of_their_study(port: int, size: int) -> None:
+    status, body = get(port, archive.frame_path(archive.study_of(size), 7))
+    assert (status, body) == (200, archive.frame(size))
+    assert len(body) == pytest.approx(1000 * size, rel=0.03)
+
+
+@pytest.mark.parametrize("key", http2.KEYS)
+def test_all_paths_of_a_case_get_the_same_answer(port: int, key: str) -> None:
+    first, *_, last = http2.paths(http2.KEYS[key])
+    assert first != last
+    assert get(port, first) == get(port, last) == get(port, http2.KEYS[key].path)
 
 
 def test_the_archive_answers_what_the_cases_expect(port: int, body: Path) -> None:
@@ -104,6 +119,49 @@ def test_a_proxy_that_does_the_job_passes(key: str, port: int, body: Path) -> No
         with cases.stall(proxy, 2):
             memory = proxy.process.memory()
         assert 0 < memory.pss <= memory.rss
+
+
+@pytest.mark.skipif(not PEERS[REFERENCE_HTTP2].version(), reason="caddy is not installed")
+@pytest.mark.skipif(not shutil.which("h2load"), reason="h2load is not installed")
+def test_requests_over_http2_are_checked_and_counted(port: int) -> None:
+    with serving(PEERS[REFERENCE_HTTP2], port, ORIGIN) as proxy:
+        assert proxy.process
+        proxy.process.wait_until(lambda: cases.answers(proxy))
+        for key, case in http2.KEYS.items():
+            size = cases.check(case, proxy)
+            sample = http2.measure(key, proxy, size, (2, 3), 1)
+            assert sample.cpu
+            assert (sample.errors, sample.rate > 0) == (0, True)
+            assert http2.measure(key, proxy, 2 * size, (2, 3), 1).errors > 0
+        nobody = dataclasses.replace(proxy, port=free_port())
+        assert http2.measure(key, nobody, size, (2, 3), 1).errors > 0
+
+
+SAID = """
+Application protocol: h2
+finished in 1.04s, 692.00 req/s, 346.02MB/s
+requests: 692 total, 724 started, 692 done, 692 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 692 2xx, 0 3xx, 0 4xx, 0 5xx
+traffic: 346.02MB (362825440) total, 5.50KB (5633) headers (space savings 95%), 345MB (692000) data
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "errors"),
+    [
+        ("", "", 0),
+        ("(692000) data", "(690000) data", 2),
+        ("0 failed", "3 failed", 3),
+        ("0 3xx", "4 3xx", 4),
+        ("protocol: h2", "protocol: http/1.1", 1),
+        ("692 done", "0 done", 1),
+    ],
+)
+def test_what_h2load_says_is_read(old: str, new: str, errors: int) -> None:
+    sample = http2.sample(SAID.replace(old, new), 1000, 1.384)
+    assert sample.errors == errors
+    if errors != 1:
+        assert (sample.cpu, sample.rate) == (0.002, 692)
 
 
 RIGHT = {"Access-Control-Allow-Origin": ORIGIN, "Access-Control-Expose-Headers": "etag"}
@@ -207,9 +265,9 @@ def test_the_relay_delays_and_changes_nothing(port: int) -> None:
     assert hashlib.sha256(body).digest() == hashlib.sha256(expected).digest()
 
 
-def results(**cpu: float) -> reports.Results:
+def results(*peers: str, **cpu: float) -> reports.Results:
     found = reports.Results(
-        peers=[PEERS[key] for key in cpu],
+        peers=[PEERS[key] for key in (*peers, *cpu)],
         options="python -m bench",
         rounds=3,
         streams=20,
@@ -225,7 +283,7 @@ def results(**cpu: float) -> reports.Results:
 
 def test_tables_show_median_ratio_spread_and_errors() -> None:
     row = "| Caddy | 1.00 | 100 (50.0\N{EN DASH}300) | 1000, 2.00 | 3 |"
-    text = reports.full(results(caddy=1e-4, ours=1.3e-4))
+    text = reports.requests(results(caddy=1e-4, ours=1.3e-4))
     assert row in text
     assert "| **this proxy** | 1.30 | 130 (65.0\N{EN DASH}390) | 1000, 2.00 | 3 |" in text
 
@@ -233,6 +291,31 @@ def test_tables_show_median_ratio_spread_and_errors() -> None:
 def test_the_short_table_has_ratios_only() -> None:
     row = reports.short(results(caddy=1e-4, ours=1.3e-4)).splitlines()[-1]
     assert [cell for cell in row.split(" | ")[1:] if cell.strip("| ") != reports.NONE] == ["1.30"]
+
+
+def test_tables_over_http2_compare_with_the_reference_over_http2() -> None:
+    found = results("caddy", "caddy-h2", "ours-h2")
+    for key, cpu in (("caddy-h2", 1e-4), ("ours-h2", 1.3e-4)):
+        for load in http2.LOADS:
+            sample = Sample(cpu=cpu, rate=1000, p99=None, errors=1)
+            found.samples["search-2k-h2", load, key].append(sample)
+    text = reports.over_http2(found)
+    assert "| **this proxy, HTTP/2** | 1.30 | 130 | 1.30 | 130 | 1000 | 1000 | 2 |" in text
+    assert "512 KB frame" not in text
+
+
+def test_loads_compare_with_the_same_origin_and_with_the_reference_over_http2() -> None:
+    found = results("caddy", "caddy-h2", "ours-h2")
+    cell = browser.Cell(60, 20, browser.PREFLIGHTED)
+    for key, seconds in (("caddy", 4.0), ("caddy-h2", 1.5), ("ours-h2", 1.2), ("none", 3.0)):
+        found.loads[cell, key].append(browser.Load(seconds, ["loaded by http/1.1"]))
+    text = reports.over_http2(found)
+    assert "### Chromium loads 300 frames of 60 KB, 20 ms added\n" in text
+    dashes = " | ".join(4 * [reports.NONE])
+    assert f"| **this proxy, HTTP/2** | 0.40 | 1.20 | {dashes} | 1 |" in text
+    assert f"| Caddy | 1.33 | 4.00 | {dashes} | 1 |" in text
+    assert "| ÷ Caddy over HTTP/2 | 60 KB, 20 ms, with preflights |" in text
+    assert "| **this proxy, HTTP/2** | 0.80 |" in text
 
 
 def test_content_goes_between_the_marks() -> None:
@@ -252,9 +335,11 @@ def test_the_command_prints_tables() -> None:
     assert "not measured" not in done.stdout
 
 
-@pytest.mark.parametrize("option", ["--only=speed", "--peers=apache"])
+@pytest.mark.parametrize(
+    "option", ["--only=speed", "--peers=apache", "--sizes=61", "--delays=x,20", "--publish=no"]
+)
 def test_the_command_names_what_there_is(option: str) -> None:
     command = [sys.executable, "-m", "bench", option]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
-    assert "is none of" in done.stderr
+    assert "is none of" in done.stderr or "choose from" in done.stderr
