@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.config.issues import SettingIssue, redacted
-from dicomweb_cors_proxy.cors.policy import CORSPolicy
-from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue
+from dicomweb_cors_proxy.cors import validation
+from dicomweb_cors_proxy.cors.options import PolicyOptions
+from dicomweb_cors_proxy.cors.policy import CompiledPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from dicomweb_cors_proxy.config.fields import CORSSettings
+    from dicomweb_cors_proxy.cors.problems import PolicyIssue
 
 __all__ = ["any_origin_keys", "policies", "policy_problems", "policy_warnings"]
 
 
-def policies(cors: CORSSettings) -> list[CORSPolicy]:
+def policies(cors: CORSSettings) -> list[CompiledPolicy]:
     """Compile the policies in the order in which they are tried."""
-    return [CORSPolicy.compile(**keys) for keys in (*_entries(cors), _base(cors))]
+    return [CompiledPolicy.compile(options, key) for key, options, _ in _described(cors)]
 
 
 def any_origin_keys(cors: CORSSettings) -> Iterator[str]:
@@ -32,42 +34,34 @@ def any_origin_keys(cors: CORSSettings) -> Iterator[str]:
 
 def policy_problems(cors: CORSSettings) -> Iterator[SettingIssue]:
     """Yield the reasons why the settings cannot become policies."""
-    return _issues(cors, _problems)
+    return _issues(cors, validation.policy_problems)
 
 
 def policy_warnings(cors: CORSSettings) -> Iterator[SettingIssue]:
     """Yield warnings about valid policies that are probably mistakes."""
-    return _issues(cors, lambda keys: CORSPolicy.compile(**keys).warnings)
+    return _issues(cors, validation.policy_warnings)
 
 
-def _base(cors: CORSSettings) -> dict[str, Any]:
-    return cors.model_dump(exclude={"per_origin"})
-
-
-def _entries(cors: CORSSettings) -> Iterator[dict[str, Any]]:
-    base = _base(cors)
-    return (base | entry.own() for entry in cors.per_origin)
+def _described(cors: CORSSettings) -> Iterator[tuple[str, PolicyOptions, Collection[str]]]:
+    """Yield each policy's key, options, and the names of those that are not inherited."""
+    base = cors.model_dump(exclude={"per_origin"})
+    for index, entry in enumerate(cors.per_origin):
+        own = entry.own()
+        yield f"cors.per_origin[{index}]", PolicyOptions(**(base | own)), own
+    yield "cors", PolicyOptions(**base), base
 
 
 def _issues(
-    cors: CORSSettings, judge: Callable[[dict[str, Any]], Iterable[PolicyIssue]]
+    cors: CORSSettings, find: Callable[[PolicyOptions], Iterable[PolicyIssue]]
 ) -> Iterator[SettingIssue]:
-    """Judge all policies, and report an issue with inherited keys only once."""
-    inherited = tuple(judge(_base(cors)))
-    yield from (_full(issue, "cors") for issue in inherited)
-    for index, keys in enumerate(_entries(cors)):
-        own = cors.per_origin[index].own()
-        for issue in judge(keys):
+    """Check all policies, and report an issue with inherited keys only once."""
+    *special, (key, options, _) = _described(cors)
+    inherited = tuple(find(options))
+    yield from (_full(issue, key) for issue in inherited)
+    for key, options, own in special:
+        for issue in find(options):
             if issue.key in own or issue not in inherited:
-                yield _full(issue, f"cors.per_origin[{index}]")
-
-
-def _problems(keys: dict[str, Any]) -> tuple[PolicyIssue, ...]:
-    try:
-        CORSPolicy.compile(**keys)
-    except PolicyError as error:
-        return error.problems
-    return ()
+                yield _full(issue, key)
 
 
 def _full(issue: PolicyIssue, section: str) -> SettingIssue:

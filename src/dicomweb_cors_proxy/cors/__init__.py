@@ -1,4 +1,5 @@
 """The CORS policy: which origins, methods and headers are allowed; pure.
 
-Read origins, validation and policy in this order; engine applies policies to requests.
+Read options, validation, policy and engine in this order. Users describe a policy by
+`PolicyOptions`; `validation` finds its faults; requests are decided by a `CompiledPolicy`.
 """

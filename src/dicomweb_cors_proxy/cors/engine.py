@@ -6,10 +6,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin
-from dicomweb_cors_proxy.cors.policy import CORSPolicy, Decision, PreflightDecision, refused
+from dicomweb_cors_proxy.cors.policy import Decision, PreflightDecision, refused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from dicomweb_cors_proxy.cors.policy import CompiledPolicy
 
 __all__ = ["CORSEngine"]
 
@@ -22,22 +24,22 @@ _OVERSIZED: Final = refused(
 )
 _MALFORMED_ORIGIN: Final = "Origin is malformed: no browser sends it like that."
 _NULL_ORIGIN: Final = (
-    "This page's origin is null, as in a sandboxed frame or a local file, which can't be allowed: "
+    "This page's origin is null, as in a sandboxed frame or a local file, which cannot be allowed: "
     "serve the page over http or https and list its origin in cors.allow_origins."
 )
 
 
 class CORSEngine:
-    """Answers requests by the first policy that allows their origin."""
+    """The decisions on requests, by the first policy that allows their origin."""
 
-    def __init__(self, policies: Sequence[CORSPolicy], *, own_origin: str | None = None) -> None:
+    def __init__(
+        self, policies: Sequence[CompiledPolicy], *, own_origin: str | None = None
+    ) -> None:
         """Take the policies of `cors.per_origin` in order, and last that of `cors` itself.
 
         Requests of `own_origin`, where browsers reach the proxy, need no CORS and are not refused.
         """
-        *special, base = policies
-        self._policies = [(p, f"cors.per_origin[{i}]") for i, p in enumerate(special)]
-        self._policies.append((base, "cors"))
+        self._policies = tuple(policies)
         self._own_origin = None if own_origin is None else own_origin.encode()
         # The same headers for all origins can be cached, and fit requests without an origin.
         same_for_all = policies[0].any_origin
@@ -64,7 +66,7 @@ class CORSEngine:
         return self._judge_cached(origin, method, names)
 
     def _decide(self, origin: bytes) -> Decision:
-        for policy, _ in self._policies:
+        for policy in self._policies:
             if policy.allows_origin(origin):
                 return Decision("allowed", policy.actual_headers(origin), self._none.vary)
         if origin == self._own_origin:
@@ -72,9 +74,9 @@ class CORSEngine:
         return Decision("refused", (), self._none.vary, _origin_refusal(origin))
 
     def _judge(self, origin: bytes, method: bytes, names: bytes) -> PreflightDecision:
-        for policy, setting in self._policies:
+        for policy in self._policies:
             if policy.allows_origin(origin):
-                return policy.judge_preflight(origin, method, names, setting)
+                return policy.judge_preflight(origin, method, names)
         return refused(_origin_refusal(origin))
 
 

@@ -1,4 +1,4 @@
-"""One CORS policy, compiled for fast decisions."""
+"""A policy compiled for fast decisions, and the decisions."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from dicomweb_cors_proxy.cors.fetch_names import (
-    ANY,
-    SAFELISTED_METHODS,
-)
-from dicomweb_cors_proxy.cors.origins import APP_SCHEMES, Origin, OriginPattern
-from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue, listed
-from dicomweb_cors_proxy.cors.validation import (
-    exposed_header_problems,
-    method_problems,
-    read_origins,
-    request_header_problems,
-)
-from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
+from dicomweb_cors_proxy.cors.fetch_names import ANY, SAFELISTED_METHODS
+from dicomweb_cors_proxy.cors.origins import Origin, OriginPattern
+from dicomweb_cors_proxy.cors.problems import PolicyError, listed
+from dicomweb_cors_proxy.cors.validation import policy_problems
 from dicomweb_cors_proxy.http.messages import TOKEN, Header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["CORSPolicy", "Decision", "PreflightDecision", "refused"]
+    from dicomweb_cors_proxy.cors.options import PolicyOptions
+
+__all__ = ["CompiledPolicy", "Decision", "PreflightDecision", "refused"]
 
 MAX_REQUEST_HEADERS: Final = 256
 MAX_EMPTY_ELEMENTS: Final = 16  # RFC 9110 §5.6.1.2: enough for mistakes, too few for an attack
-_MAX_AGE: Final = range(-1, 86400 + 1)
-_CHROMIUM_MAX_AGE: Final = 7200
 
 # A reason goes to the log, so it repeats only names that cannot be an ID, a UID or a token.
 _PRINTABLE_NAME: Final = re.compile(rb"(?=.{1,40}\Z)[A-Za-z]+(?:-[A-Za-z]+)*")
@@ -79,12 +70,14 @@ def refused(reason: str) -> PreflightDecision:
 
 
 @dataclass(frozen=True, slots=True)
-class CORSPolicy:
-    """The permissions of pages of some origins; made by `compile`.
+class CompiledPolicy:
+    """A policy in the form that decides on requests; made by `compile`.
 
-    `methods` hold the safelisted ones too; names of `headers` are in lower case.
+    `setting` is the key of its options, for reasons. `methods` hold the safelisted ones too; names
+    of `headers` are in lower case.
     """
 
+    setting: str
     any_origin: bool
     origins: frozenset[bytes]
     patterns: tuple[OriginPattern, ...]
@@ -100,95 +93,31 @@ class CORSPolicy:
     max_age: bytes
 
     @classmethod
-    def compile(  # noqa: PLR0913 (the keys of the configuration)
-        cls,
-        *,
-        allow_origins: Sequence[str],
-        allow_methods: Sequence[str],
-        allow_headers: Sequence[str],
-        expose_headers: Sequence[str],
-        max_age: int,
-        allow_credentials: bool,
-        dangerously_allow_insecure_origins: bool,
-    ) -> Self:
-        """Check one policy's configuration and compile it.
-
-        | key            | permitted                                                            |
-        |----------------|----------------------------------------------------------------------|
-        | allow_origins  | what `OriginPattern` reads, `*`; one at least                        |
-        | allow_methods  | methods in their exact case, `*`; GET, HEAD and POST always pass     |
-        | allow_headers  | request headers that pages can set, in any case, `*`                 |
-        | expose_headers | response headers except Set-Cookie, in any case, `*`                 |
-        | max_age        | seconds up to 86400; browsers don't cache preflights at 0 and -1     |
-
-        Without credentials a `*` is sent as it is; it covers Authorization only if that is listed
-        too. With credentials browsers read `*` as a name: for methods and request headers we then
-        send what is asked for, elsewhere it is refused. So are, with credentials, origins over
-        plain http, unless `dangerously_allow_insecure_origins` is set, and all subdomains of a
-        public suffix.
-
-        Raises PolicyError with every problem.
-        """
-        patterns, problems = read_origins(
-            allow_origins,
-            credentials=allow_credentials,
-            insecure=dangerously_allow_insecure_origins,
-        )
-        problems += method_problems(allow_methods)
-        problems += request_header_problems(allow_headers)
-        problems += exposed_header_problems(expose_headers, credentials=allow_credentials)
-        if max_age not in _MAX_AGE:
-            reason = f"is outside {_MAX_AGE[0]}..{_MAX_AGE[-1]}, in seconds; the default is 7200"
-            problems.append(PolicyIssue("max_age", str(max_age), reason))
-        if problems:
+    def compile(cls, options: PolicyOptions, setting: str) -> Self:
+        """Compile the options that the key `setting` holds; raise PolicyError with all problems."""
+        if problems := policy_problems(options):
             raise PolicyError(problems)
-
-        headers = [name.lower() for name in allow_headers]
-        exposed = [name.lower() for name in expose_headers]
+        origins, methods = options.allow_origins, options.allow_methods
+        patterns = [OriginPattern.parse(text) for text in origins if text != ANY]
+        headers = [name.lower() for name in options.allow_headers]
+        exposed = [name.lower() for name in options.expose_headers]
         beside_any = ["authorization"] if "authorization" in headers else []
         return cls(
-            any_origin=ANY in allow_origins,
+            setting=setting,
+            any_origin=ANY in origins,
             origins=frozenset(str(p).encode() for p in patterns if not p.has_wildcard),
             patterns=tuple(p for p in patterns if p.has_wildcard),
-            any_method=ANY in allow_methods,
-            methods=SAFELISTED_METHODS.union(name.encode() for name in allow_methods),
+            any_method=ANY in methods,
+            methods=SAFELISTED_METHODS.union(name.encode() for name in methods),
             any_header=ANY in headers,
             headers=frozenset(name.encode() for name in headers),
-            credentials=allow_credentials,
-            allow_methods=_list_value([ANY] if ANY in allow_methods else allow_methods),
+            credentials=options.allow_credentials,
+            allow_methods=_list_value([ANY] if ANY in methods else methods),
             allow_headers=_list_value([ANY, *beside_any] if ANY in headers else headers),
             expose_headers=_list_value([ANY] if ANY in exposed else exposed),
-            # delta-seconds have no sign, and browsers take what they can't read for 5 seconds.
-            max_age=b"%d" % max(max_age, 0),
+            # delta-seconds have no sign, and browsers take what they cannot read for 5 seconds.
+            max_age=b"%d" % max(options.max_age, 0),
         )
-
-    @property
-    def warnings(self) -> tuple[PolicyIssue, ...]:
-        """Return what is permitted and probably a mistake."""
-        return tuple(self._warnings())
-
-    def _warnings(self) -> Iterator[PolicyIssue]:
-        if self.any_origin:
-            reason = "lets any page on the web read the responses; list the viewers' origins"
-            yield PolicyIssue("allow_origins", ANY, reason)
-        for origin in sorted(map(bytes.decode, self.origins)):
-            if origin.partition("://")[0] not in DEFAULT_PORTS.keys() | APP_SCHEMES:
-                reason = "is the origin of no web page and no common app; check its scheme"
-                yield PolicyIssue("allow_origins", origin, reason)
-        if int(self.max_age) > _CHROMIUM_MAX_AGE:
-            reason = f"is more than Chromium ({_CHROMIUM_MAX_AGE}) and Safari (600) keep; lower it"
-            yield PolicyIssue("max_age", self.max_age.decode(), reason)
-        if self.any_header:
-            if not self.credentials and b"authorization" not in self.headers:
-                reason = "does not cover authorization; if pages send that, list it as well"
-                yield PolicyIssue("allow_headers", ANY, reason)
-        elif b"accept" not in self.headers:
-            reason = "is not listed, so pages can't ask for a quoted media type; add it"
-            yield PolicyIssue("allow_headers", "accept", reason)
-        ranges = self.any_header or b"range" in self.headers
-        if ranges and {b"*", b"content-range"}.isdisjoint(self.expose_headers.split(b", ")):
-            reason = "is not listed, so viewers that use range take a part for the whole; add it"
-            yield PolicyIssue("expose_headers", "content-range", reason)
 
     def allows_origin(self, origin: bytes) -> bool:
         """Return whether the policy covers pages of `origin`, the value of an Origin header."""
@@ -204,16 +133,14 @@ class CORSPolicy:
             headers.append((b"access-control-expose-headers", self.expose_headers))
         return tuple(headers)
 
-    def judge_preflight(
-        self, origin: bytes, method: bytes, names: bytes, setting: str
-    ) -> PreflightDecision:
+    def judge_preflight(self, origin: bytes, method: bytes, names: bytes) -> PreflightDecision:
         """Judge a preflight of an origin that is allowed (Fetch, "CORS-preflight fetch", step 7).
 
-        `names` is the list in Access-Control-Request-Headers, `setting` the key of this policy.
+        `names` is the list in Access-Control-Request-Headers.
         """
-        method_reason = self._method_refusal(method, setting)
+        method_reason = self._method_refusal(method)
         requested = _requested_headers(names)
-        reason = method_reason or self._header_refusal(requested, setting)
+        reason = method_reason or self._header_refusal(requested)
 
         allow_methods, allow_headers = self.allow_methods, self.allow_headers
         # With credentials browsers read * as a name. What * covers is listed in its place, so that
@@ -242,7 +169,7 @@ class CORSPolicy:
             return True
         return self.any_header and (self.credentials or name != b"authorization")
 
-    def _method_refusal(self, method: bytes, setting: str) -> str:
+    def _method_refusal(self, method: bytes) -> str:
         """Return why a method is not allowed, otherwise an empty string."""
         if method in self.methods:
             return ""
@@ -253,9 +180,9 @@ class CORSPolicy:
         if method.upper() in self.methods:
             return f"Methods are case-sensitive: the page must send {method.upper().decode()}."
         named = method.decode() if _PRINTABLE_NAME.fullmatch(method) else "the page's method"
-        return f"{setting}.allow_methods does not list {named}."
+        return f"{self.setting}.allow_methods does not list {named}."
 
-    def _header_refusal(self, requested: Sequence[bytes] | None, setting: str) -> str:
+    def _header_refusal(self, requested: Sequence[bytes] | None) -> str:
         """Return why the request headers are not allowed, otherwise an empty string."""
         if requested is None:
             return (
@@ -266,13 +193,15 @@ class CORSPolicy:
         if not lacking:
             return ""
         if self.any_header:
-            return f"In {setting}.allow_headers * does not cover authorization; list it as well."
+            return (
+                f"In {self.setting}.allow_headers * does not cover authorization; list it as well."
+            )
         printable = sorted(name.decode() for name in lacking if _PRINTABLE_NAME.fullmatch(name))
         named = printable[:_MAX_PRINTED_NAMES]
         if unnamed := len(lacking) - len(named):
             more = " more" if named else ""
             named.append(f"{unnamed}{more}, which the browser's network panel shows")
-        return f"{setting}.allow_headers does not list these headers: {listed(named)}."
+        return f"{self.setting}.allow_headers does not list these headers: {listed(named)}."
 
 
 def _list_value(names: Iterable[str]) -> bytes:

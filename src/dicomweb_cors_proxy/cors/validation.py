@@ -1,8 +1,8 @@
-"""Check the lists of a policy: origins, methods and headers."""
+"""Find what is wrong with a policy's options, and what is probably a mistake."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.cors.fetch_names import (
     ANY,
@@ -14,55 +14,97 @@ from dicomweb_cors_proxy.cors.fetch_names import (
     OWN_RESPONSE_HEADERS,
     RESPONSE_HEADERS,
 )
-from dicomweb_cors_proxy.cors.origins import OriginPattern
+from dicomweb_cors_proxy.cors.origins import APP_SCHEMES, OriginPattern
 from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue
+from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
 from dicomweb_cors_proxy.http.messages import TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-__all__ = ["exposed_header_problems", "method_problems", "read_origins", "request_header_problems"]
+    from dicomweb_cors_proxy.cors.options import PolicyOptions
 
+__all__ = ["policy_problems", "policy_warnings"]
 
-def read_origins(
-    texts: Sequence[str], *, credentials: bool, insecure: bool
-) -> tuple[list[OriginPattern], list[PolicyIssue]]:
-    """Read the patterns of `allow_origins`, and the problems with them."""
-    patterns: list[OriginPattern] = []
-    problems: list[PolicyIssue] = []
-
-    def refuse(text: str, reason: str) -> None:
-        problems.append(PolicyIssue("allow_origins", text, reason))
-
-    if not texts:
-        refuse("[]", "holds no origin; list the viewer's, such as https://viewer.example")
-    for text in dict.fromkeys(texts):
-        if text == ANY:
-            if credentials:
-                refuse(text, "can't be used with allow_credentials; list the viewers' origins")
-            continue
-        try:
-            pattern = OriginPattern.parse(text)
-        except PolicyError as error:
-            problems += error.problems
-            continue
-        patterns.append(pattern)
-        if credentials and not (insecure or pattern.is_secure):
-            refuse(
-                text,
-                "is plain http, so anyone on the network's path can act with a user's credentials; "
-                "use https, leave allow_credentials off, or set dangerously_allow_insecure_origins",
-            )
-        if credentials and pattern.covers_public_suffix():
-            refuse(
-                text,
-                f"lets in everyone who gets a name below {pattern.host}, a public suffix, with a "
-                "user's credentials; name a domain of your own, or leave allow_credentials off",
-            )
-    return patterns, problems
+_MAX_AGE: Final = range(-1, 86400 + 1)
+_CHROMIUM_MAX_AGE: Final = 7200
 
 
-def method_problems(methods: Iterable[str]) -> Iterator[PolicyIssue]:
+def policy_problems(options: PolicyOptions) -> list[PolicyIssue]:
+    """Return every reason why the options cannot become a policy."""
+    problems = list(_origin_problems(options))
+    problems += _method_problems(options.allow_methods)
+    problems += _request_header_problems(options.allow_headers)
+    problems += _exposed_header_problems(
+        options.expose_headers, credentials=options.allow_credentials
+    )
+    if options.max_age not in _MAX_AGE:
+        reason = f"is outside {_MAX_AGE[0]}..{_MAX_AGE[-1]}, in seconds; the default is 7200"
+        problems.append(PolicyIssue("max_age", str(options.max_age), reason))
+    return problems
+
+
+def policy_warnings(options: PolicyOptions) -> Iterator[PolicyIssue]:
+    """Yield what valid options permit although it is probably a mistake."""
+    origins = dict.fromkeys(options.allow_origins)
+    if ANY in origins:
+        reason = "lets any page on the web read the responses; list the viewers' origins"
+        yield PolicyIssue("allow_origins", ANY, reason)
+    for origin in origins:
+        scheme, separator, _ = origin.partition("://")
+        if separator and scheme not in DEFAULT_PORTS.keys() | APP_SCHEMES:
+            reason = "is the origin of no web page and no common app; check its scheme"
+            yield PolicyIssue("allow_origins", origin, reason)
+    if options.max_age > _CHROMIUM_MAX_AGE:
+        reason = f"is more than Chromium ({_CHROMIUM_MAX_AGE}) and Safari (600) keep; lower it"
+        yield PolicyIssue("max_age", str(options.max_age), reason)
+    headers = {name.lower() for name in options.allow_headers}
+    exposed = {name.lower() for name in options.expose_headers}
+    if ANY in headers:
+        if not options.allow_credentials and "authorization" not in headers:
+            reason = "does not cover authorization; if pages send that, list it as well"
+            yield PolicyIssue("allow_headers", ANY, reason)
+    elif "accept" not in headers:
+        reason = "is not listed, so pages cannot ask for a quoted media type; add it"
+        yield PolicyIssue("allow_headers", "accept", reason)
+    if headers & {ANY, "range"} and not exposed & {ANY, "content-range"}:
+        reason = "is not listed, so viewers that use range take a part for the whole; add it"
+        yield PolicyIssue("expose_headers", "content-range", reason)
+
+
+def _origin_problems(options: PolicyOptions) -> Iterator[PolicyIssue]:
+    if not options.allow_origins:
+        reason = "holds no origin; list the viewer's, such as https://viewer.example"
+        yield PolicyIssue("allow_origins", "[]", reason)
+    for text in dict.fromkeys(options.allow_origins):
+        if text != ANY:
+            try:
+                pattern = OriginPattern.parse(text)
+            except PolicyError as error:
+                yield from error.problems
+                continue
+            reasons = _credentials_faults(pattern, options) if options.allow_credentials else ()
+            for reason in reasons:
+                yield PolicyIssue("allow_origins", text, reason)
+        elif options.allow_credentials:
+            reason = "cannot be used with allow_credentials; list the viewers' origins"
+            yield PolicyIssue("allow_origins", text, reason)
+
+
+def _credentials_faults(pattern: OriginPattern, options: PolicyOptions) -> Iterator[str]:
+    if not (pattern.is_secure or options.dangerously_allow_insecure_origins):
+        yield (
+            "is plain http, so anyone on the network's path can act with a user's credentials; "
+            "use https, leave allow_credentials off, or set dangerously_allow_insecure_origins"
+        )
+    if pattern.covers_public_suffix():
+        yield (
+            f"allows everyone who gets a name below {pattern.host}, a public suffix, to use a "
+            "user's credentials; name a domain of your own, or leave allow_credentials off"
+        )
+
+
+def _method_problems(methods: Iterable[str]) -> Iterator[PolicyIssue]:
     """Yield the problems with the names in `allow_methods`."""
     for method in dict.fromkeys(methods):
         if not _is_token(method):
@@ -77,7 +119,7 @@ def method_problems(methods: Iterable[str]) -> Iterator[PolicyIssue]:
             yield PolicyIssue("allow_methods", method, reason)
 
 
-def request_header_problems(names: Iterable[str]) -> Iterator[PolicyIssue]:
+def _request_header_problems(names: Iterable[str]) -> Iterator[PolicyIssue]:
     """Yield the problems with the names in `allow_headers`."""
     for name in dict.fromkeys(names):
         lowered = name.lower()
@@ -94,7 +136,7 @@ def request_header_problems(names: Iterable[str]) -> Iterator[PolicyIssue]:
         yield PolicyIssue("allow_headers", name, reason)
 
 
-def exposed_header_problems(names: Iterable[str], *, credentials: bool) -> Iterator[PolicyIssue]:
+def _exposed_header_problems(names: Iterable[str], *, credentials: bool) -> Iterator[PolicyIssue]:
     """Yield the problems with the names in `expose_headers`."""
     for name in dict.fromkeys(names):
         if not _is_token(name):

@@ -1525,6 +1525,8 @@ def test_policies_by_origin_come_first_and_inherit() -> None:
     assert [name in headers for headers in preflights.values()] == [True, False]
     ages = [headers[b"access-control-max-age"] for headers in preflights.values()]
     assert ages == [b"60", b"60"]
+    rejected = engine.preflight(b"https://a.b.example", b"PUT", [])
+    assert rejected.reason == "cors.per_origin[0].allow_methods does not list PUT."
 
 
 def test_settings_are_frozen() -> None:

@@ -19,15 +19,17 @@ from dicomweb_cors_proxy.cors.engine import (
     MAX_PREFLIGHT_BYTES,
     CORSEngine,
 )
+from dicomweb_cors_proxy.cors.options import PolicyOptions
 from dicomweb_cors_proxy.cors.origins import Origin, OriginPattern
 from dicomweb_cors_proxy.cors.policy import (
     MAX_EMPTY_ELEMENTS,
     MAX_REQUEST_HEADERS,
-    CORSPolicy,
+    CompiledPolicy,
     Decision,
     PreflightDecision,
 )
 from dicomweb_cors_proxy.cors.problems import PolicyError, PolicyIssue
+from dicomweb_cors_proxy.cors.validation import policy_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -52,8 +54,12 @@ DEFAULTS: Final[dict[str, Any]] = {
 }
 
 
-def policy(**changes: Any) -> CORSPolicy:  # noqa: ANN401 (each key has its type)
-    return CORSPolicy.compile(**{**DEFAULTS, **changes})
+def options(**changes: Any) -> PolicyOptions:  # noqa: ANN401 (each key has its type)
+    return PolicyOptions(**{**DEFAULTS, **changes})
+
+
+def policy(**changes: Any) -> CompiledPolicy:  # noqa: ANN401 (each key has its type)
+    return CompiledPolicy.compile(options(**changes), "cors")
 
 
 def problems(**changes: Any) -> tuple[PolicyIssue, ...]:  # noqa: ANN401
@@ -593,7 +599,8 @@ def test_the_public_suffix_list_is_loaded_only_where_it_matters(
     ],
 )
 def test_warnings(changes: dict[str, Any], warned: list[tuple[str, str]]) -> None:
-    assert [(warning.key, warning.value) for warning in policy(**changes).warnings] == warned
+    warnings = policy_warnings(options(**changes))
+    assert [(warning.key, warning.value) for warning in warnings] == warned
 
 
 # Answers: these headers and nothing more
@@ -846,7 +853,9 @@ def test_the_first_policy_that_allows_an_origin_answers() -> None:
     answering = CORSEngine(
         [
             policy(allow_methods=["PUT"]),
-            policy(allow_origins=["https://*.example", "http://localhost:*"], allow_methods=[]),
+            CompiledPolicy.compile(
+                options(allow_origins=["https://*.example"], allow_methods=[]), "cors.per_origin[1]"
+            ),
             policy(allow_origins=["*"], expose_headers=[]),
         ]
     )
@@ -1072,7 +1081,9 @@ def as_gateways_pass_it(draw: st.DrawFn, lines: list[bytes]) -> list[bytes]:
 def test_browsers_let_through_what_the_configuration_says_and_nothing_else(
     configuration: list[dict[str, Any]], request: Request, data: st.DataObject
 ) -> None:
-    answering = CORSEngine([CORSPolicy.compile(**keys) for keys in configuration])
+    answering = CORSEngine(
+        [CompiledPolicy.compile(PolicyOptions(**keys), "cors") for keys in configuration]
+    )
     deciding = next(
         (
             keys

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.cors.engine import CORSEngine
-from dicomweb_cors_proxy.cors.policy import CORSPolicy
+from dicomweb_cors_proxy.cors.options import PolicyOptions
+from dicomweb_cors_proxy.cors.policy import CompiledPolicy
 from dicomweb_cors_proxy.probe.fetch import (
     MAX_REDIRECTS,
     Request,
@@ -509,7 +510,9 @@ def test_what_our_engine_grants_passes_and_what_it_refuses_does_not(
     configurations: list[dict[str, Any]], request: test_cors.Request, data: st.DataObject
 ) -> None:
     """Two readings of the standard, the other written with the engine's tests, agree."""
-    engine = CORSEngine([CORSPolicy.compile(**keys) for keys in configurations])
+    engine = CORSEngine(
+        [CompiledPolicy.compile(PolicyOptions(**keys), "cors") for keys in configurations]
+    )
     values = {"accept": '"', "authorization": "a", "x-a": "a", "range": "bytes=-1"}
     mine = Request(
         request.method,
