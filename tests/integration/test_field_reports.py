@@ -5,6 +5,7 @@ Each row names its source. UIDs and hosts are made up.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -213,7 +214,56 @@ ORIGINS = {
     ),
 }
 
-REPORTS = BULK_DATA | METHODS | SLASHES | ORIGINS
+SOME_MISSING = "dcm4che/dcm4chee-arc-light #484 (206 for a result that lacks some instances)"
+NAMES_ITSELF = json.dumps(
+    [
+        {
+            "00081190": {"vr": "UR", "Value": [f"{{archive}}{STUDY}"]},
+            "00420011": {"vr": "OB", "BulkDataURI": f"{{archive}}{INSTANCE}/bulkdata/00420011"},
+        }
+    ]
+)
+PARTIAL = f"206 Partial Content\n{JSON}"
+
+PARTS = {
+    "a search that lacks some instances": forwarded(
+        SOME_MISSING,
+        "/studies",
+        answer=PARTIAL,
+        body=NAMES_ITSELF,
+        status=206,
+        expected=NAMES_ITSELF.replace("{archive}", "{proxy}"),
+    ),
+    "metadata that lack some instances": forwarded(
+        SOME_MISSING,
+        f"{STUDY}/metadata",
+        answer=PARTIAL,
+        body=NAMES_ITSELF,
+        status=206,
+        expected=NAMES_ITSELF.replace("{archive}", "{proxy}"),
+    ),
+    "metadata in XML that lack some instances": forwarded(
+        SOME_MISSING,
+        f"{STUDY}/metadata",
+        answer="206 Partial Content\n"
+        'Content-Type: multipart/related; type="application/dicom+xml"; boundary=b',
+        body="--b\r\nContent-Type: application/dicom+xml\r\n\r\n"
+        f'<BulkData uri="{{archive}}{STUDY}/bulkdata/1"/>\r\n--b--',
+        status=206,
+        expected="--b\r\nContent-Type: application/dicom+xml\r\n\r\n"
+        f'<BulkData uri="{{proxy}}{STUDY}/bulkdata/1"/>\r\n--b--',
+    ),
+    "a range of a text": forwarded(
+        "RFC 9110 §14.4",
+        "/reports/1",
+        access={"extra_paths": ["/reports/*"]},
+        answer=f"{PARTIAL}\nContent-Range: bytes 0-99/1000",
+        body=NAMES_ITSELF,
+        status=206,
+    ),
+}
+
+REPORTS = BULK_DATA | METHODS | SLASHES | ORIGINS | PARTS
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)

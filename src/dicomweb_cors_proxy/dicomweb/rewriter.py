@@ -20,7 +20,7 @@ from dicomweb_cors_proxy.dicomweb.archive_urls import (
 from dicomweb_cors_proxy.dicomweb.containers import MultipartRewriter, XMLSections
 from dicomweb_cors_proxy.dicomweb.syntaxes import SYNTAXES, XML
 from dicomweb_cors_proxy.dicomweb.url_search import LearnedForm, URLReplacer
-from dicomweb_cors_proxy.http.content import parse_media_type
+from dicomweb_cors_proxy.http.content import is_range, parse_media_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -182,10 +182,10 @@ class URLRewriter:
 
         Rewritten are application/dicom+json, application/json, application/dicom+xml, and
         multipart/related of these, in UTF-8 or another encoding that extends ASCII (in UTF-16
-        nothing is found). Contents with a coding (gzip) and ranges (206) pass.
+        nothing is found). Contents with a coding (gzip) and ranges pass; DICOM's 206 is none.
         """
         coding = fields.get(b"content-encoding", b"identity").strip().lower()
-        if status == 206 or coding != b"identity":
+        if coding != b"identity" or is_range(status, fields):
             return None
         media_type, parameters = parse_media_type(fields.get(b"content-type", b""))
         if media_type != b"multipart/related":

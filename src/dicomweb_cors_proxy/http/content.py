@@ -21,6 +21,7 @@ __all__ = [
     "compressed_headers",
     "headers_of_changed_body",
     "is_compressible",
+    "is_range",
     "is_text",
     "parse_media_type",
     "restore_etags",
@@ -45,14 +46,27 @@ def is_compressible(status: int, fields: Mapping[bytes, bytes]) -> bool:
 
     `fields` are its headers, by their names in lower case. The contents are such if they
     are JSON or XML, or multipart/related of these, not empty, without a Content-Encoding, not
-    a range (206), and without `no-transform` (RFC 9111 §5.2.2.6).
+    a range, and without `no-transform` (RFC 9111 §5.2.2.6).
     """
-    if status in (204, 206, 304) or not is_text(fields.get(b"content-type", b"")):
+    if status in (204, 304) or not is_text(fields.get(b"content-type", b"")):
+        return False
+    if is_range(status, fields):
         return False
     return (
         fields.get(b"content-encoding", b"identity").lower() == b"identity"
         and fields.get(b"content-length") != b"0"
         and b"no-transform" not in fields.get(b"cache-control", b"").lower()
+    )
+
+
+def is_range(status: int, fields: Mapping[bytes, bytes]) -> bool:
+    """Tell whether a response holds ranges of its content (RFC 9110 §14.4, §14.6).
+
+    DICOM has a 206 without ranges, for a response that lacks some instances (PS3.18 §8.5).
+    """
+    return status == 206 and (
+        b"content-range" in fields
+        or parse_media_type(fields.get(b"content-type", b""))[0] == b"multipart/byteranges"
     )
 
 

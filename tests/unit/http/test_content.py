@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicomweb_cors_proxy.http.content import Gzip, accepts_gzip, compressed_headers, is_compressible
+from dicomweb_cors_proxy.http.content import (
+    Gzip,
+    accepts_gzip,
+    compressed_headers,
+    is_compressible,
+    is_range,
+)
 
 JSON = (b"content-type", b"application/dicom+json")
 
@@ -70,6 +76,7 @@ def test_text_is_compressed(content_type: bytes, is_text: bool) -> None:
     [
         (204, []),
         (206, [(b"content-range", b"bytes 0-3/4")]),
+        (206, [(b"content-range", b"bytes */4")]),
         (304, []),
         (200, [(b"content-encoding", b"gzip")]),
         (200, [(b"content-encoding", b"br")]),
@@ -81,6 +88,25 @@ def test_what_is_encoded_cut_short_or_sealed_is_not(
     status: int, headers: list[tuple[bytes, bytes]]
 ) -> None:
     assert not is_compressible(status, dict([JSON, *headers]))
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (206, [JSON, (b"content-range", b"bytes 0-3/4")], True),
+        (206, [(b"content-type", b"multipart/byteranges; boundary=b")], True),
+        (206, [(b"content-type", b"Multipart/ByteRanges;boundary=b")], True),
+        (206, [JSON], False),
+        (206, [(b"content-type", b'multipart/related; type="application/dicom"')], False),
+        (206, [], False),
+        (200, [(b"content-range", b"bytes 0-3/4")], False),
+        (416, [(b"content-range", b"bytes */4")], False),
+    ],
+)
+def test_a_range_is_told_from_dicoms_206(
+    status: int, headers: list[tuple[bytes, bytes]], *, expected: bool
+) -> None:
+    assert is_range(status, dict(headers)) is expected
 
 
 def test_an_identity_that_is_named_is_none() -> None:
