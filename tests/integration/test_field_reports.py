@@ -144,6 +144,16 @@ METHODS = {
         access=READ_WRITE | {"extra_paths": ["/studies", "/studies/*", "/**"]},
         **STORED,
     ),
+    "PUT on a series, without an extra path": Report(
+        DCM4CHEE,
+        SERIES,
+        "PUT",
+        lines=(STORE,),
+        content=b"--a--",
+        access=READ_WRITE,
+        status=405,
+        detail="add the resource's path, /studies/*/series/*, to access.extra_paths",
+    ),
     "PUT on a series, which an extra path adds": forwarded(
         DCM4CHEE,
         SERIES,
@@ -184,6 +194,35 @@ SLASHES = {
         "POST",
         access=READ_WRITE | {"extra_paths": ["/studies/"]},
         **STORED,
+    ),
+    "a redirect to a slash behind rendered": forwarded(
+        STATIC,
+        f"{INSTANCE}/rendered",
+        answer=f"301 Moved Permanently\nLocation: {{archive}}{INSTANCE}/rendered/",
+        status=301,
+        got={"location": f"{{proxy}}{INSTANCE}/rendered/"},
+    ),
+    "the redirect followed, without a setting for it": Report(
+        STATIC,
+        f"{INSTANCE}/rendered/",
+        status=404,
+        detail="add /studies/*/series/*/instances/*/rendered/ to access.extra_paths",
+    ),
+    "an upload to studies/, without a setting for it": Report(
+        DICOMCLOUD,
+        "/studies/",
+        "POST",
+        access=READ_WRITE,
+        lines=(STORE,),
+        content=b"--a--",
+        status=404,
+        detail="add /studies/ to access.extra_paths",
+    ),
+    "the root with a slash": Report(
+        f"{STATIC} (viewers join URLs)", "/", status=404, detail="add / to access.extra_paths"
+    ),
+    "a redirect to a login page that is not forwarded": Report(
+        STATIC, "/login/", status=404, detail="access.extra_paths lists them"
     ),
     "a doubled slash": Report(
         DICOMCLOUD,

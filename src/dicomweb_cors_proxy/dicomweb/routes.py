@@ -14,7 +14,7 @@ from dicomweb_cors_proxy.http.messages import SAFE_METHODS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ResourceTable", "Route", "parse_extra_path"]
+__all__ = ["ResourceTable", "Route", "extra_path_for", "parse_extra_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,8 @@ class ResourceTable:
         extra_paths: patterns of further paths, see `parse_extra_path`; the first that matches is
             used. They are for `Service.ROOT`, with any method except CONNECT and TRACE, or with
             GET, HEAD and OPTIONS when not `read_write`. A path that is a resource of the standard
-            too stays one, and gets the methods that it lacks. `wado` does not, because its
-            URL is not below the root.
+            too stays one, and gets the methods that it lacks. So does one with a slash at the end.
+            `wado` does not, because its URL is not below the root.
         wado_uri: whether `wado` is a resource.
 
     Raises ValueError, with a sentence, for the first of `extra_paths` that is malformed.
@@ -108,11 +108,31 @@ class ResourceTable:
             b"%25" in path and _AT_SECOND_SIGHT.search(unquote_to_bytes(path)) is not None
         ):
             return None
+        if not at and path.endswith(b"/"):
+            at = self._without_slash(path)
         route = self._routes.get((at, extra_at))
         if route is None:
             route = _widened(self._routes[at, 0], self._routes[0, extra_at])
             self._routes[at, extra_at] = route
         return route
+
+    def _without_slash(self, path: bytes) -> int:
+        """Return the position of the resource whose path lacks the slash at the end; 0 for none."""
+        resource = self._match_resource(path[:-1])
+        at = (resource and resource.lastindex) or 0
+        return 0 if at and self._routes[at, 0].template == WADO else at
+
+    def missing_slash_path(self, path: bytes) -> str | None:
+        """Return the extra path that would open `path`, a forwarded one with a slash at the end.
+
+        None if it would not be forwarded without the slash either.
+        """
+        if not path.endswith(b"/") or path.endswith(b"//"):
+            return None
+        route = self.match(path[:-1])
+        if route is None or route.template == WADO:
+            return None
+        return extra_path_for(route.template).rstrip("/") + "/"
 
 
 def _route(resource: Resource, *, read_write: bool) -> Route:
@@ -147,6 +167,12 @@ def _widened(resource: Route, extra: Route) -> Route:
         for method in extra.allow
     }
     return Route(resource.template, extra.allow, services | _NEVER_FORWARDED, writes)
+
+
+def extra_path_for(template: str) -> str:
+    """Return the pattern for `access.extra_paths` that covers a resource."""
+    path = "/" + template.strip("/")
+    return re.sub(r"\{\w+\}", "*", path.replace("{path}", "**"))
 
 
 _UID: Final = r"[0-9]++(?:\.[0-9]++)*"  # no "..", unlike [0-9.]+

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dicomweb_cors_proxy.dicomweb.resources import RESOURCES, Service
-from dicomweb_cors_proxy.dicomweb.routes import ResourceTable, Route
+from dicomweb_cors_proxy.dicomweb.resources import RESOURCES, WADO, Service
+from dicomweb_cors_proxy.dicomweb.routes import ResourceTable, Route, extra_path_for
 from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS
+from dicomweb_cors_proxy.http.messages import SAFE_METHODS
 from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.upstream.interface import Endpoint
 
@@ -92,6 +93,14 @@ class Router:
             raise HTTPProblem(
                 405, f"{method} is not supported.", [(b"allow", b"GET, HEAD, OPTIONS")]
             )
+        is_below = path.startswith(self._base_path)
+        if is_below and (pattern := self._resources.missing_slash_path(below)) is not None:
+            raise HTTPProblem(
+                404,
+                "The path ends with a slash. Leave the slash out. If the archive needs it, for "
+                "example because it redirects to such URLs, the operator can add "
+                f"{pattern} to access.extra_paths.",
+            )
         raise HTTPProblem(
             404,
             "Not a DICOMweb resource. The DICOMweb root is "
@@ -108,11 +117,7 @@ class Router:
             return upstream
         allow = self.allow(route)
         if service is None and (allow or method in _FOR_NO_RESOURCE):
-            remedy = ""
-            if self._writes(route, method):
-                remedy = " Writing needs access.mode: read-write."
-            elif method == "GET" and route.template == "/":
-                remedy = " It is the DICOMweb root, which has no page: request …/studies?limit=1."
+            remedy = self._remedy(route, method)
             raise HTTPProblem(
                 405, f"This method is not allowed on {route.template}.{remedy}", [(b"allow", allow)]
             )
@@ -122,6 +127,21 @@ class Router:
             404,
             f"No archive is configured for {route.template} with this method: {remedy} in the "
             "proxy's configuration.",
+        )
+
+    def _remedy(self, route: Route, method: str) -> str:
+        """Return a sentence that says how to get a method forwarded that is not allowed."""
+        if self._writes(route, method):
+            return " Writing needs access.mode: read-write."
+        if method == "GET" and route.template == "/":
+            return " It is the DICOMweb root, which has no page: request …/studies?limit=1."
+        if method in _FOR_NO_RESOURCE or route.template == WADO:
+            return ""
+        needs_mode = not self._read_write and method not in SAFE_METHODS
+        return (
+            " If the archive has it, the operator can add the resource's path, "
+            f"{extra_path_for(route.template)}, to access.extra_paths"
+            f"{' and set access.mode: read-write' if needs_mode else ''}."
         )
 
     def _writes(self, route: Route, method: str) -> bool:

@@ -413,7 +413,8 @@ EXTRA = ResourceTable(
         (b"/s/1", None),
         (b"/s/", None),
         (b"/s//", None),
-        (b"/studies/", "/studies/"),
+        (b"/studies/", "studies"),
+        (b"/studies/recent/", None),
         (b"/studies", "studies"),
         (b"/a//b", None),
         (b"/a/b/../c", None),
@@ -484,6 +485,54 @@ def test_an_extra_path_adds_no_method_to_other_paths() -> None:
 def test_an_extra_path_adds_no_method_to_wado_whose_url_is_another() -> None:
     table = ResourceTable(read_write=True, extra_paths=["/**"], wado_uri=True)
     assert match(table, "wado").allow == ("GET", "HEAD", "OPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("path", "template", "services"),
+    [
+        ("studies/", "studies", ("search", "store")),
+        ("studies/1/metadata/", "studies/{study}/metadata", ("retrieve", "root")),
+        ("studies/1/bulkdata/a/b/", "studies/{study}/bulkdata/{path}", ("retrieve", "root")),
+        ("wado/", "/**", ("root", "root")),
+        ("reports/", "/**", ("root", "root")),
+    ],
+)
+def test_a_resource_with_a_slash_is_for_the_same_service(
+    path: str, template: str, services: tuple[str, str]
+) -> None:
+    table = ResourceTable(read_write=True, extra_paths=["/**"], wado_uri=True)
+    route = match(table, path)
+    assert route.template == template
+    assert (route.service("GET"), route.service("POST")) == services
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        (b"/", "/"),
+        (b"/studies/", "/studies/"),
+        (b"/studies/1.2/series/3/rendered/", "/studies/*/series/*/rendered/"),
+        (
+            b"/studies/1/series/2/instances/3/frames/1,2/",
+            "/studies/*/series/*/instances/*/frames/*/",
+        ),
+        (b"/studies/1/bulkdata/a/b/", "/studies/*/bulkdata/**/"),
+        (b"/workitems/1/subscribers/A/", "/workitems/*/subscribers/*/"),
+        (b"/reports/7/", "/reports/*/"),
+        (b"/reports", None),
+        (b"/studies//", None),
+        (b"/nothing/", None),
+        (b"/studies/x/", None),
+        (b"/wado/", None),
+    ],
+)
+def test_the_extra_path_for_a_slash_opens_it(path: bytes, pattern: str | None) -> None:
+    extra = ["/reports/*"]
+    table = ResourceTable(read_write=False, extra_paths=extra, wado_uri=True)
+    assert table.match(path) is None
+    assert table.missing_slash_path(path) == pattern
+    if pattern is not None:
+        assert ResourceTable(read_write=False, extra_paths=[*extra, pattern]).match(path)
 
 
 @pytest.mark.parametrize("path", [b"", b"/"])

@@ -282,14 +282,38 @@ async def test_a_method_in_the_place_of_another_is_a_405(query: str, line: str, 
     [
         ("POST", "read-only", True),
         ("PUT", "read-only", True),
-        ("PATCH", "read-only", False),
+        ("PATCH", "read-only", True),
         ("PATCH", "read-write", False),
+        ("TRACE", "read-only", False),
     ],
 )
 async def test_writing_is_named_where_it_helps(method: str, mode: str, *, helps: bool) -> None:
     async with archive(hello) as a, proxy(settings(a.url, access={"mode": mode})) as p:
         _, body = await p.ask(request(method, STUDIES))
         assert (b"access.mode: read-write" in body) is helps
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "named"),
+    [
+        ("PATCH", STUDIES, b"/studies, to access.extra_paths"),
+        ("PUT", f"{STUDIES}/1/series/2", b"/studies/*/series/*, to access.extra_paths"),
+        ("POST", f"{STUDIES}/1/bulkdata/a/b", b"/studies/*/bulkdata/**, to access.extra_paths"),
+        ("GET", f"{ROOT}/workitems/1/state", b"/workitems/*/state, to access.extra_paths"),
+        ("POST", ROOT, b"/, to access.extra_paths"),
+        ("GET", ROOT, b""),
+        ("TRACE", STUDIES, b""),
+        ("PUT", f"{ROOT}/wado", b""),
+    ],
+)
+async def test_the_path_that_adds_a_method_is_named(method: str, target: str, named: bytes) -> None:
+    async with archive(hello) as a:
+        upstream = {"url": a.url, "wado_uri_url": f"{a.url}/wado"}
+        async with proxy(settings(a.url, access=READ_WRITE, upstream=upstream)) as p:
+            head, body = await p.ask(request(method, target))
+    assert head.status == 405
+    assert named in body
+    assert (b"access.extra_paths" in body) is bool(named)
 
 
 # What the archive is sent
