@@ -28,7 +28,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from dicomweb_cors_proxy.dicomweb.rewriter import ArchiveURLs
+from dicomweb_cors_proxy.dicomweb.archive_urls import ArchiveURLs
+from dicomweb_cors_proxy.dicomweb.rewriter import URLRewriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,9 +104,8 @@ def alone(data: bytes) -> float:
     archive = ArchiveURLs(["http://archive:8042/dicom-web"], aliases=[BASE])
     chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
     began = time.thread_time()
-    rewriter = archive.for_public_url(
-        PUBLIC.encode(), hosts=[b"archive:8042", b"pacs.example"]
-    ).body(200, {b"content-type": b"application/dicom+json"})
+    urls = archive.for_public_url(PUBLIC.encode(), hosts=[b"archive:8042", b"pacs.example"])
+    rewriter = URLRewriter(urls).body(200, {b"content-type": b"application/dicom+json"})
     assert rewriter is not None  # noqa: S101
     for chunk in chunks:
         rewriter.feed(chunk)

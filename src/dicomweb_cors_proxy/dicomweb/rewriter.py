@@ -8,15 +8,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from dicomweb_cors_proxy.dicomweb.archive_urls import (
-    ORIGIN,
-    PORT_SUFFIXES,
-    SearchBytes,
-    longest_path,
-    normalized_origin,
-    search_bytes,
-    split_url,
-)
 from dicomweb_cors_proxy.dicomweb.containers import MultipartRewriter, XMLSections
 from dicomweb_cors_proxy.dicomweb.syntaxes import SYNTAXES, XML
 from dicomweb_cors_proxy.dicomweb.url_search import LearnedForm, URLReplacer
@@ -25,57 +16,10 @@ from dicomweb_cors_proxy.http.content import is_range, parse_media_type
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from dicomweb_cors_proxy.dicomweb.archive_urls import URLMap
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
 
-__all__ = ["URL_HEADERS", "ArchiveURLs", "URLRewriter"]
-
-
-class ArchiveURLs:
-    """The base URLs by which an archive may name itself.
-
-    Args:
-        services: base URLs of its DICOMweb services; they all map to the one public root.
-        wado_uri: its WADO-URI endpoint, which maps to `wado` below the public root.
-        aliases: further base URLs that it uses in its responses.
-
-    An archive takes the host of its URLs from its own configuration or from the request, and often
-    guesses the scheme. URLs of services therefore match with either scheme, aliases as they are.
-    Raises ValueError for what is not an http or https URL.
-    """
-
-    def __init__(
-        self, services: Iterable[str], *, wado_uri: str | None = None, aliases: Iterable[str] = ()
-    ) -> None:
-        served = [(*split_url(url.encode()), b"") for url in services]
-        if wado_uri is not None:
-            served.append((*split_url(wado_uri.encode()), b"/wado"))
-        self._paths = {path: suffix for _, _, path, suffix in served}
-        self._bases: dict[bytes, dict[bytes, bytes]] = {}
-        for _, host, path, suffix in served:
-            for scheme in PORT_SUFFIXES:
-                self._bases.setdefault(normalized_origin(scheme, host), {})[path] = suffix
-        for scheme, host, path in (split_url(url.encode()) for url in aliases):
-            paths = self._bases.setdefault(normalized_origin(scheme, host), {})
-            paths.setdefault(path, self._paths.get(path, b""))
-        self._needles = search_bytes({path for paths in self._bases.values() for path in paths})
-
-    def for_public_url(self, public: bytes, *, hosts: Iterable[bytes] = ()) -> URLRewriter:
-        """Return what rewrites one response for a browser that reaches our root as `public`.
-
-        `hosts` are the values of Host and X-Forwarded-Host that the archive was sent: it may have
-        put them in front of its own paths.
-        """
-        bases = dict(self._bases)
-        for host in filter(None, map(bytes.strip, b",".join(hosts).split(b","))):
-            for scheme in PORT_SUFFIXES:
-                origin = normalized_origin(scheme, host)
-                bases[origin] = self._paths | bases.get(origin, {})
-        # An archive that has our URL right already is left alone, even where another base is
-        # the beginning of it.
-        scheme, host, path = split_url(public)
-        origin = normalized_origin(scheme, host)
-        bases[origin] = bases.get(origin, {}) | {path: b""}
-        return URLRewriter(bases, public.rstrip(b"/"), self._needles, self._paths)
+__all__ = ["URL_HEADERS", "URLRewriter"]
 
 
 # What of a header is a URL: all of it; in Link the targets; in Warning the agent, for which
@@ -104,62 +48,15 @@ _USUAL_GROWTH: Final = 2.0
 
 
 class URLRewriter:
-    """A rewriter for one response; made by `ArchiveURLs.for_public_url`."""
+    """A rewriter for the responses to one browser, which remembers the forms of URLs in them."""
 
-    def __init__(
-        self,
-        bases: Mapping[bytes, Mapping[bytes, bytes]],
-        public: bytes,
-        needles: SearchBytes,
-        paths: Mapping[bytes, bytes],
-    ) -> None:
-        self._bases = bases
-        self._public = public
-        self._needles = needles
-        # Of the services; our own stands for itself, for an archive that has it right already.
-        self._own_path = split_url(public)[2]
-        self._paths = {**paths, self._own_path: b""}
-        # What was learned from earlier bodies, by syntax (its escape) and needle.
-        self.usual: dict[tuple[bytes, bytes], LearnedForm] = {}
-        lengths = [len(origin + path) for origin in bases for path in bases[origin]]
-        self.longest = max(lengths) + len(b":443/")
+    def __init__(self, urls: URLMap) -> None:
+        self._urls = urls
+        self._learned: dict[tuple[bytes, bytes], LearnedForm] = {}
         # A replacement is at most so many times as long as what it takes the place of.
-        written = max(len(syntax.quoted(public)) for syntax in SYNTAXES.values())
-        suffix = max(map(len, self._paths.values()))
-        self.growth = max(1.0, (written + suffix) / min(lengths))
-        self.piece = (
-            _PIECE_BYTES if self.growth <= _USUAL_GROWTH else int(_PIECE_BYTES / self.growth)
-        )
-
-    def base(self, url: bytes, *, complete: bool = True) -> tuple[int, bytes] | None:
-        """Return the length of the archive's base URL that `url` begins with, and what replaces it.
-
-        The longest counts, and only up to the end of a path segment; whether a `url` that isn't
-        `complete` ends with one is not known. None: it is none of the archive's.
-        """
-        match = ORIGIN.match(url)
-        if match is None:
-            return None
-        paths = self._bases.get(normalized_origin(match[1], match[2]), {})
-        path = longest_path(paths, url[match.end() :], complete=complete)
-        return None if path is None else (match.end() + len(path), self._public + paths[path])
-
-    def url(self, url: bytes) -> bytes:
-        """Return a URL as browsers reach it; foreign and relative ones stay."""
-        base = self.base(url)
-        return url if base is None else base[1] + url[base[0] :]
-
-    def reference(self, url: bytes) -> bytes:
-        """Return what a header refers to as browsers reach it, a path of the archive's too."""
-        if url.startswith(b"//"):  # of either scheme (RFC 3986 §4.2)
-            absolute = [b"%b:%b" % (scheme, url) for scheme in PORT_SUFFIXES]
-            return next((to for each in absolute if (to := self.url(each)) != each), url)
-        if not url.startswith(b"/"):
-            return self.url(url)
-        path = longest_path(self._paths, url, complete=True)
-        if path is None or path == self._own_path:
-            return url
-        return self._public + self._paths[path] + url[len(path) :]
+        written = max(len(syntax.quoted(urls.public)) for syntax in SYNTAXES.values())
+        growth = max(1.0, (written + urls.longest_suffix) / urls.shortest)
+        self._piece = _PIECE_BYTES if growth <= _USUAL_GROWTH else int(_PIECE_BYTES / growth)
 
     def headers(self, headers: Iterable[Header]) -> list[Header]:
         """Return `headers` with the first URLs in Location, Content-Location, Link and Warning."""
@@ -170,13 +67,15 @@ class URLRewriter:
             if pattern is None or not left:
                 rewritten.append((name, value))
                 continue
-            changed, found = pattern.subn(lambda match: self.reference(match[0]), value, count=left)
+            changed, found = pattern.subn(
+                lambda match: self._urls.reference(match[0]), value, count=left
+            )
             left -= found
             rewritten.append((name, changed))
         return rewritten
 
     def body(self, status: int, fields: Mapping[bytes, bytes]) -> BodyFilter | None:
-        """Return what rewrites the body that these headers announce; None: it is to pass as it is.
+        """Return the filter for the body that these headers announce; None: it passes unchanged.
 
         `fields` are the headers by their names in lower case.
 
@@ -194,7 +93,7 @@ class URLRewriter:
         boundary = parameters.get(b"boundary")
         if not boundary or root not in SYNTAXES:
             return None
-        return MultipartRewriter(boundary, self._part, self.piece)
+        return MultipartRewriter(boundary, self._part, self._piece)
 
     def _part(self, headers: Mapping[bytes, bytes]) -> BodyFilter | None:
         if headers.keys() & {b"content-encoding", b"content-transfer-encoding"}:
@@ -205,7 +104,8 @@ class URLRewriter:
         syntax = SYNTAXES.get(media_type)
         if syntax is None:
             return None
-        text = URLReplacer(self, syntax, self._needles)
+        text = URLReplacer(self._urls, syntax, self._learned, piece=self._piece)
         if syntax is not XML:
             return text
-        return XMLSections(text, verbatim=XML.quoted(self._public) == self._public)
+        public = self._urls.public
+        return XMLSections(text, verbatim=XML.quoted(public) == public)

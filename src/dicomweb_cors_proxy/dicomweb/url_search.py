@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from dicomweb_cors_proxy.dicomweb.archive_urls import SearchBytes
+    from dicomweb_cors_proxy.dicomweb.archive_urls import URLMap
     from dicomweb_cors_proxy.dicomweb.syntaxes import Syntax
 
 __all__ = ["LearnedForm", "URLReplacer"]
@@ -53,26 +53,31 @@ _NOTHING: Final = LearnedForm()
 _MOST_FORMS: Final = 8
 
 
-class _URLs(Protocol):
-    """The part of a URLRewriter that replaces base URLs."""
-
-    longest: int
-    piece: int
-    usual: dict[tuple[bytes, bytes], LearnedForm]
-
-    def base(self, url: bytes, *, complete: bool = True) -> tuple[int, bytes] | None: ...
-
-
 class URLReplacer:
-    """Rewrites text in one syntax: a JSON body, or XML except its sections."""
+    """A filter for text in one syntax: a JSON body, or XML except its sections.
 
-    def __init__(self, urls: _URLs, syntax: Syntax, needles: SearchBytes) -> None:
+    Args:
+        urls: the public URL for each of the archive's.
+        syntax: of the text.
+        learned: forms found in earlier texts, by escape of the syntax and needle; is added to.
+        piece: bytes to feed at a time.
+    """
+
+    def __init__(
+        self,
+        urls: URLMap,
+        syntax: Syntax,
+        learned: dict[tuple[bytes, bytes], LearnedForm],
+        *,
+        piece: int,
+    ) -> None:
         self._urls = urls
-        self.piece = urls.piece
         self._syntax = syntax
-        self._needle, self._run = needles
+        self._learned = learned
+        self.piece = piece
+        self._needle, self._run = urls.search
         self._begins = b"hH" + syntax.escape
-        self._usual = urls.usual.get((syntax.escape, self._needle), _NOTHING)
+        self._usual = learned.get((syntax.escape, self._needle), _NOTHING)
         self._held = b""
         self._passed = b""  # the last bytes in front of `_held`
 
@@ -143,17 +148,17 @@ class URLReplacer:
                     done = value + found.length
                     if found.replacement != replacement:
                         pieces = [replacement.join(pieces)]
-                    self._usual = self._learned(data, value, at, found)
-                    self._urls.usual[self._syntax.escape, needle] = self._usual
+                    self._usual = self._learn(data, value, at, found)
+                    self._learned[self._syntax.escape, needle] = self._usual
                     forms, start, stop, end, replacement = self._usual
                     last = len(data) - end
             at = find(needle, at + 1)
         if misses > len(data) // 2048:
             self._needle = self._run
-            self._usual = self._urls.usual.get((self._syntax.escape, self._needle), _NOTHING)
+            self._usual = self._learned.get((self._syntax.escape, self._needle), _NOTHING)
         return replacement.join((*pieces, view[done:])) if pieces else data
 
-    def _learned(self, data: bytes, start: int, at: int, found: _Match) -> LearnedForm:
+    def _learn(self, data: bytes, start: int, at: int, found: _Match) -> LearnedForm:
         usual = LearnedForm(
             forms=(found.context + data[start : found.end],),
             start=start - at,

@@ -7,8 +7,9 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from dicomweb_cors_proxy.dicomweb.archive_urls import ArchiveURLs
 from dicomweb_cors_proxy.dicomweb.resources import Service
-from dicomweb_cors_proxy.dicomweb.rewriter import URL_HEADERS, ArchiveURLs, URLRewriter
+from dicomweb_cors_proxy.dicomweb.rewriter import URL_HEADERS, URLRewriter
 from dicomweb_cors_proxy.http.content import (
     Gzip,
     accepts_gzip,
@@ -72,7 +73,7 @@ class ResponseAdapter:
         self._public_url = public_url and public_url.encode("ascii")
         self._trusted_proxies = trusted_proxies
         self._rewriter = lru_cache(_PUBLIC_URLS)(
-            lambda public, host: archive.for_public_url(public, hosts=[host])
+            lambda public, host: URLRewriter(archive.for_public_url(public, hosts=[host]))
         )
         self._logs_in = logs_in
         self._resource_policy: Header | None = None

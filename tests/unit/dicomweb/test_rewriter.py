@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.dicomweb import url_search
-from dicomweb_cors_proxy.dicomweb.rewriter import ArchiveURLs, URLRewriter
+from dicomweb_cors_proxy.dicomweb.archive_urls import ArchiveURLs
+from dicomweb_cors_proxy.dicomweb.rewriter import URLRewriter
 from dicomweb_cors_proxy.http.content import headers_of_changed_body, restore_etags
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ JSON: TypeAlias = Any
 
 ARCHIVE = "http://archive:8042/dicom-web"
 PUBLIC = "https://pacs.example/dicom"
-REWRITER = ArchiveURLs(
+URLS = ArchiveURLs(
     [ARCHIVE, "http://archive:8042/qido"],
     wado_uri="http://archive:8042/wado",
     aliases=["http://localhost/dicom-web/rs"],
 ).for_public_url(PUBLIC.encode())
+REWRITER = URLRewriter(URLS)
 
 # As long as a request can make it: "https://", a Host of 261 bytes, a prefix of 1 KiB, and a
 # server.base_path of 512 bytes.
@@ -98,7 +100,7 @@ def rewritten(media_type: str, text: str, rewriter: URLRewriter = REWRITER) -> s
 )
 def test_base_urls_of_the_archive_become_the_public_one(url: str, expected: str | None) -> None:
     expected = url if expected is None else expected
-    assert REWRITER.url(url.encode()) == expected.encode()
+    assert URLS.url(url.encode()) == expected.encode()
     document = {"00081190": {"vr": "UR", "Value": [url]}}
     assert json.loads(rewritten(DICOM_JSON, json.dumps(document))) == {
         "00081190": {"vr": "UR", "Value": [expected]}
@@ -119,7 +121,7 @@ def test_base_urls_of_the_archive_become_the_public_one(url: str, expected: str 
     ],
 )
 def test_any_base_url_is_found(service: str, url: str, expected: str) -> None:
-    rewriter = ArchiveURLs([service]).for_public_url(PUBLIC.encode() + b"/")
+    rewriter = URLRewriter(ArchiveURLs([service]).for_public_url(PUBLIC.encode() + b"/"))
     text = '[{"x":{"BulkDataURI":"%s"}}]'
     assert rewritten(DICOM_JSON, text % url, rewriter) == text % expected
     for slash in (r"\/", r"\u002F"):
@@ -128,42 +130,42 @@ def test_any_base_url_is_found(service: str, url: str, expected: str) -> None:
 
 
 def test_the_longest_base_counts() -> None:
-    rewriter = ArchiveURLs(
+    urls = ArchiveURLs(
         ["http://archive/rs"], wado_uri="http://archive/rs/wado", aliases=["http://archive"]
     ).for_public_url(PUBLIC.encode())
-    assert rewriter.url(b"http://archive/rs/wado?a") == f"{PUBLIC}/wado?a".encode()
-    assert rewriter.url(b"http://archive/rs/wadox") == f"{PUBLIC}/wadox".encode()
-    assert rewriter.url(b"http://archive/rsx") == f"{PUBLIC}/rsx".encode()
+    assert urls.url(b"http://archive/rs/wado?a") == f"{PUBLIC}/wado?a".encode()
+    assert urls.url(b"http://archive/rs/wadox") == f"{PUBLIC}/wadox".encode()
+    assert urls.url(b"http://archive/rsx") == f"{PUBLIC}/rsx".encode()
 
 
 def test_an_alias_with_the_path_of_the_wado_uri_endpoint_is_one() -> None:
-    rewriter = ArchiveURLs(
+    urls = ArchiveURLs(
         ["http://a/rs"], wado_uri="http://a/wado", aliases=["http://b/wado", "http://b/rs"]
     ).for_public_url(PUBLIC.encode())
-    assert rewriter.url(b"http://b/wado?x") == f"{PUBLIC}/wado?x".encode()
-    assert rewriter.url(b"http://b/rs/x") == f"{PUBLIC}/x".encode()
+    assert urls.url(b"http://b/wado?x") == f"{PUBLIC}/wado?x".encode()
+    assert urls.url(b"http://b/rs/x") == f"{PUBLIC}/x".encode()
 
 
 def test_the_archive_may_use_the_hosts_it_was_sent() -> None:
     archive = ArchiveURLs(["http://archive:8042/rs"], aliases=["https://pacs.example/dcm"])
-    rewriter = archive.for_public_url(
+    urls = archive.for_public_url(
         b"https://pacs.example/dicom", hosts=[b"", b"pacs.example, inner:81"]
     )
     for url in ("https://pacs.example/rs", "http://pacs.example:80/rs", "http://inner:81/rs"):
-        assert rewriter.url(f"{url}/studies".encode()) == b"https://pacs.example/dicom/studies"
-    assert rewriter.url(b"https://pacs.example/dcm/s") == b"https://pacs.example/dicom/s"
-    assert rewriter.url(b"https://other/rs/s") == b"https://other/rs/s"
+        assert urls.url(f"{url}/studies".encode()) == b"https://pacs.example/dicom/studies"
+    assert urls.url(b"https://pacs.example/dcm/s") == b"https://pacs.example/dicom/s"
+    assert urls.url(b"https://other/rs/s") == b"https://other/rs/s"
     assert archive.for_public_url(b"https://pacs.example/dicom").url(
         b"https://pacs.example/rs/s"
     ) == (b"https://pacs.example/rs/s")
 
 
 def test_a_url_that_is_public_already_stays() -> None:
-    rewriter = ArchiveURLs(["http://archive/"]).for_public_url(
+    urls = ArchiveURLs(["http://archive/"]).for_public_url(
         b"https://p.example/dw", hosts=[b"p.example"]
     )
-    assert rewriter.url(b"https://p.example/dw/studies") == b"https://p.example/dw/studies"
-    assert rewriter.url(b"https://p.example/studies") == b"https://p.example/dw/studies"
+    assert urls.url(b"https://p.example/dw/studies") == b"https://p.example/dw/studies"
+    assert urls.url(b"https://p.example/studies") == b"https://p.example/dw/studies"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_a_url_that_is_public_already_stays() -> None:
 def test_paths_in_headers_lead_below_our_root(
     archive: str, public: str, location: str, expected: str
 ) -> None:
-    rewriter = ArchiveURLs([archive]).for_public_url(public.encode())
+    rewriter = URLRewriter(ArchiveURLs([archive]).for_public_url(public.encode()))
     assert rewriter.headers(lines(f"location: {location}")) == lines(f"location: {expected}")
 
 
@@ -236,7 +238,7 @@ def test_urls_in_headers(line: str, expected: str | None) -> None:
 def test_a_piece_of_a_body_becomes_a_bounded_size(
     base: str, public: bytes, media_type: str
 ) -> None:
-    text = body(media_type, ArchiveURLs([base]).for_public_url(public))
+    text = body(media_type, URLRewriter(ArchiveURLs([base]).for_public_url(public)))
     data = b"\r\n--edge\r\nContent-Type: application/dicom+json\r\n\r\n"
     data += f'{{"BulkDataURI":"{base}"}}<BulkData uri="{base}"/>'.encode() * 9000
     sizes = [len(text.feed(data[at : at + text.piece])) for at in range(0, len(data), text.piece)]
@@ -246,7 +248,7 @@ def test_a_piece_of_a_body_becomes_a_bounded_size(
 
 def test_urls_of_a_head_are_rewritten_up_to_a_bound() -> None:
     """A path of the archive can be one byte long: without the bound 64 KiB would become 20 MB."""
-    rewriter = ArchiveURLs(["http://a"]).for_public_url(LONG_PUBLIC)
+    rewriter = URLRewriter(ArchiveURLs(["http://a"]).for_public_url(LONG_PUBLIC))
     head = lines("location: /x", "link: " + "</>," * 16_000, "warning: 299 / x", "content-type: /")
     found = rewriter.headers(head)
     assert found[0] == (b"location", LONG_PUBLIC + b"/x")
@@ -502,7 +504,7 @@ def test_json_is_rewritten_alike_however_it_is_split(tree: JSON, random: Random)
 @given(trees, trees, randoms)
 def test_what_one_body_teaches_changes_no_other(first: JSON, second: JSON, random: Random) -> None:
     archive = ArchiveURLs([ARCHIVE], aliases=["http://localhost/dicom-web/rs"])
-    taught, fresh = (archive.for_public_url(PUBLIC.encode()) for _ in range(2))
+    taught, fresh = (URLRewriter(archive.for_public_url(PUBLIC.encode())) for _ in range(2))
     data = damaged(random, written([first] * 3, random).encode())
     passed(DICOM_JSON, data, rewriter=taught)
     data = damaged(random, written([second, first], random).encode())
@@ -551,7 +553,7 @@ def test_a_body_grows_by_a_bounded_factor(
     http://archive:8042/dicom-web, and 35 times that of one called http://a. The longest prefix that
     a trusted proxy may add and the shortest name make 226 times.
     """
-    rewriter = ArchiveURLs([base]).for_public_url(public)
+    rewriter = URLRewriter(ArchiveURLs([base]).for_public_url(public))
     factor = max(1, -(-len(public) // len(base)))
     for media_type, text in full_of(base, times, random):
         data = damaged(random, text.encode())
@@ -618,7 +620,7 @@ def test_other_encodings_pass(encoding: str) -> None:
 
 @pytest.mark.parametrize("alias", ["http://localhost/dicom-web/rs", "http://a/dicom-web"])
 def test_what_an_archive_repeats_is_told_by_comparison_from_wherever_it_comes(alias: str) -> None:
-    rewriter = ArchiveURLs([ARCHIVE], aliases=[alias]).for_public_url(PUBLIC.encode())
+    rewriter = URLRewriter(ArchiveURLs([ARCHIVE], aliases=[alias]).for_public_url(PUBLIC.encode()))
     members = [
         f'"{tag}":{{"vr":"UN","BulkDataURI":"{base}/{tag}"}}'
         for base in (ARCHIVE, alias, ARCHIVE)
@@ -632,7 +634,9 @@ def test_what_an_archive_repeats_is_told_by_comparison_from_wherever_it_comes(al
 
 
 def test_a_chunk_may_end_wherever_a_known_base_url_does() -> None:
-    rewriter = ArchiveURLs(["http://archive/ww"]).for_public_url(b"https://p.example/dw")
+    rewriter = URLRewriter(
+        ArchiveURLs(["http://archive/ww"]).for_public_url(b"https://p.example/dw")
+    )
     text = '[{"BulkDataURI":"http://archive/ww"},{"BulkDataURI":"http://archive/ww"},1]'
     for at in range(len(text)):
         assert (
@@ -648,12 +652,12 @@ def test_a_chunk_may_end_wherever_a_known_base_url_does() -> None:
 )
 def test_escapes_of_letters_and_of_no_matter(before: str, base: str) -> None:
     text = before + f'{{"BulkDataURI":"{base}/s"}}'
-    rewriter = ArchiveURLs([ARCHIVE]).for_public_url(PUBLIC.encode())
+    rewriter = URLRewriter(ArchiveURLs([ARCHIVE]).for_public_url(PUBLIC.encode()))
     assert rewritten(DICOM_JSON, text, rewriter) == text.replace(base, PUBLIC)
 
 
 def test_an_escape_after_a_base_url_counts() -> None:
-    rewriter = ArchiveURLs(["http://archive/dw"]).for_public_url(b"http://p")
+    rewriter = URLRewriter(ArchiveURLs(["http://archive/dw"]).for_public_url(b"http://p"))
     text = r'{"BulkDataURI":"https:\/\/archive:443\/dw%s"}'
     assert rewritten(DICOM_JSON, text % r"\/s", rewriter) == r'{"BulkDataURI":"http://p\/s"}'
     assert rewritten(DICOM_JSON, text % "2", rewriter) == text % "2"
@@ -830,7 +834,9 @@ def test_xml_elsewhere(text: str) -> None:
 
 
 def test_the_public_url_is_escaped() -> None:
-    rewriter = ArchiveURLs([ARCHIVE]).for_public_url("https://p.example/a&b'\xe9".encode("latin-1"))
+    rewriter = URLRewriter(
+        ArchiveURLs([ARCHIVE]).for_public_url("https://p.example/a&b'\xe9".encode("latin-1"))
+    )
     text = '<BulkData uri="%s/w"/>'
     assert rewritten(DICOM_XML, text % ARCHIVE, rewriter) == (
         text % "https://p.example/a&amp;b&apos;&#233;"
@@ -960,7 +966,7 @@ def test_little_is_held_back(
     same_length = ArchiveURLs([ARCHIVE]).for_public_url(
         ARCHIVE.replace("archive", "reached").encode()
     )
-    rewriter = body(media_type, same_length)
+    rewriter = body(media_type, URLRewriter(same_length))
     chunk = (start if again is None else again) * 200
     late = len(start) - len(rewriter.feed(start))
     for _ in range(100):
@@ -987,7 +993,9 @@ def test_a_value_too_far_from_its_key_stays() -> None:
 
 
 def test_a_base_url_too_long_stays() -> None:
-    rewriter = ArchiveURLs([f"http://archive/{'w' * 2000}"]).for_public_url(PUBLIC.encode())
+    rewriter = URLRewriter(
+        ArchiveURLs([f"http://archive/{'w' * 2000}"]).for_public_url(PUBLIC.encode())
+    )
     text = f'{{"BulkDataURI":"http://archive/{"w" * 2000}/"}}'
     assert rewritten(DICOM_JSON, text, rewriter) == text
 
@@ -1033,7 +1041,7 @@ def test_a_value_that_is_none_of_ours_is_looked_at_once(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(url_search.URLReplacer, "_found", counted)
     text = f'["{ARCHIVE}/{"dicom-web/" * 50}",{{"BulkDataURI":"{ARCHIVE}/1"}}]'
-    rewriter = ArchiveURLs([ARCHIVE]).for_public_url(PUBLIC.encode())
+    rewriter = URLRewriter(ArchiveURLs([ARCHIVE]).for_public_url(PUBLIC.encode()))
     expected = text.replace(f'{ARCHIVE}/1"', f'{PUBLIC}/1"')
     assert rewritten(DICOM_JSON, text, rewriter) == expected
     assert len(looks) == 2
