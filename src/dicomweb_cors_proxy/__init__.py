@@ -10,6 +10,7 @@ Each package imports only from packages below it in this table:
 | `app`                        | the application: the proxy and its operator's endpoints       |
 | `wiring`, `probe`            | settings become objects; the check of an archive's CORS       |
 | `proxy`, `config`            | the core: a request and its response; the settings            |
+| `tokens`                     | the verification of clients' access tokens                    |
 | `upstream`, `dicomweb`,      | the connection to the archive; resources and URLs;            |
 | `cors`, `server`             | the CORS policy; the connection to clients                    |
 | `http`, `observability`      | the vocabulary of HTTP messages; logs and metrics             |

@@ -97,7 +97,8 @@ class Application(Starlette):
         behind them.
         """
         old = self._site
-        self._site = Pipeline(settings, create_upstream(settings.upstream), self._load)
+        self._site = Pipeline(settings, create_upstream(settings.upstream), self._load, old)
+        self._fetch_keys()
         self._health = HealthEndpoints(self._site.archive)
         self._proxied = self.router.default = self._access_log()
         self._retired = [each for each in self._retired if each.connections().get("active")]
@@ -112,6 +113,11 @@ class Application(Starlette):
             trusted_proxies=self._site.trusted_proxies,
         )
 
+    def _fetch_keys(self) -> None:
+        """Fetch the identity provider's keys before the first request needs them."""
+        if self._site.verifier is not None:
+            self._site.verifier.keys.refresh_if_old()
+
     def _connections(self) -> dict[str, int]:
         counts = Counter[str](self._site.upstream.connections())
         for retired in self._retired:
@@ -123,11 +129,14 @@ class Application(Starlette):
         refreshing = None
         if self._metrics.is_shared:
             refreshing = asyncio.create_task(_refresh(self._metrics))
+        self._fetch_keys()
         try:
             yield
         finally:
             if refreshing is not None:
                 refreshing.cancel()
+            if self._site.verifier is not None:
+                await self._site.verifier.keys.aclose()
             await self._site.upstream.aclose()
             await asyncio.to_thread(flush)  # some servers end their processes at once
 

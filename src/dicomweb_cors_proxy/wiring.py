@@ -20,17 +20,25 @@ from dicomweb_cors_proxy.upstream.tls import archive_context, token_context
 
 if TYPE_CHECKING:
     import httpx
+    from starlette.types import ASGIApp
 
     from dicomweb_cors_proxy.config.fields import UpstreamAuth, UpstreamSettings
     from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.http.messages import Header
+    from dicomweb_cors_proxy.tokens.verifier import TokenVerifier
     from dicomweb_cors_proxy.upstream.interface import Upstream
 
 
 class Pipeline:
     """Everything built from one configuration; replaced as a whole on reload."""
 
-    def __init__(self, settings: Settings, upstream: Upstream, load: InFlight) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: Upstream,
+        load: InFlight,
+        former: Pipeline | None = None,
+    ) -> None:
         server = settings.server
         limits = create_limits(settings)
         self.upstream = upstream
@@ -39,14 +47,20 @@ class Pipeline:
         adapter = create_adapter(settings, self.trusted_proxies)
         requests = create_requests(settings, self.router, adapter, self.trusted_proxies)
         self.archive = ReadinessCheck(requests, adapter, upstream, limits)
+        proxied = ReverseProxy(
+            upstream,
+            rewrite=requests.rewrite,
+            modify_response=adapter.modify,
+            limits=limits,
+            load=load,
+        )
+        self.access_auth = settings.access.auth
+        self.verifier = create_verifier(settings)
+        # The provider may not respond now, and then the keys are needed more than ever.
+        if self.verifier and former and former.verifier and former.access_auth == self.access_auth:
+            self.verifier.keys.adopt(former.verifier.keys)
         self.handle = CORSMiddleware(
-            ReverseProxy(
-                upstream,
-                rewrite=requests.rewrite,
-                modify_response=adapter.modify,
-                limits=limits,
-                load=load,
-            ),
+            require_tokens(proxied, self.verifier, settings, requests),
             cors=settings.cors_engine(),
             checks=RequestChecks(
                 max_target_bytes=server.max_target_bytes,
@@ -99,6 +113,44 @@ def create_transport(upstream: UpstreamSettings) -> Upstream:
     return NativeTransport(max_connections=upstream.max_connections, ssl_context=context)
 
 
+def create_verifier(settings: Settings) -> TokenVerifier | None:
+    """Create the verifier of the clients' access tokens, if they need any."""
+    auth = settings.access.auth
+    if auth.type == "none":
+        return None
+    # PyJWT takes 20 ms to import, which most proxies save.
+    from dicomweb_cors_proxy.tokens.provider import IdentityProvider  # noqa: PLC0415
+    from dicomweb_cors_proxy.tokens.verifier import TokenVerifier  # noqa: PLC0415
+
+    context = token_context(
+        ca_file=settings.upstream.ca_file, client_certificate=None, client_key=None
+    )
+    return TokenVerifier(
+        IdentityProvider(auth.issuer, auth.jwks_url, ssl_context=context),
+        issuer=auth.issuer,
+        audience=auth.audience,
+        required_scopes=auth.required_scopes,
+        algorithms=auth.algorithms,
+        leeway=auth.leeway,
+    )
+
+
+def require_tokens(
+    app: ASGIApp, verifier: TokenVerifier | None, settings: Settings, requests: OutgoingRequests
+) -> ASGIApp:
+    """Return the application behind the verifier, or as it is without one."""
+    if verifier is None:
+        return app
+    from dicomweb_cors_proxy.proxy.token_gate import TokenGate  # noqa: PLC0415  (imports PyJWT)
+
+    return TokenGate(
+        app,
+        verifier=verifier,
+        reject_loop=requests.reject_loop,
+        required_scopes=settings.access.auth.required_scopes,
+    )
+
+
 def create_limits(settings: Settings) -> Limits:
     """Return the settings that limit a request's time and size."""
     return Limits(
@@ -147,9 +199,15 @@ def create_requests(
         trusted_proxies=trusted_proxies,
         max_body_bytes=settings.server.max_body_bytes,
         repair_accept=settings.repair_accept,
-        drops_authorization=settings.upstream.auth.type != "none",
+        drops_authorization=drops_authorization(settings),
         authorization=authorization(settings.upstream.auth),
     )
+
+
+def drops_authorization(settings: Settings) -> bool:
+    """Return whether the client's Authorization ends here."""
+    auth = settings.access.auth
+    return settings.upstream.auth.type != "none" or (auth.type != "none" and not auth.forward)
 
 
 def authorization(auth: UpstreamAuth) -> Header | None:

@@ -23,6 +23,7 @@ LAYERS = (
     {"app"},
     {"wiring", "probe"},
     {"proxy", "config"},
+    {"tokens"},
     {"upstream", "dicomweb", "cors", "server"},
     {"http", "observability", "keepalive"},
 )

@@ -10,7 +10,7 @@ import click
 
 from dicomweb_cors_proxy.cli.options import config_option, settings_or_exit
 from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight
-from dicomweb_cors_proxy.wiring import Pipeline, create_upstream
+from dicomweb_cors_proxy.wiring import Pipeline, create_upstream, create_verifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,9 +30,9 @@ SOON = 2.0
 def check(config_file: Path | None, *, offline: bool) -> None:
     """Say what `serve` would do with this configuration.
 
-    Prints every setting and where it comes from, the warnings, and whether the archive answers.
-    Exit status: 0, 1 if the archive does not answer or refuses our credentials, 2 for a
-    configuration problem.
+    Prints every setting and where it comes from, the warnings, and whether archive and identity
+    provider respond. Exit status: 0, 1 if one of them does not respond or the archive refuses our
+    credentials, 2 for a configuration problem.
     """
     settings = settings_or_exit(config_file)
     effective = settings.effective()
@@ -43,7 +43,7 @@ def check(config_file: Path | None, *, offline: bool) -> None:
         click.echo(f"warning: {warning}")
     if offline:
         return
-    failed = False
+    failed = not asyncio.run(_keys_available(settings))
     for service in asyncio.run(_statuses(settings)):
         if service.problem:
             failed = True
@@ -61,6 +61,29 @@ def _is_doubtful(status: int | None) -> bool:
     and 400 is what servers with TLS say to http.
     """
     return status is not None and (300 <= status <= 400 or status == NOT_FOUND)
+
+
+async def _keys_available(settings: Settings) -> bool:
+    """Ask the identity provider for its keys; return False if a token could not be verified."""
+    verifier = create_verifier(settings)
+    if verifier is None:
+        return True
+    from dicomweb_cors_proxy.tokens.provider import ProviderProblem  # noqa: PLC0415  (PyJWT)
+
+    provider = verifier.keys.provider
+    try:
+        keys = await provider.fetch_keys()
+    except ProviderProblem as problem:
+        click.echo(f"{provider.origin}: {problem}", err=True)
+        return False
+    usable = [key for key in keys if key.algorithms & set(settings.access.auth.algorithms)]
+    if not usable:
+        others = ", ".join(sorted({name for key in keys for name in key.algorithms}))
+        reason = f"its keys are for {others}. Add what it signs with to access.auth.algorithms."
+        click.echo(f"{provider.origin}: {reason}", err=True)
+        return False
+    click.echo(f"{provider.origin}: has {len(usable)} keys for access tokens")
+    return True
 
 
 async def _statuses(settings: Settings) -> list[ServiceStatus]:

@@ -5,42 +5,38 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Any, Final, Literal, get_origin
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from dicomweb_cors_proxy.config.groups import Group
 from dicomweb_cors_proxy.config.kinds import (
     AllowedHost,
     ArchiveURL,
     BasePath,
     BodyLimit,
-    ClientID,
     Count,
     ExtraPath,
     HeadLimit,
     ListenAddress,
     MaxAge,
     NonNegativeSeconds,
-    Password,
     PeerNetwork,
     Port,
     PublicURL,
-    Scope,
     Seconds,
     Token,
-    TokenSecret,
-    TokenURL,
-    UserName,
     Workers,
 )
+from dicomweb_cors_proxy.config.logins import AccessAuth, UpstreamAuth
 from dicomweb_cors_proxy.config.pem_files import CertificateFile, KeyFile
-from dicomweb_cors_proxy.config.schema import Schema, read_list, settings_of, types_in
+from dicomweb_cors_proxy.config.schema import Schema, settings_of
 from dicomweb_cors_proxy.dicomweb.resources import Service
 
 __all__ = [
     "POLICY_SCHEMA",
     "SCHEMA",
+    "AccessAuth",
     "AccessSettings",
     "CORSSettings",
     "LoggingSettings",
@@ -54,48 +50,7 @@ __all__ = [
 ResourcePolicy = Literal["cross-origin", "same-site", "same-origin"]
 
 
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _read_list(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        """Take a text for a list, as variables have it: `*`, or one origin."""
-        if isinstance(value, str) and info.field_name is not None:
-            types = set(types_in(cls.model_fields[info.field_name].annotation))
-            if tuple in map(get_origin, types) and OriginPolicy not in types:
-                with suppress(ValueError, RecursionError):
-                    return read_list(value)
-        return value
-
-
-class UpstreamAuth(_Group):
-    """The credentials that the proxy itself shows to the archive."""
-
-    type: Literal["none", "basic", "bearer", "oauth2_client_credentials"] = Field(
-        "none",
-        description="Login of the proxy: none, basic, bearer or oauth2_client_credentials.",
-    )
-    username: UserName | None = Field(None, description="User name for basic.")
-    password: Password | None = Field(
-        None, description="Password for basic; best kept in a secret file."
-    )
-    token: TokenSecret | None = Field(
-        None, description="Token for bearer; best kept in a secret file."
-    )
-    token_url: TokenURL | None = Field(
-        None, description="URL at which oauth2_client_credentials requests access tokens."
-    )
-    client_id: ClientID | None = Field(None, description="OAuth client ID of the proxy.")
-    client_secret: Password | None = Field(
-        None, description="Secret of client_id; best kept in a secret file."
-    )
-    scope: Scope | None = Field(
-        None, description="OAuth scope to request, if the server requires one."
-    )
-
-
-class UpstreamSettings(_Group):
+class UpstreamSettings(Group):
     """The archive: where its services are, and how they are reached."""
 
     url: ArchiveURL | None = Field(
@@ -168,7 +123,7 @@ class UpstreamSettings(_Group):
         return any(url.startswith("https:") for url in self.service_urls().values())
 
 
-class OriginPolicy(_Group):
+class OriginPolicy(Group):
     """An entry of `cors.per_origin`; what is None is inherited from `cors`."""
 
     allow_origins: tuple[str, ...] = ()
@@ -184,7 +139,7 @@ class OriginPolicy(_Group):
         return self.model_dump(exclude_none=True)
 
 
-class CORSSettings(_Group):
+class CORSSettings(Group):
     """The policy for viewers on other origins."""
 
     allow_origins: tuple[str, ...] = Field(
@@ -239,7 +194,7 @@ class CORSSettings(_Group):
     )
 
 
-class AccessSettings(_Group):
+class AccessSettings(Group):
     """The requests that are forwarded to the archive."""
 
     mode: Literal["read-only", "read-write"] = Field(
@@ -254,9 +209,10 @@ class AccessSettings(_Group):
         description="Paths and methods beyond DICOMweb's: /reports/*; * is one segment, ** any "
         "number; a slash at the end counts.",
     )
+    auth: AccessAuth = AccessAuth()
 
 
-class ServerSettings(_Group):
+class ServerSettings(Group):
     """The listener, its limits and its timeouts."""
 
     host: ListenAddress = Field(
@@ -331,7 +287,7 @@ class ServerSettings(_Group):
     )
 
 
-class LoggingSettings(_Group):
+class LoggingSettings(Group):
     """The level and format of the log."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(

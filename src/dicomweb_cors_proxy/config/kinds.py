@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 __all__ = [
     "AllowedHost",
     "ArchiveURL",
+    "Audience",
     "BasePath",
     "BodyLimit",
     "ClientID",
     "Count",
     "ExtraPath",
     "HeadLimit",
+    "IssuerURL",
+    "KeySetURL",
+    "Leeway",
     "ListenAddress",
     "MaxAge",
     "NonNegativeSeconds",
@@ -41,7 +45,9 @@ __all__ = [
     "Port",
     "PublicURL",
     "Scope",
+    "ScopeName",
     "Seconds",
+    "SignatureAlgorithm",
     "Token",
     "TokenSecret",
     "TokenURL",
@@ -91,6 +97,7 @@ HeadLimit = Annotated[int, _Number("number of bytes", 64, 16 * 2**20)]
 BodyLimit = Annotated[int, _Number("number of bytes", 0, 2**50)]
 Seconds = Annotated[float, _Number("number of seconds", 0.001, 86400)]
 NonNegativeSeconds = Annotated[float, _Number("number of seconds", 0, 86400)]
+Leeway = Annotated[float, _Number("number of seconds", 0, 600)]
 MaxAge = Annotated[int, _Number("whole number of seconds", -1, 86400)]
 
 # RFC 3986 §3.2.2 and §3.3; underscores are in no DNS name, but in those of Docker's services.
@@ -195,20 +202,28 @@ def _public_url(url: str) -> str:
     ).rstrip("/")
 
 
-def _token_url(url: str) -> str:
-    # RFC 6749 §3.2: it may have a query, and it stays.
+def _url_with_query(url: str, *, credentials: str, example: str) -> str:
     endpoint, mark, query = url.partition("?")
     if not re.fullmatch("[!$-~]*", query):
         raise ValueError(f"{redacted(url)} has a query with a # or a character that no URL holds")
-    return (
-        _http_url(
-            endpoint,
-            credentials="write upstream.auth.client_id and client_secret",
-            example="https://login.example/oauth2/token",
-        )
-        + mark
-        + query
+    return _http_url(endpoint, credentials=credentials, example=example) + mark + query
+
+
+def _token_url(url: str) -> str:
+    # RFC 6749 §3.2: it may have a query, and it stays.
+    return _url_with_query(
+        url,
+        credentials="write upstream.auth.client_id and client_secret",
+        example="https://login.example/oauth2/token",
     )
+
+
+def _key_set_url(url: str) -> str:
+    return _url_with_query(url, credentials="leave it out", example="https://id.example/jwks.json")
+
+
+def _issuer_url(url: str) -> str:
+    return _http_url(url, credentials="leave it out", example="https://id.example/realms/hospital")
 
 
 def is_eavesdrop_safe(url: str) -> bool:
@@ -228,6 +243,8 @@ def own_origin(public_url: str) -> str:
 ArchiveURL = Annotated[str, AfterValidator(_archive_url)]
 PublicURL = Annotated[str, AfterValidator(_public_url)]
 TokenURL = Annotated[str, AfterValidator(_token_url)]
+IssuerURL = Annotated[str, AfterValidator(_issuer_url)]
+KeySetURL = Annotated[str, AfterValidator(_key_set_url)]
 
 _OWN_PATHS: Final = frozenset({"healthz", "readyz", "metrics"})
 
@@ -335,6 +352,34 @@ def _scope(scope: str) -> str:
     return scope
 
 
+def _scope_name(scope: str) -> str:
+    if " " in scope:
+        raise ValueError(f"{redacted(scope)} has a space; write each scope as an item of the list")
+    return _scope(scope)
+
+
+# Asymmetric ones, for which the provider publishes keys (RFC 7518 §3.1, RFC 8037 §3.1).
+_SIGNATURE_ALGORITHMS: Final = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "EdDSA"),
+)
+
+
+def _signature_algorithm(name: str) -> str:
+    if name not in _SIGNATURE_ALGORITHMS:
+        raise ValueError(
+            f"{redacted(name)} is not an asymmetric signature algorithm; write some of "
+            f"{', '.join(_SIGNATURE_ALGORITHMS)}"
+        )
+    return name
+
+
+def _audience(audience: str) -> str:
+    if not _CREDENTIAL.fullmatch(audience):
+        raise ValueError("holds an empty audience, or one with control characters")
+    return audience
+
+
 def _bearer_token(token: SecretStr) -> SecretStr:
     if not re.fullmatch("[!-~]+", token.get_secret_value()):  # RFC 6750 §2.1
         raise ValueError("is not of visible ASCII alone; write the token without 'Bearer'")
@@ -344,5 +389,8 @@ def _bearer_token(token: SecretStr) -> SecretStr:
 UserName = Annotated[str, AfterValidator(_user_name)]
 ClientID = Annotated[str, AfterValidator(_client_id)]
 Scope = Annotated[str, AfterValidator(_scope)]
+ScopeName = Annotated[str, AfterValidator(_scope_name)]
+Audience = Annotated[str, AfterValidator(_audience)]
+SignatureAlgorithm = Annotated[str, AfterValidator(_signature_algorithm)]
 Password = Annotated[SecretStr, AfterValidator(_password)]
 TokenSecret = Annotated[SecretStr, AfterValidator(_bearer_token)]

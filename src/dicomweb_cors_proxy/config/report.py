@@ -63,7 +63,10 @@ def warnings(settings: SettingFields) -> Iterator[SettingIssue]:
     yield from _upstream_warnings(upstream)
     if server.tls_cert_file is not None and (fault := validity_fault(server.tls_cert_file)):
         yield SettingIssue("server.tls_cert_file", fault)
-    if upstream.auth.type != "none":
+    yield from _access_auth_warnings(settings)
+    if settings.access.auth.type != "none":
+        pass  # who has no token reaches nothing
+    elif upstream.auth.type != "none":
         yield from _exposure_warnings(settings, "upstream.auth")
     elif upstream.uses_tls and upstream.client_cert_file is not None:
         yield from _exposure_warnings(settings, "upstream.client_cert_file")
@@ -115,6 +118,13 @@ def _extra_path_warnings(settings: SettingFields) -> Iterator[SettingIssue]:
 
 
 def _upstream_warnings(upstream: UpstreamSettings) -> Iterator[SettingIssue]:
+    token_url = upstream.auth.token_url
+    if token_url is not None and not is_eavesdrop_safe(token_url):
+        reason = (
+            "is plain http: whoever is between proxy and server reads the client's secret; "
+            "use https"
+        )
+        yield SettingIssue("upstream.auth.token_url", reason)
     for name in ("url", "qido_url", "wado_url", "stow_url", "ups_url"):
         url = getattr(upstream, name)
         if url is not None and not urlsplit(url).path.strip("/"):
@@ -141,7 +151,7 @@ def _exposure_warnings(settings: SettingFields, credentials: str) -> Iterator[Se
 
     `credentials` is the key that sets them.
     """
-    server, token_url = settings.server, settings.upstream.auth.token_url
+    server = settings.server
     if not server.allowed_hosts:
         reason = (
             "is empty, so a page can rebind its host name to this proxy and read all that "
@@ -161,9 +171,28 @@ def _exposure_warnings(settings: SettingFields, credentials: str) -> Iterator[Se
             "the origins of your viewers"
         )
         yield SettingIssue(key, reason)
-    if token_url is not None and not is_eavesdrop_safe(token_url):
+
+
+def _access_auth_warnings(settings: SettingFields) -> Iterator[SettingIssue]:
+    """Yield warnings about tokens that can be forged, or that pages cannot send."""
+    auth = settings.access.auth
+    if auth.type == "none":
+        return
+    for name in ("issuer", "jwks_url"):
+        url = getattr(auth, name)
+        if url is not None and not is_eavesdrop_safe(url):
+            reason = (
+                "is plain http: whoever is between proxy and provider can replace its keys, and "
+                "so log in as anyone; use https"
+            )
+            yield SettingIssue(f"access.auth.{name}", reason)
+    if auth.issuer is None:
         reason = (
-            "is plain http: whoever is between proxy and server reads the client's secret; "
-            "use https"
+            "is not set, so iss is not checked: of all that have keys at access.auth.jwks_url, "
+            "any may issue tokens; set the issuer"
         )
-        yield SettingIssue("upstream.auth.token_url", reason)
+        yield SettingIssue("access.auth.issuer", reason)
+    allowed = {name.lower() for name in settings.cors.allow_headers}
+    if allowed.isdisjoint({"authorization", "*"}):
+        reason = "lacks authorization, so pages cannot send the token; add it"
+        yield SettingIssue("cors.allow_headers", reason)

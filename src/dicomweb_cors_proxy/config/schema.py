@@ -18,6 +18,7 @@ __all__ = [
     "VARIABLE_PREFIX",
     "Schema",
     "Setting",
+    "is_group",
     "key_of_name",
     "read_list",
     "settings_of",
@@ -111,7 +112,7 @@ def settings_of(group: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
     for name, field in group.model_fields.items():
         key = f"{prefix}{name}"
         kind = field.annotation
-        if _is_group(kind):
+        if is_group(kind):
             yield from settings_of(kind, f"{key}.")
             continue
         types = set(types_in(kind))
@@ -120,12 +121,13 @@ def settings_of(group: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
             key=key,
             description=field.description or "",
             default=field.default,
-            form="json" if any(map(_is_group, types)) else "list" if is_list else "text",
+            form="json" if any(map(is_group, types)) else "list" if is_list else "text",
             is_secret=SecretStr in types,
         )
 
 
-def _is_group(kind: object) -> TypeGuard[type[BaseModel]]:
+def is_group(kind: object) -> TypeGuard[type[BaseModel]]:
+    """Return whether a type is a group of settings."""
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 

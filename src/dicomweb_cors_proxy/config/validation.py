@@ -30,6 +30,7 @@ def problems(settings: SettingFields) -> Iterator[SettingIssue]:
         upstream.client_key_file,
     )
     yield from _auth_problems(upstream.auth)
+    yield from _access_auth_problems(settings)
     yield from policy_problems(settings.cors)
     yield from _foreign_writes(settings)
     yield from _pair_problems(
@@ -89,6 +90,41 @@ def _auth_problems(auth: UpstreamAuth) -> Iterator[SettingIssue]:
         if auth.type != owner and is_set:
             reason = f"is not for upstream.auth.type: {auth.type}; leave it out, or set {owner}"
             yield SettingIssue(subject, reason, because_of=because_of)
+
+
+def _access_auth_problems(settings: SettingFields) -> Iterator[SettingIssue]:
+    """Yield what is missing for `jwt`, and the fields that without it would do nothing."""
+    auth = settings.access.auth
+    because_of = ("access.auth.type",)
+    if auth.type == "none":
+        for name in ("issuer", "jwks_url", "audience", "required_scopes", "forward"):
+            if getattr(auth, name):
+                reason = "does nothing with access.auth.type: none; leave it out, or set jwt"
+                yield SettingIssue(f"access.auth.{name}", reason, because_of=because_of)
+        return
+    if auth.issuer is None and auth.jwks_url is None:
+        reason = (
+            "is missing; write the URL of the identity provider, such as "
+            "https://id.example/realms/hospital"
+        )
+        because = (*because_of, "access.auth.jwks_url")
+        yield SettingIssue("access.auth.issuer", reason, because_of=because)
+    if not auth.audience:
+        reason = (
+            "is missing; list what the provider writes into aud of tokens for this archive, "
+            "otherwise tokens for any other service would be accepted"
+        )
+        yield SettingIssue("access.auth.audience", reason, because_of=because_of)
+    if not auth.algorithms:
+        reason = "is empty; list at least one, such as RS256"
+        yield SettingIssue("access.auth.algorithms", reason, because_of=because_of)
+    if auth.forward and settings.upstream.auth.type != "none":
+        reason = (
+            "is true, and upstream.auth has the proxy's own credentials; a request has only one "
+            "Authorization, so set one of the two"
+        )
+        because = (*because_of, "upstream.auth.type")
+        yield SettingIssue("access.auth.forward", reason, because_of=because)
 
 
 def _foreign_writes(settings: SettingFields) -> Iterator[SettingIssue]:

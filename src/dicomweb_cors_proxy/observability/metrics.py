@@ -36,6 +36,8 @@ __all__ = [
     "PREFLIGHTS",
     "REFRESH_SECONDS",
     "REQUESTS",
+    "TOKENS",
+    "TOKEN_OUTCOMES",
     "TTFB",
     "Metrics",
     "files_of",
@@ -82,6 +84,11 @@ ERRORS: Final = (
     "Failures of the archive, or on the way to it.",
     ("reason",),
 )
+TOKENS: Final = (
+    "dicomweb_proxy_access_tokens",
+    "Requests that need an access token, by the outcome of its verification.",
+    ("outcome",),
+)
 IN_PROGRESS: Final = (
     "dicomweb_proxy_requests_in_progress",
     "Requests in progress.",
@@ -99,6 +106,7 @@ DROPPED_LINES: Final = (
 )
 
 OUTCOMES: Final = ("allowed", "refused")
+TOKEN_OUTCOMES: Final = ("accepted", "missing", "invalid", "insufficient_scope", "unverifiable")
 
 # Omit the second series that prometheus_client adds to each counter, with its start time.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -170,6 +178,7 @@ class Metrics(Collector):
         self._count_connections = connections
         self._tallies = defaultdict[tuple[str, str, int, str], _Tally](_Tally)
         self._errors = Counter(dict.fromkeys(upstream_errors, 0))
+        self._tokens = Counter(dict.fromkeys(TOKEN_OUTCOMES, 0))
 
     def observe(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
@@ -181,6 +190,8 @@ class Metrics(Collector):
             tally.ttfbs.add(record.ttfb)
         if record.upstream_error is not None:
             self._errors[record.upstream_error] += 1
+        if record.authentication is not None:
+            self._tokens[record.authentication] += 1
 
     def refresh(self) -> None:
         """Publish the gauges, so that other processes can report them."""
@@ -209,6 +220,7 @@ class Metrics(Collector):
         yield _counter(BYTES, {(resource,): size for resource, size in sizes.items()})
         yield _counter(PREFLIGHTS, {(each,): preflights[f"preflight-{each}"] for each in OUTCOMES})
         yield _counter(ERRORS, {(reason,): count for reason, count in self._errors.items()})
+        yield _counter(TOKENS, {(outcome,): count for outcome, count in self._tokens.items()})
         yield GaugeMetricFamily(*IN_PROGRESS[:2], value=self.in_progress)
         connections = GaugeMetricFamily(*CONNECTIONS[:2], labels=CONNECTIONS[2])
         for state, count in self._count_connections().items():

@@ -43,6 +43,8 @@ class RequestRecord:
         upstream_error: the reason of the archive's failure; see `failures.UPSTREAM_ERRORS`.
         origin: of the page; None if absent or malformed.
         cors: the decision of the policy.
+        authentication: the outcome for its access token, one of `metrics.TOKEN_OUTCOMES`; None if
+            none is required.
         duration: seconds until the last byte was handed to the server.
         ttfb: seconds until the archive's head arrived, waiting for a connection included.
         bytes_in: of the request's body, as far as it was read.
@@ -59,6 +61,7 @@ class RequestRecord:
     upstream_error: str | None = None
     origin: str | None = None
     cors: str = "none"
+    authentication: str | None = None
     duration: float = 0.0
     ttfb: float | None = None
     bytes_in: int = 0

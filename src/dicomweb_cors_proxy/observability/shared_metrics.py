@@ -24,6 +24,8 @@ from dicomweb_cors_proxy.observability.metrics import (
     OUTCOMES,
     PREFLIGHTS,
     REQUESTS,
+    TOKEN_OUTCOMES,
+    TOKENS,
     TTFB,
     Metrics,
     files_of,
@@ -77,6 +79,8 @@ class SharedMetrics(Metrics):
         self._preflights = {f"preflight-{each}": preflights.labels(each) for each in OUTCOMES}
         failures = counter(*ERRORS)
         self._failures = {reason: failures.labels(reason) for reason in upstream_errors}
+        tokens = counter(*TOKENS)
+        self._token_outcomes = {outcome: tokens.labels(outcome) for outcome in TOKEN_OUTCOMES}
         self._in_progress = gauge(*IN_PROGRESS)
         self._connections = gauge(*CONNECTIONS)
         self._dropped_lines = counter(*DROPPED_LINES)
@@ -93,6 +97,8 @@ class SharedMetrics(Metrics):
             self._preflights[record.cors].inc()
         if record.upstream_error is not None:
             self._failures[record.upstream_error].inc()
+        if record.authentication is not None:
+            self._token_outcomes[record.authentication].inc()
 
     def refresh(self) -> None:
         self._in_progress.set(self.in_progress)

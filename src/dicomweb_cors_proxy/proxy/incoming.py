@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.http.replies import LocalReply
+    from dicomweb_cors_proxy.tokens.verifier import Acceptance
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +29,7 @@ class HeadMemo:
         is_sound_forwarded: `RequestChecks` found nothing wrong in X-Forwarded-* either.
         preflight: the reply of `CORSMiddleware` to a preflight.
         end_to_end: the lines without those of the connection, by `ReverseProxy`.
+        acceptance: of its access token, by `TokenGate`.
         is_forwardable: `OutgoingRequests` found neither a loop nor another method.
         forwarded: lines for the archive and length of the body, by `OutgoingRequests`.
     """
@@ -36,6 +38,7 @@ class HeadMemo:
     is_sound_forwarded: bool = False
     preflight: LocalReply | None = None
     end_to_end: list[Header] | None = None
+    acceptance: Acceptance | None = None
     is_forwardable: bool = False
     forwarded: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
 

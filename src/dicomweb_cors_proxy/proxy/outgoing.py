@@ -115,14 +115,7 @@ class OutgoingRequests:
         incoming = context.incoming
         method: str = scope["method"]
         head = incoming.head
-        if not head.memo.is_forwardable and fields.passed_through(
-            scope["headers"], self._instance_name
-        ):
-            raise HTTPProblem(
-                508,
-                "The request has been through this proxy already. Check that no URL under upstream "
-                "points back to the proxy; chained proxies need different server.instance_name.",
-            )
+        self.reject_loop(scope)
         route, path = self._router.match(incoming.path, method)
         record.resource = route.template
         upstream = self._router.upstream(route, method)
@@ -141,6 +134,18 @@ class OutgoingRequests:
             path = b""
         target = upstream.target(path) + query
         return Request(upstream.origin, method.encode("ascii"), target, lines, length), route
+
+    def reject_loop(self, scope: Scope) -> None:
+        """Raise the 508 for a request that has passed through this proxy."""
+        context: RequestContext = scope[CONTEXT]
+        if not context.incoming.head.memo.is_forwardable and fields.passed_through(
+            scope["headers"], self._instance_name
+        ):
+            raise HTTPProblem(
+                508,
+                "The request has been through this proxy already. Check that no URL under upstream "
+                "points back to the proxy; chained proxies need different server.instance_name.",
+            )
 
     def _reject_announced_body(self, head: RequestHead) -> None:
         limit = self._max_body_bytes

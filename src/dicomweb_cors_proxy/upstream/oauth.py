@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import logging
 import math
 import re
-import socket
-import ssl
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote_plus, urlencode
 
 import httpx
 
-from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, lacks_descriptor
+from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
+from dicomweb_cors_proxy.upstream.json_endpoint import failure_reason, request_json
 from dicomweb_cors_proxy.upstream.native import NativeTransport
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterable, Callable, Mapping
 
     from dicomweb_cors_proxy.upstream.interface import Request, Timeouts, Upstream, UpstreamResponse
@@ -42,9 +41,8 @@ MAX_RENEWAL_LEAD_SECONDS: Final = 60.0
 RETRY_INTERVAL: Final = 1.0
 MAX_RETRY_INTERVAL: Final = 60.0
 
-# Limits of one exchange with the token endpoint.
+# Seconds for one exchange with the token endpoint.
 TIMEOUT_SECONDS: Final = 10.0
-MAX_RESPONSE_BYTES: Final = 1_000_000
 
 # Error codes of RFC 6749 §5.2, each with what to check. No other text of the endpoint is logged.
 _ERRORS: Final = {
@@ -234,7 +232,9 @@ class TokenCache:
                 "running, and upstream.auth.token_url."
             )
         except httpx.HTTPError as error:
-            return _failure(error)
+            return failure_reason(
+                error, endpoint="token endpoint", setting="upstream.auth.token_url"
+            )
         return response.token(asked)
 
     async def _post(self, *, in_body: bool) -> _TokenResponse:
@@ -251,19 +251,7 @@ class TokenCache:
         headers["Content-Type"] = "application/x-www-form-urlencoded"
         # An AsyncClient would add cookies, and log the URL.
         request = httpx.Request("POST", self._url, headers=headers, content=urlencode(form))
-        try:
-            response = await self._transport.handle_async_request(request)
-            body = b""
-            try:
-                async for chunk in cast("httpx.AsyncByteStream", response.stream):
-                    body += chunk
-                    if len(body) > MAX_RESPONSE_BYTES:
-                        raise httpx.RemoteProtocolError("the response is too long")
-            finally:
-                await response.aclose()
-        finally:
-            await self._transport.aclose()
-        return _TokenResponse(response.status_code, _members(body))
+        return _TokenResponse(*await request_json(self._transport, request))
 
 
 class _TokenResponse(NamedTuple):
@@ -312,14 +300,6 @@ class _TokenResponse(NamedTuple):
         return f"the token endpoint responded {status}. Check upstream.auth.token_url."
 
 
-def _members(body: bytes) -> Mapping[str, object]:
-    try:
-        members = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return members if isinstance(members, dict) else {}
-
-
 def _seconds(life: object) -> float:
     """Return the lifetime of a token in seconds, from a number or digits; otherwise infinity."""
     if isinstance(life, str) and re.fullmatch("[0-9]{1,9}", life):
@@ -327,35 +307,6 @@ def _seconds(life: object) -> float:
     if isinstance(life, bool) or not isinstance(life, (int, float)):
         return math.inf
     return max(0.0, float(min(life, 10**9)))  # in this order NaN is 0
-
-
-def _failure(error: httpx.HTTPError) -> str:
-    """Describe why the token endpoint sent no response."""
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLError):
-        return (
-            "TLS with the token endpoint failed. For a private certificate authority set "
-            "upstream.ca_file. Check that the certificate contains the host of "
-            "upstream.auth.token_url. (upstream.verify_tls applies only to the archive.)"
-        )
-    if isinstance(cause, socket.gaierror):
-        return (
-            "the token endpoint's name does not resolve. Check the host in upstream.auth.token_url."
-        )
-    if lacks_descriptor(error):
-        return (
-            "the proxy has no file descriptor left for a connection to the token endpoint. Raise "
-            "the limit on open files, or lower server.max_connections."
-        )
-    if isinstance(error, httpx.ConnectError):
-        return (
-            "the token endpoint could not be reached. Check that it is running, and host and port "
-            "in upstream.auth.token_url."
-        )
-    return (
-        "the token endpoint closed the connection before its response was complete, or sent "
-        "something that is not HTTP. Check upstream.auth.token_url."
-    )
 
 
 def _problem(reason: str) -> UpstreamProblem:

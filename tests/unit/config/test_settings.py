@@ -900,6 +900,14 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "access.mode": "read-write",
         "access.dangerously_allow_writes_from_any_origin": True,
         "access.extra_paths": ["/reports/*", "/**/x"],
+        "access.auth.type": "jwt",
+        "access.auth.issuer": "https://id.example/",
+        "access.auth.jwks_url": "https://id.example/jwks?p=1",
+        "access.auth.audience": ["dicomweb", "https://pacs.example"],
+        "access.auth.required_scopes": ["dicom.read"],
+        "access.auth.algorithms": ["ES384", "RS512"],
+        "access.auth.leeway": 5,
+        "access.auth.forward": False,  # true is not possible with upstream.auth
         "rewrite_urls": False,
         "compress": False,
         "repair_accept": False,
@@ -945,7 +953,7 @@ def test_every_key_can_be_set_from_python(others: dict[str, Any]) -> None:
     assert list(others) == list(SCHEMA.settings)
     for setting in SCHEMA.settings.values():
         value = value_of(configuration, setting.key)
-        assert value != setting.default or setting.key in OF_ANOTHER_TYPE
+        assert value != setting.default or setting.key in (*OF_ANOTHER_TYPE, "access.auth.forward")
         assert configuration.sources[setting.key] == "argument"
 
 

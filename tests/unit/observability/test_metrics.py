@@ -38,6 +38,7 @@ CONTRACT = {
     "dicomweb_proxy_requests_in_progress": set(),
     "dicomweb_proxy_upstream_connections": {"state"},
     "dicomweb_proxy_upstream_errors": {"reason"},
+    "dicomweb_proxy_access_tokens": {"outcome"},
     "dicomweb_proxy_log_lines_dropped": set(),
 }
 

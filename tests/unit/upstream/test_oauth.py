@@ -19,7 +19,7 @@ import trustme
 import yaml
 
 from dicomweb_cors_proxy import create_app
-from dicomweb_cors_proxy.upstream import oauth
+from dicomweb_cors_proxy.upstream import json_endpoint, oauth
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenCache
 from tests.support.login import CLIENT, SECRET, Login, login, refusal, saying
@@ -345,7 +345,7 @@ TROUBLES = {
     "garbage": (b"SSH-2.0-OpenSSH\r\n\r\n", "sent something that is not HTTP"),
     "cut": (answer(b"{", length=99), "closed the connection before its response"),
     "endless": (
-        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (oauth.MAX_RESPONSE_BYTES + 1),
+        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (json_endpoint.MAX_RESPONSE_BYTES + 1),
         "closed the connection before its response",
     ),
 }
