@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.proxy.archive_check import Verdict
     from dicomweb_cors_proxy.upstream.interface import Upstream
 
 
@@ -104,6 +105,10 @@ class Application(Starlette):
         self._retired = [each for each in self._retired if each.connections().get("active")]
         self._retired.append(old.upstream)
         await old.upstream.aclose()
+
+    async def check_archive(self) -> list[Verdict]:
+        """Check path, login and names of the archive."""
+        return await self._site.archive_check.check_all()
 
     def _access_log(self) -> AccessLog:
         return AccessLog(

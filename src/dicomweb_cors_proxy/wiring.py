@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
+from dicomweb_cors_proxy.proxy.archive_check import ArchiveCheck
 from dicomweb_cors_proxy.proxy.checks import RequestChecks
 from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
 from dicomweb_cors_proxy.proxy.outgoing import OutgoingRequests
@@ -47,6 +49,7 @@ class Pipeline:
         adapter = create_adapter(settings, self.trusted_proxies)
         requests = create_requests(settings, self.router, adapter, self.trusted_proxies)
         self.archive = ReadinessCheck(requests, adapter, upstream, limits)
+        self.archive_check = create_archive_check(settings, self.archive)
         proxied = ReverseProxy(
             upstream,
             rewrite=requests.rewrite,
@@ -185,6 +188,21 @@ def create_adapter(settings: Settings, trusted_proxies: TrustedProxies) -> Respo
         trusted_proxies=trusted_proxies,
         logs_in=settings.upstream.auth.type != "none",
         resource_policy=settings.cross_origin_resource_policy,
+    )
+
+
+def create_archive_check(settings: Settings, readiness: ReadinessCheck) -> ArchiveCheck:
+    """Create what checks path, login and names of the archive."""
+    server, upstream = settings.server, settings.upstream
+    public = urlsplit(settings.public_url or "")
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return ArchiveCheck(
+        readiness,
+        url_key="upstream.url" if upstream.qido_url is None else "upstream.qido_url",
+        aliases=upstream.aliases,
+        host=(public.netloc or f"{host}:{server.port}").encode("ascii"),
+        scheme=public.scheme or ("http" if server.tls_cert_file is None else "https"),
+        logs_in=upstream.auth.type != "none",
     )
 
 

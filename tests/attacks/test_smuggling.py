@@ -632,8 +632,8 @@ BODIES_OF_THE_UNREAD = {
     ),
     "preflight": refused("204 open", STUDIES, PREFLIGHT + b"GET", method=b"OPTIONS"),
     "preflight that is refused": refused(
-        "403 open", STUDIES, PREFLIGHT + b"PUT", method=b"OPTIONS"
-    )._replace(cors="no"),
+        "204 open", STUDIES, PREFLIGHT + b"PUT", method=b"OPTIONS"
+    ),
     "/healthz": refused("405 open", b"/healthz")._replace(cors="no"),
     "/healthz with a GET": refused("200 open", b"/healthz", method=b"GET")._replace(cors="no"),
     "/metrics with a GET": refused("200 open", b"/metrics", method=b"GET")._replace(cors="no"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import signal
@@ -10,7 +11,9 @@ import ssl
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +29,7 @@ from dicomweb_cors_proxy.config.fields import SCHEMA
 from tests.support import servers
 from tests.support.processes import Child
 from tests.support.proxy import Proxy, fronting, serving
-from tests.support.servers import LOOPBACK, Reply, stub
+from tests.support.servers import LOOPBACK, Reply, Stub, stub
 from tests.support.sockets import ORIGIN, request
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 VIEWER = ORIGIN.decode()
+SHOWN = re.compile(r"^(\S+) {2,}(.*)$", re.MULTILINE)
 NOBODY = f"http://{LOOPBACK}:9/dicom-web"
 
 
@@ -76,7 +80,7 @@ def test_help(command: tuple[str, ...], flag: str) -> None:
 
 
 def test_schema_prints_the_published_schema() -> None:
-    published = Path(__file__).parents[3] / "docs" / "config.schema.json"
+    published = Path(__file__).parents[2] / "docs" / "config.schema.json"
     result = run("schema")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout == published.read_text(encoding="utf-8")
@@ -184,69 +188,202 @@ def secretive(tmp_path: Path) -> str:
 
 
 def test_check_offline(secretive: str) -> None:
-    env = {"DICOMWEB_PROXY_SERVER__PORT": "8081"}
+    env = {"DICOMWEB_PROXY_SERVER__PORT": "8081", "DICOMWEB_PROXY_SERVER__HOST": "127.0.0.1"}
     result = run("check", "--offline", "--config", secretive, env=env)
     assert (result.exit_code, result.stderr) == (0, "")
-    shown = dict(re.findall(r"^(\S+) {2,}(.*)$", result.stdout, re.MULTILINE))
-    assert shown["upstream.url"] == f"{NOBODY}  (file {secretive})"
-    assert shown["upstream.auth.password"] == f"********  (file {secretive})"
-    assert shown["server.port"] == "8081  (environment DICOMWEB_PROXY_SERVER__PORT)"
-    assert shown["server.host"] == "127.0.0.1  (default)"
-    assert list(shown) == list(SCHEMA.settings)
-    assert shown["cors.allow_origins"].startswith(f"[{VIEWER}, *]")
+    assert dict(SHOWN.findall(result.stdout)) == {
+        "upstream.url": f"{NOBODY}  (file {secretive})",
+        "upstream.auth.type": f"basic  (file {secretive})",
+        "upstream.auth.username": f"viewer  (file {secretive})",
+        "upstream.auth.password": f"********  (file {secretive})",
+        "cors.allow_origins": f"[{VIEWER}, *]  (file {secretive})",
+        "server.port": "8081  (environment DICOMWEB_PROXY_SERVER__PORT)",
+    }
     assert "open sesame" not in result.output
     warnings = re.findall(r"^warning: (\S+):", result.stdout, re.MULTILINE)
     assert set(warnings) >= {"cors.allow_origins", "server.allowed_hosts"}
+    assert result.stdout.startswith("warning: "), "the values come last"
+
+
+def test_check_all_shows_the_defaults_too(secretive: str) -> None:
+    result = run("check", "--offline", "--all", "--config", secretive)
+    shown = dict(SHOWN.findall(result.stdout))
+    assert list(shown) == list(SCHEMA.settings)
+    assert shown["server.host"] == "127.0.0.1  (default)"
+    assert shown["upstream.auth.password"] == f"********  (file {secretive})"
+
+
+def checked(reply: Reply, *flags: str, env: dict[str, str] | None = None) -> tuple[Result, Stub]:
+    with stub(reply) as archive:
+        flags = ("--upstream", f"{archive.url}/rs", "--allow-origin", VIEWER, *flags)
+        return run("check", *flags, env=env), archive
+
+
+def studies(base: str) -> Reply:
+    """The response of an archive with one study that calls itself `base`."""
+    study = {
+        "0020000D": {"vr": "UI", "Value": ["1.2.3"]},
+        "00081190": {"vr": "UR", "Value": [f"{base}/studies/1.2.3"]},
+    }
+    return Reply(headers={"Content-Type": "application/dicom+json"}, body=dumps([study]).encode())
+
+
+LOGIN = {
+    "DICOMWEB_PROXY_UPSTREAM__AUTH__TYPE": "bearer",
+    "DICOMWEB_PROXY_UPSTREAM__AUTH__TOKEN": "a",
+}
 
 
 @pytest.mark.parametrize(
-    ("status", "auth", "code"),
+    ("reply", "env", "code", "said"),
     [
-        (200, False, 0),
-        (302, False, 0),
-        (400, False, 0),
-        (404, False, 0),
-        (401, False, 0),
-        (500, False, 1),
-        (401, True, 1),
-        (403, True, 1),
+        (studies("/rs"), {}, 0, r"right path, searches return DICOM JSON"),
+        (Reply(body=b" [ ] "), {}, 0, "right path. It holds no study"),
+        (Reply(204), {}, 0, "right path. It holds no study"),
+        (Reply(404), {}, 1, r"wrong path \(404 .* upstream\.url .*/dicom-web, dcm4chee"),
+        (Reply(405), {}, 1, r"wrong path \(405"),
+        (Reply(400), {}, 1, r"wrong path.* \(400\).* https://"),
+        (Reply(302, {"Location": "/login?a=b"}), {}, 1, r"wrong path \(302.* to /login\)"),
+        (Reply(302), {}, 1, r"wrong path \(302, a redirect\)"),
+        (Reply(body=b""), {}, 1, "wrong path: .* without Content-Type, not DICOM JSON"),
+        (
+            Reply(headers={"Content-Type": "text/html"}, body=b"<p>"),
+            {},
+            1,
+            "wrong path: .*text/html",
+        ),
+        (Reply(body=b'["a study"]'), {}, 1, "wrong path: .* not DICOM JSON"),
+        (Reply(body=b'[{"ID": 1}]'), {}, 1, "wrong path: .* not DICOM JSON"),
+        (Reply(body=b"{}"), {}, 1, "wrong path: .* not DICOM JSON"),
+        (
+            Reply(401, {"WWW-Authenticate": 'Basic realm="x"'}),
+            {},
+            1,
+            r"login missing \(401, .*Basic",
+        ),
+        (Reply(403), {}, 1, r"login missing \(403\)"),
+        (Reply(401), LOGIN, 1, r"login refused \(401\): .* upstream\.auth"),
+        (Reply(403), LOGIN, 1, r"login refused \(403\)"),
+        (Reply(406), {}, 1, r"rejects a search \(406\)"),
+        (Reply(500), {}, 1, r"rejects a search \(500\). See its log"),
+        (Reply(508), {}, 1, r"asked to ask itself \(508\)"),
     ],
 )
-def test_check_asks_the_archive(status: int, code: int, tmp_path: Path, *, auth: bool) -> None:
-    credentials = {"auth": {"type": "bearer", "token": "abc"}} if auth else {}
-    with stub(Reply(status)) as archive:
-        file = written(tmp_path, fronting(f"{archive.url}/dicom-web", VIEWER, **credentials))
-        result = run("check", "--config", file)
+def test_check_judges_the_response_to_a_search(
+    reply: Reply, env: dict[str, str], code: int, said: str
+) -> None:
+    result, archive = checked(reply, env=env)
+    assert (result.exit_code, result.stderr) == (code, "")
+    verdict, *_ = result.stdout.splitlines()
+    assert re.match(f"{archive.url}/rs: .*{said}", verdict), verdict
+    ((method, path, headers),) = archive.own
+    assert (method, path) == ("GET", "/rs/studies?limit=1")
+    assert headers["Accept"] == "application/dicom+json"
+    assert headers["Authorization"] == ("Bearer a" if env else None)
+    assert not archive.requests
+
+
+@pytest.mark.parametrize("is_gzipped", [False, True])
+def test_check_prints_the_alias_that_is_missing(*, is_gzipped: bool) -> None:
+    reply = studies("http://pacs.internal:8042/rs")
+    if is_gzipped:
+        headers = {**reply.headers, "Content-Encoding": "gzip"}
+        reply = replace(reply, headers=headers, body=gzip.compress(reply.body))
+    result, _ = checked(reply)
+    assert result.exit_code == 0
+    _, name, line, *_ = result.stdout.splitlines()
+    assert name.startswith(
+        "upstream.aliases: the archive calls itself http://pacs.internal:8042/rs "
+    )
+    assert line == "  aliases: [http://pacs.internal:8042/rs]"
+    aliases = {"DICOMWEB_PROXY_UPSTREAM__ALIASES": "http://pacs.internal:8042/rs"}
+    assert "calls itself" not in checked(reply, env=aliases)[0].stdout
+    others = {"DICOMWEB_PROXY_UPSTREAM__ALIASES": "http://other/rs"}
+    assert "\n  aliases: [http://other/rs, http://pacs" in checked(reply, env=others)[0].stdout
+    off = {"DICOMWEB_PROXY_REWRITE_URLS": "false"}
+    assert "calls itself" not in checked(reply, env=off)[0].stdout
+
+
+@pytest.mark.parametrize("host", ["localhost:8080", "pacs.example"])
+def test_check_takes_the_name_that_the_archive_was_sent_for_known(host: str) -> None:
+    """Some archives put X-Forwarded-Host in front of their own path."""
+    env = {"DICOMWEB_PROXY_SERVER__HOST": "localhost"}
+    if host == "pacs.example":
+        env = {"DICOMWEB_PROXY_PUBLIC_URL": "https://pacs.example/dicom-web"}
+    result, archive = checked(studies(f"http://{host}/rs"), env=env)
+    assert "calls itself" not in result.stdout
+    assert archive.own[0][2]["X-Forwarded-Host"] == host
+
+
+def test_check_finds_names_in_bulk_data_and_prints_no_uid() -> None:
+    bulk = {"00091010": {"vr": "OB", "BulkDataURI": "http://pacs/rs/studies/1.2.840.77/bulk/1"}}
+    nested = {"00081140": {"vr": "SQ", "Value": [bulk]}, "00081190": {"vr": "UR"}}
+    result, _ = checked(Reply(body=dumps([nested]).encode()))
+    assert "\n  aliases: [http://pacs/rs]\n" in result.stdout
+    assert "1.2.840.77" not in result.stdout
+
+
+@pytest.mark.parametrize(("start", "code"), [(b'[{"00080005":{}},', 0), (b"[[", 1)])
+def test_check_reads_only_the_start_of_a_long_response(start: bytes, code: int) -> None:
+    result, _ = checked(Reply(body=start + b" " * 2**21))
     assert result.exit_code == code
-    ((method, path, headers),) = archive.requests
-    assert (method, path) == ("OPTIONS", "/dicom-web")
-    assert headers["Authorization"] == ("Bearer abc" if auth else None)
-    said = result.stderr if code else result.stdout
-    assert said.splitlines()[-1].startswith(f"{archive.url}/dicom-web: ")
-    assert "abc" not in result.output.replace("abcdef", "")
-    assert ("no proof of the URL" in said) is (status in (302, 400, 404))
 
 
 def test_check_says_which_archive_is_not_reachable(tmp_path: Path) -> None:
     closed = servers.free_port()
-    with stub(Reply()) as archive:
+    with stub(studies("/rs")) as archive:
         upstream = {"url": archive.url, "wado_url": f"http://{LOOPBACK}:{closed}/wado-rs"}
         file = written(tmp_path, {"upstream": upstream, "cors": {"allow_origins": [VIEWER]}})
         result = run("check", "--config", file)
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[-1] == f"{archive.url}: answers (200)"
-    assert result.stderr.startswith(f"http://{LOOPBACK}:{closed}/wado-rs: ")
-    assert len(result.stderr.splitlines()) == 1
+    search, retrieve, *_ = result.stdout.splitlines()
+    assert search == f"{archive.url}: right path, searches return DICOM JSON"
+    assert retrieve.startswith(f"http://{LOOPBACK}:{closed}/wado-rs: The archive could not be")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (404, 0, "reached (404 to OPTIONS)"),
+        (401, 1, "login missing (401)"),
+        (500, 1, "The archive responded 500."),
+    ],
+)
+def test_check_sends_options_to_the_other_services(
+    status: int, code: int, said: str, tmp_path: Path
+) -> None:
+    with stub(studies("/rs")) as archive, stub(Reply(status)) as other:
+        upstream = {"qido_url": archive.url, "wado_url": f"{other.url}/wado"}
+        file = written(tmp_path, {"upstream": upstream, "cors": {"allow_origins": [VIEWER]}})
+        result = run("check", "--config", file)
+    assert result.exit_code == code
+    assert result.stdout.splitlines()[1].startswith(f"{other.url}/wado: {said}")
+    assert [(method, path) for method, path, _ in other.own] == [("OPTIONS", "/wado")]
+
+
+def test_check_names_the_setting_of_the_search_service(tmp_path: Path) -> None:
+    with stub(Reply(404)) as archive:
+        file = written(tmp_path, fronting(NOBODY, VIEWER, qido_url=archive.url))
+        assert "Set upstream.qido_url " in run("check", "--config", file).stdout
 
 
 def test_check_says_what_it_is_waiting_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["dicomweb_cors_proxy.cli.check"]  # its name in `cli` is the command's
     monkeypatch.setattr(module, "SOON", 0)
-    with stub(Reply()) as archive:
+    with stub(Reply(body=b"[]")) as archive:
         file = written(tmp_path, fronting(archive.url, VIEWER, read_timeout=7))
         result = run("check", "--config", file)
     assert result.exit_code == 0
-    assert "7 s for the answer" in result.stderr
+    assert "7 s for the response" in result.stderr
+
+
+@pytest.mark.parametrize("body", [b"", b"[{"])
+def test_check_gives_up_an_archive_that_hangs(body: bytes, tmp_path: Path) -> None:
+    with servers.stalled(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n" + body) as url:
+        file = written(tmp_path, fronting(url, VIEWER, read_timeout=0.1))
+        result = run("check", "--config", file)
+    assert result.exit_code == 1
+    assert re.match(rf"{url}: .* within 0\.1 s", result.stdout)
 
 
 # serve
@@ -281,6 +418,35 @@ def test_serve_says_what_it_fronts(tmp_path: Path) -> None:
     assert "access   read-only\n" in output
     assert f"at       {p.root}/pacs/rs\n" in output
     assert re.search(r"^warning  cors\.per_origin\[1\]\.allow_origins: ", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_serve_says_once_what_check_says(workers: int, tmp_path: Path) -> None:
+    with stub(studies("http://pacs/rs")) as archive:
+        configuration = fronting(archive.url, VIEWER) | {"server": {"workers": workers}}
+        with serving(configuration, tmp_path) as p:
+            p.child.wait_for(r"\n  aliases: \[http://pacs/rs\]\n")
+    assert p.child.output.count("aliases: [") == 1
+    assert f"\ncheck    {archive.url}: right path" in p.child.output
+    assert "\nwarning  upstream.aliases: the archive calls itself" in p.child.output
+    assert len(archive.own) == 1
+
+
+def test_serve_warns_of_a_wrong_path_in_its_log(tmp_path: Path) -> None:
+    with stub(Reply(404)) as archive:
+        configuration = fronting(archive.url, VIEWER) | {"logging": {"format": "json"}}
+        with serving(configuration, tmp_path) as p:
+            line = p.child.wait_for(r".*wrong path \(404.*")[0]
+    assert loads(line)["level"] == "warning"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_serve_does_not_wait_for_the_archive(workers: int, tmp_path: Path) -> None:
+    with servers.stalled(b"") as url:
+        configuration = fronting(url, VIEWER) | {"server": {"workers": workers}}
+        with serving(configuration, tmp_path) as p:  # it serves /healthz
+            pass  # and stops at once, though the check still waits
+    assert "check " not in p.child.output
 
 
 def test_a_port_in_use() -> None:

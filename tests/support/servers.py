@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,21 @@ def silence() -> Iterator[str]:
         yield f"http://{LOOPBACK}:{listener.getsockname()[1]}"
 
 
+@contextmanager
+def stalled(start: bytes) -> Iterator[str]:
+    """Yield the URL of a server that sends only `start` of each response."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(start)
+            self.rfile.read()  # until the client is gone
+
+    with serving(Handler) as port:
+        yield f"http://{LOOPBACK}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What a stub archive answers."""
@@ -61,22 +76,28 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """An archive with fixed answers, and the requests that reached it."""
+    """An archive with fixed answers, and the requests that reached it.
+
+    `own` are those that the proxy makes for itself: its checks of the archive.
+    """
 
     url: str
-    requests: list[tuple[str, str, Message]]
+    requests: list[tuple[str, str, Message]] = field(default_factory=list)
+    own: list[tuple[str, str, Message]] = field(default_factory=list)
 
 
 @contextmanager
 def stub(reply: Reply) -> Iterator[Stub]:
     """Serve `reply` to every request."""
-    requests: list[tuple[str, str, Message]] = []
+    arrived = Stub("")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def answer(self) -> None:
-            requests.append((self.command, self.path, self.headers))
+            is_own = "Via" in self.headers and "X-Request-ID" not in self.headers
+            kind = arrived.own if is_own else arrived.requests
+            kind.append((self.command, self.path, self.headers))
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(reply.status)
             for name, value in reply.headers.items():
@@ -94,4 +115,4 @@ def stub(reply: Reply) -> Iterator[Stub]:
         def log_message(self, *_: object) -> None: ...
 
     with serving(Handler) as port:
-        yield Stub(f"http://{LOOPBACK}:{port}", requests)
+        yield replace(arrived, url=f"http://{LOOPBACK}:{port}")

@@ -1,14 +1,19 @@
-"""`check`: validate the configuration, show it, and ask the archive."""
+"""`check`: validate the configuration, ask the archive what a viewer would, and show both."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dicomweb_cors_proxy.cli.options import config_option, settings_or_exit
+from dicomweb_cors_proxy.cli.options import (
+    config_option,
+    origin_option,
+    settings_or_exit,
+    upstream_option,
+)
 from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight
 from dicomweb_cors_proxy.wiring import Pipeline, create_upstream, create_verifier
 
@@ -16,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dicomweb_cors_proxy.config.settings import Settings
-    from dicomweb_cors_proxy.proxy.readiness import ServiceStatus
+    from dicomweb_cors_proxy.proxy.archive_check import Verdict
 
-NOT_FOUND = 404
+FAILED = 1
 
 # Seconds before a line says that the check is still waiting.
 SOON = 2.0
@@ -26,41 +31,34 @@ SOON = 2.0
 
 @click.command(short_help="Validate a configuration and ask the archive.")
 @config_option
+@upstream_option
+@origin_option
 @click.option("--offline", is_flag=True, help="Don't ask the archive.")
-def check(config_file: Path | None, *, offline: bool) -> None:
-    """Say what `serve` would do with this configuration.
+@click.option("--all", "shows_all", is_flag=True, help="Show every setting, defaults too.")
+def check(config_file: Path | None, *, offline: bool, shows_all: bool, **flags: Any) -> None:  # noqa: ANN401
+    """Say whether `serve` would work with this configuration.
 
-    Prints every setting and where it comes from, the warnings, and whether archive and identity
-    provider respond. Exit status: 0, 1 if one of them does not respond or the archive refuses our
-    credentials, 2 for a configuration problem.
+    Searches the archive for one study, as a viewer does, and drops the response. Prints the result,
+    then the warnings, then the settings that differ from the defaults and where they come from.
+    With access.auth it also asks the identity provider for its keys.
+
+    Exit status: 0; 1 if the archive cannot be reached, is not at this path or needs another login,
+    or if tokens could not be verified; 2 for a configuration problem.
     """
-    settings = settings_or_exit(config_file)
-    effective = settings.effective()
-    width = max(len(setting.key) for setting in effective)
-    for setting in effective:
-        click.echo(f"{setting.key:<{width}}  {setting.value}  ({setting.source})")
+    settings = settings_or_exit(config_file, **flags)
+    verdicts = [] if offline else asyncio.run(_verdicts(settings))
+    for verdict in verdicts:
+        click.echo("\n".join(verdict.lines))
+    is_good = all(verdict.is_good for verdict in verdicts)
+    if not offline:
+        is_good &= asyncio.run(_keys_available(settings))
     for warning in settings.warnings():
         click.echo(f"warning: {warning}")
-    if offline:
-        return
-    failed = not asyncio.run(_keys_available(settings))
-    for service in asyncio.run(_statuses(settings)):
-        if service.problem:
-            failed = True
-            click.echo(f"{service.url}: {service.problem}", err=True)
-        else:
-            doubt = "; that is no proof of the URL" if _is_doubtful(service.status) else ""
-            click.echo(f"{service.url}: answers ({service.status}{doubt})")
-    sys.exit(1 if failed else 0)
-
-
-def _is_doubtful(status: int | None) -> bool:
-    """Return whether the status of a root may be that of another place.
-
-    It is 404 at many archives, and at any wrong path; a redirect may lead to a login or to https,
-    and 400 is what servers with TLS say to http.
-    """
-    return status is not None and (300 <= status <= 400 or status == NOT_FOUND)
+    shown = [each for each in settings.effective() if shows_all or not each.is_default]
+    width = max((len(setting.key) for setting in shown), default=0)
+    for setting in shown:
+        click.echo(f"{setting.key:<{width}}  {setting.value}  ({setting.source})")
+    sys.exit(0 if is_good else FAILED)
 
 
 async def _keys_available(settings: Settings) -> bool:
@@ -86,16 +84,16 @@ async def _keys_available(settings: Settings) -> bool:
     return True
 
 
-async def _statuses(settings: Settings) -> list[ServiceStatus]:
+async def _verdicts(settings: Settings) -> list[Verdict]:
     upstream = create_upstream(settings.upstream)
-    archive = Pipeline(settings, upstream, InFlight()).archive
+    archive = Pipeline(settings, upstream, InFlight()).archive_check
     try:
         asking = asyncio.create_task(archive.check_all())
         if not (await asyncio.wait([asking], timeout=SOON))[0]:
             timeouts = archive.timeouts
             click.echo(
-                f"The archive has not answered yet; it has {timeouts.connect:g} s for the "
-                f"connection and {timeouts.read:g} s for the answer.",
+                f"The archive has not responded yet; it has {timeouts.connect:g} s for the "
+                f"connection and {timeouts.read:g} s for the response.",
                 err=True,
             )
         return await asking

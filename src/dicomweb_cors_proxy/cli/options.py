@@ -33,6 +33,19 @@ def setting_option(flag: str, key: str, **attributes: Any) -> Callable[[Any], An
     return click.option(flag, key.replace(".", "__"), **attributes)
 
 
+upstream_option = setting_option(
+    "--upstream", "upstream.url", metavar="URL", help="DICOMweb root of the archive."
+)
+
+origin_option = setting_option(
+    "--allow-origin",
+    "cors.allow_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Origin of a viewer; may be given more than once.",
+)
+
+
 def settings_or_exit(config_file: Path | None, **flags: Any) -> Settings:  # noqa: ANN401
     """Load the configuration, or list all its problems and exit with status 2."""
     try:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from dicomweb_cors_proxy.cli.options import by_key, config_option, refuse, setting_option
+from dicomweb_cors_proxy.cli.options import (
+    by_key,
+    config_option,
+    origin_option,
+    refuse,
+    setting_option,
+    upstream_option,
+)
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.observability.log_setup import flush, print_lines, setup_logging
 from dicomweb_cors_proxy.observability.log_writer import occupy_standard_descriptors
@@ -22,10 +29,11 @@ from dicomweb_cors_proxy.operations.settings_source import SELF_SIGNED, Settings
 from dicomweb_cors_proxy.server.listening import bind, handling_signals, lift_descriptor_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.proxy.archive_check import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +42,8 @@ FAILED = 1
 
 @click.command(short_help="Run the proxy.")
 @config_option
-@setting_option("--upstream", "upstream.url", metavar="URL", help="DICOMweb root of the archive.")
-@setting_option(
-    "--allow-origin",
-    "cors.allow_origins",
-    metavar="ORIGIN",
-    multiple=True,
-    help="Origin of a viewer; may be given more than once.",
-)
+@upstream_option
+@origin_option
 @setting_option("--host", "server.host", metavar="HOST", help="Address to listen on.")
 @setting_option("--port", "server.port", metavar="PORT", help="Port to listen on.")
 @setting_option("--workers", "server.workers", metavar="N", help="Processes that serve.")
@@ -88,12 +90,16 @@ def _serve(source: SettingsSource) -> None:
         lines += _column("warning", [warning])
     tell = _log if settings.logging.format == "json" else print_lines
     on_ready = partial(tell, lines)
+
+    def on_checked(verdicts: Sequence[Verdict]) -> None:
+        tell(verdict_lines(verdicts))
+
     configuration = LiveSettings(settings, source.load)
     if server.workers == 1:
-        serve_alone(configuration, sockets, certificates, on_ready)
+        serve_alone(configuration, sockets, certificates, on_ready, on_checked)
     else:
         try:
-            status = serve_with_workers(configuration, sockets, certificates, on_ready)
+            status = serve_with_workers(configuration, sockets, certificates, on_ready, on_checked)
         except ServeError as error:
             _fail(str(error))
         sys.exit(status)
@@ -136,6 +142,16 @@ def greeting(settings: Settings, port: int, fingerprint: str = "") -> list[str]:
         *_column("tls", [f"self-signed, SHA-256 {fingerprint}"] if fingerprint else []),
     ]
     return [*lines, *_column("warning", list(settings.warnings()))]
+
+
+def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """Return what the check of the archive found, as lines."""
+    lines: list[str] = []
+    for verdict in verdicts:
+        first, *others = verdict.lines
+        lines += _column("check" if verdict.is_good else "warning", [first])
+        lines += _column("warning", others)
+    return lines
 
 
 def _column(label: str, values: list[str]) -> list[str]:

@@ -27,11 +27,15 @@ _MASK: Final = "********"
 
 
 class Effective(NamedTuple):
-    """A setting as it is in force: its value as YAML, secrets masked, and where it comes from."""
+    """A setting as it is in force: its value as YAML, secrets masked, and where it comes from.
+
+    `is_default` is True for a value that equals the default, wherever it comes from.
+    """
 
     key: str
     value: str
     source: str
+    is_default: bool
 
 
 def printable(value: object) -> str:
@@ -49,10 +53,17 @@ def printable(value: object) -> str:
     return str(value)
 
 
-def effective(settings: SettingFields, sources: Mapping[str, str]) -> list[Effective]:
-    """Return all settings as they are in force; `sources` has the source of each key."""
+def effective(
+    settings: SettingFields, sources: Mapping[str, str], defaults: Mapping[str, object]
+) -> list[Effective]:
+    """Return all settings as they are in force.
+
+    `sources` and `defaults` have the source and the default of each key.
+    """
+    values = {key: settings.value(key)[0] for key in sources}
     return [
-        Effective(key, printable(settings.value(key)[0]), source) for key, source in sources.items()
+        Effective(key, printable(value), sources[key], value == defaults[key])
+        for key, value in values.items()
     ]
 
 

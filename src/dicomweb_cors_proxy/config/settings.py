@@ -82,7 +82,8 @@ class Settings(SettingFields, BaseSettings):
 
     def effective(self) -> list[report.Effective]:
         """Return all settings as they are in force."""
-        return report.effective(self, self.sources)
+        defaults = {key: setting.default for key, setting in SCHEMA.settings.items()}
+        return report.effective(self, self.sources, defaults)
 
     def service_urls(self) -> dict[Service, str]:
         """Return the URL that each service is served from; those without one are not served."""

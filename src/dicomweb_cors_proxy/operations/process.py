@@ -13,6 +13,7 @@ from dicomweb_cors_proxy.observability.log_setup import setup_logging
 from dicomweb_cors_proxy.observability.records import traceback_summary
 from dicomweb_cors_proxy.operations.certificates import POLL_INTERVAL, Certificates
 from dicomweb_cors_proxy.operations.memory import settle
+from dicomweb_cors_proxy.operations.start_check import Turn, check_archive
 from dicomweb_cors_proxy.operations.systemd import (
     ALIVE,
     READY,
@@ -25,11 +26,12 @@ from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from multiprocessing.connection import Connection
 
     from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.operations.live_settings import LiveSettings
+    from dicomweb_cors_proxy.proxy.archive_check import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +49,11 @@ class ServingProcess:
         certificates: Certificates | None,
         on_reload: Callable[[], None] | None = None,
     ) -> None:
-        self._app = create_app(settings)
+        self.app = create_app(settings)
         self._certificates = certificates
         self.server = Server(
             ServerConfig(
-                self._app,
+                self.app,
                 settings.server,
                 None if certificates is None else certificates.context,
             ),
@@ -62,7 +64,7 @@ class ServingProcess:
         )
 
     def _stop(self) -> None:
-        self._app.draining = True
+        self.app.draining = True
 
     def run(self, main: Coroutine[Any, Any, None]) -> None:
         """Run in an event loop of the fastest kind there is."""
@@ -75,7 +77,7 @@ class ServingProcess:
         if self._certificates is not None:
             self._certificates.follow(settings.server)
         try:
-            await self._app.reload(settings)
+            await self.app.reload(settings)
         except Exception as error:  # noqa: BLE001  (a file that is gone by now, or a bug)
             logger.error("not reloaded: %s", traceback_summary(error))  # noqa: TRY400
 
@@ -93,6 +95,7 @@ def serve_alone(
     sockets: list[socket.socket],
     certificates: Certificates | None,
     on_ready: Callable[[], None],
+    on_checked: Callable[[Sequence[Verdict]], None],
 ) -> None:
     """Serve in this process until it is told to stop."""
     hangup = asyncio.Event()
@@ -118,7 +121,11 @@ def serve_alone(
             await process.server.ready.wait()
             settle()
             on_ready()
-            chores = [group.create_task(reload()), group.create_task(_feed_watchdog())]
+            chores = [
+                group.create_task(reload()),
+                group.create_task(_feed_watchdog()),
+                group.create_task(check_archive(process.app, on_checked)),
+            ]
             if certificates is not None:
                 chores.append(group.create_task(renew(certificates)))
             await serving
@@ -134,15 +141,22 @@ def serve_with_workers(
     sockets: list[socket.socket],
     certificates: Certificates | None,
     on_ready: Callable[[], None],
+    on_checked: Callable[[Sequence[Verdict]], None],
 ) -> int:
-    # They are of no use to a process that serves alone, and take time to import.
     """Serve in several workers under a supervisor; return the exit status."""
+    # They are of no use to a process that serves alone, and take time to import.
     from dicomweb_cors_proxy.operations.supervisor import Supervisor  # noqa: PLC0415
     from dicomweb_cors_proxy.operations.worker import (  # noqa: PLC0415
         RENEWED,
         follow_supervisor,
         shared_metrics,
     )
+
+    turn = Turn()
+
+    def ready() -> None:
+        on_ready()
+        turn.give()
 
     def work(
         settings: Settings, connection: Connection[Any, Any], beat: Callable[[], None]
@@ -156,13 +170,19 @@ def serve_with_workers(
             else:
                 await process.apply(message)
 
+        async def check() -> None:
+            await turn.taken()
+            await check_archive(process.app, on_checked)
+
         async def main() -> None:
             async with asyncio.TaskGroup() as group:
                 serving = group.create_task(process.server.serve(sockets))
                 await process.server.ready.wait()
                 settle()
                 with follow_supervisor(connection, process.server, apply, beat):
+                    checking = group.create_task(check())
                     await serving
+                    checking.cancel()
 
         process.run(main())
 
@@ -176,6 +196,6 @@ def serve_with_workers(
             ) from None
         settle()
         supervisor = Supervisor(
-            configuration, sockets, certificates=certificates, work=work, on_ready=on_ready
+            configuration, sockets, certificates=certificates, work=work, on_ready=ready
         )
         return supervisor.run()

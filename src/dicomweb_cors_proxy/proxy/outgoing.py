@@ -212,6 +212,21 @@ class OutgoingRequests:
             for upstream in self._router.upstreams
         }
 
+    def search_request(self, host: bytes, scheme: str) -> tuple[str, Request]:
+        """Return a viewer's search for one study, and the root that it is sent to.
+
+        `host` and `scheme` are those by which browsers reach the proxy.
+        """
+        upstream = self._router.service(Service.SEARCH)
+        lines = [upstream.host, (b"accept", b"application/dicom+json")]
+        lines += self._adapter.request_headers([], may_contain_urls=True)
+        if self._authorization:
+            lines.append(self._authorization)
+        lines.append(fields.via("1.1", self._instance_name))
+        lines = forwarding.forwarded(lines, scheme=scheme, host=host, trusted=True)
+        target = upstream.target(b"/studies") + b"?limit=1"
+        return upstream.base_url, Request(upstream.origin, b"GET", target, lines)
+
 
 def _reject_foreign_write(decision: Decision) -> None:
     if decision.outcome == "refused":

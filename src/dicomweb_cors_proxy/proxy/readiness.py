@@ -60,27 +60,18 @@ class ReadinessCheck:
         read = min(self.limits.read_timeout, READ_TIMEOUT_MAX)
         return self.limits.upstream_timeouts._replace(read=read)
 
-    async def check_all(self) -> list[ServiceStatus]:
-        """Ask every base URL at the same time."""
+    async def check_all(self, *, except_for: str | None = None) -> list[ServiceStatus]:
+        """Ask every base URL at the same time, without the one that is checked otherwise."""
         requests = self.requests.readiness_requests()
+        requests.pop(except_for or "", None)
         return await asyncio.gather(*(self._ask(url, out) for url, out in requests.items()))
 
     async def _ask(self, url: str, request: Request) -> ServiceStatus:
         timeouts = self.timeouts
         try:
             response = await self.upstream.send(request, None, timeouts)
-        except httpx.ReadTimeout:
-            detail = (
-                f"The archive accepted a connection, but did not respond within {timeouts.read:g} "
-                "s. Check that it does not hang."
-            )
-            return ServiceStatus(url, None, detail)
-        except httpx.HTTPError as error:
-            return ServiceStatus(
-                url, None, upstream_problem(error, self.limits.upstream_timeouts).detail
-            )
-        except UpstreamProblem as failed:
-            return ServiceStatus(url, None, failed.detail)
+        except (httpx.HTTPError, UpstreamProblem) as error:
+            return ServiceStatus(url, None, archive_failure(error, timeouts))
         await response.aclose()
         status = response.status
         try:
@@ -95,6 +86,18 @@ class ReadinessCheck:
         elif status >= 500:
             problem = f"The archive responded {status}. See its log."
         return ServiceStatus(url, status, problem)
+
+
+def archive_failure(error: httpx.HTTPError | UpstreamProblem, timeouts: Timeouts) -> str:
+    """Say why there is no response, and what to do."""
+    if isinstance(error, UpstreamProblem):
+        return error.detail
+    if isinstance(error, httpx.ReadTimeout):
+        return (
+            f"The archive accepted a connection, but did not respond within {timeouts.read:g} s. "
+            "Check that it does not hang."
+        )
+    return upstream_problem(error, timeouts).detail
 
 
 class HealthEndpoints:

@@ -72,6 +72,7 @@ class ResponseAdapter:
         self._base_path = base_path.rstrip("/").encode("ascii")
         self._public_url = public_url and public_url.encode("ascii")
         self._trusted_proxies = trusted_proxies
+        self._urls = archive
         self._rewriter = lru_cache(_PUBLIC_URLS)(
             lambda public, host: URLRewriter(archive.for_public_url(public, hosts=[host]))
         )
@@ -137,6 +138,16 @@ class ResponseAdapter:
                 headers = compressed_headers(headers_of_changed_body(headers))
                 body = _Chain(body, Gzip()) if body else Gzip()
         return headers, None if scope["method"] == "HEAD" or status == 204 else body
+
+    @property
+    def rewrites_urls(self) -> bool:
+        """Return whether the archive's URLs become the proxy's."""
+        return self._rewrite_urls
+
+    def knows_url(self, url: bytes, host: bytes) -> bool:
+        """Return whether a URL is the archive's, for a browser that reaches the proxy at `host`."""
+        public = self._public_url or b"http://%b%b" % (host, self._base_path)
+        return self._urls.for_public_url(public, hosts=[host]).base(url) is not None
 
     def check_credentials(self, status: int) -> None:
         """Raise a 502 if the archive rejected our own credentials: a login would not help."""

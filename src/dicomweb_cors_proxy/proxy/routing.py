@@ -72,6 +72,10 @@ class Router:
         """Return the base URL of each service; several may be equal."""
         return self._upstreams.values()
 
+    def service(self, service: Service) -> BaseURL:
+        """Return the base URL of a service that is configured."""
+        return self._upstreams[service]
+
     def resource(self, path: bytes) -> str | None:
         """Return the template of the resource at a path; None if there is none."""
         route, _ = self._find(path)

@@ -993,7 +993,7 @@ def test_every_key_is_a_flag(places: Places, others: dict[str, Any]) -> None:
 
 
 def test_what_is_in_force_is_printed_as_yaml_with_secrets_masked(others: dict[str, Any]) -> None:
-    printed = {key: value for key, value, _ in Settings(**nested(others)).effective()}
+    printed = {each.key: each.value for each in Settings(**nested(others)).effective()}
     assert list(printed) == list(others)
     shown = {
         "upstream.url": "http://archive.example/a",
