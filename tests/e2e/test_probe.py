@@ -161,10 +161,10 @@ async def compare(report: Report, viewer: Viewer) -> set[str]:
         )
         assert (answer.error == "TypeError") is exchange.is_blocked, (check, answer, exchange)
         if not exchange.is_blocked:
-            if check == "store" and exchange.is_away and exchange.answer is None:
+            if check == "store" and exchange.is_away and exchange.response is None:
                 continue  # a browser repeats the POST at the other origin, the probe does not
-            assert exchange.answer
-            assert answer.status == exchange.answer.status, check
+            assert exchange.response
+            assert answer.status == exchange.response.status, check
             shown = "content-range" in answer.headers
             findings = {f.check: f for f in report.findings}
             if check == "range" and answer.status == 206:

@@ -69,52 +69,54 @@ class Advisor:
     def advice(self, exchange: FetchResult) -> Advice:
         """Return what lets the request through."""
         if exchange.step is None:
-            return self._on_no_answer(exchange)
+            return self._on_no_response(exchange)
         rule = exchange.step.rule
         if rule in _ON_REQUESTS and exchange.stage is Stage.REQUEST:
             return _ON_REQUESTS[rule]
-        if exchange.answer is not None and exchange.answer.status == 421:
+        if exchange.response is not None and exchange.response.status == 421:
             host = urlsplit(exchange.request.url).netloc
             return Advice(
-                {"server.allowed_hosts": [host]}, (), "have the server answer to the URL's host"
+                {"server.allowed_hosts": [host]}, (), "have the server serve the URL's host"
             )
-        if exchange.stage is Stage.REDIRECT or (exchange.answer and exchange.answer.is_redirect):
+        if exchange.stage is Stage.REDIRECT or (
+            exchange.response and exchange.response.is_redirect
+        ):
             return Advice({}, (), "give the viewer the URL to which the server redirects")
         asked = exchange.stage is Stage.PREFLIGHT
         keys, first = _ON_HEADERS if exchange.blocked_headers else _SETTINGS[rule]
         if (
             rule is Rule.ALLOW_ORIGIN_MISSING
             and not exchange.blocked_headers
-            and (varies(exchange.answer) or asked)
+            and (varies(exchange.response) or asked)
         ):
-            first = _LET_IN if varies(exchange.answer) else _ANSWER_PREFLIGHTS
+            first = _LET_IN if varies(exchange.response) else _ANSWER_PREFLIGHTS
         if first == _LET_IN and self._origin == "null":
             first = _LET_NULL_IN
         first = first.format(origin=self._origin, names=", ".join(exchange.blocked_headers))
         if asked:
-            return Advice(self._ours(*keys), self.preflights(exchange.answer), first)
+            return Advice(self._ours(*keys), self.preflights(exchange.response), first)
         hidden = nginx_hide(_HIDDEN.get(rule, ()))
-        return Advice(self._ours(*keys), (*hidden, *self.answers(exchange.answer)), first)
+        return Advice(self._ours(*keys), (*hidden, *self.responses(exchange.response)), first)
 
-    def _on_no_answer(self, exchange: FetchResult) -> Advice:
+    def _on_no_response(self, exchange: FetchResult) -> Advice:
         if exchange.stage is Stage.REDIRECT:
             first = (
                 "see why the server redirects to a private address, or follow it with "
                 "--follow-private-redirects"
             )
         else:
-            first = "see why the server does not answer"
+            first = "see why the server does not respond"
             if self._root.startswith("http:"):
                 first += ", and whether it wants https there"
         return Advice({}, (), first)
 
-    def on_answers(self, key: str, answer: Response, first: str) -> Advice:
+    def on_responses(self, key: str, response: Response, first: str) -> Advice:
         """Return a setting by our key, with the lines for nginx that every response needs."""
-        return Advice(self._ours(key), self.answers(answer), first)
+        return Advice(self._ours(key), self.responses(response), first)
 
-    def on_preflights(self, key: str, answer: Response, first: str) -> Advice:
+    def on_preflights(self, key: str, response: Response, first: str) -> Advice:
         """Return a setting by our key, with the lines for nginx that preflights need."""
-        return Advice(self._ours(key), self.preflights(answer), first)
+        return Advice(self._ours(key), self.preflights(response), first)
 
     def one_layer(self, lines: tuple[str, ...]) -> Advice:
         """Return what to do where two layers send CORS headers; `lines` are nginx's."""
@@ -125,13 +127,13 @@ class Advisor:
         """Return the advice for a server without any CORS."""
         return Advice(
             {"upstream.url": self._root, **self._ours("cors.allow_origins")},
-            (*self.preflights(), *self.answers()),
+            (*self.preflights(), *self.responses()),
             "put dicomweb-cors-proxy, or nginx with the lines above, before the server, which "
             "sends no CORS headers",
         )
 
-    def answers(self, sent: Response | None = None) -> tuple[str, ...]:
-        """Lines of a location: what every response needs, in place of the one `sent`."""
+    def responses(self, sent: Response | None = None) -> tuple[str, ...]:
+        """Return the lines of a location that every response needs, in place of the one `sent`."""
         lines = [f"add_header Access-Control-Allow-Origin {self._quoted} always;"]
         if self._lets_credentials(sent):
             lines.append("add_header Access-Control-Allow-Credentials true always;")
@@ -140,7 +142,7 @@ class Advisor:
         return tuple(lines)
 
     def preflights(self, sent: Response | None = None) -> tuple[str, ...]:
-        """Lines of a location: what answers preflights before any login, in place of `sent`."""
+        """Return lines of a location that answer preflights before any login, replacing `sent`."""
         lines = [
             "if ($request_method = OPTIONS) {",
             f"  add_header Access-Control-Allow-Origin {self._quoted};",
@@ -230,7 +232,7 @@ _ON_HEADERS: Final = (("cors.allow_headers",), "name {names} in Access-Control-A
 _SETTINGS: Final[Mapping[Rule, tuple[tuple[str, ...], str]]] = {
     Rule.ALLOW_ORIGIN_MISSING: (
         _ORIGINS,
-        "have every answer say Access-Control-Allow-Origin, errors included",
+        "have every response carry Access-Control-Allow-Origin, errors included",
     ),
     Rule.ALLOW_ORIGIN_SEVERAL: (
         _ORIGINS,

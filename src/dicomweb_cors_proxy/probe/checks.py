@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from dicomweb_cors_proxy.probe.addresses import Space, space_of_origin
 from dicomweb_cors_proxy.probe.advice import MAX_AGE, Advice, nginx_hide
-from dicomweb_cors_proxy.probe.client import NoAnswerError
+from dicomweb_cors_proxy.probe.client import NoResponseError
 from dicomweb_cors_proxy.probe.fetch import DEFAULT_MAX_AGE, exposes, judge_request, max_age
 from dicomweb_cors_proxy.probe.findings import Finding, Report, Target, Verdict
 from dicomweb_cors_proxy.probe.hints import OUT_OF_REACH, first, out_of_reach
@@ -84,7 +84,7 @@ def _until_the_deadline(session: ProbeSession, client: ProbeClient) -> Iterator[
             "deadline",
             Verdict.FAIL,
             f"The probe stopped after {client.max_seconds:g} seconds, before it had asked "
-            "everything. The server is slow, or sends an answer without an end.",
+            "everything. The server is slow, or sends a response without an end.",
             rule="deadline",
             advice=first("see why the server is slow, or allow more time with --timeout"),
         )
@@ -111,9 +111,9 @@ def _check_request(session: ProbeSession) -> Iterator[Finding]:
 
 def _check_search(session: ProbeSession) -> Iterator[Finding]:
     search = session.fetch(SEARCH, {}, JSON)
-    if search.no_answer is not None and search.no_answer.reason in OUT_OF_REACH:
+    if search.no_response is not None and search.no_response.reason in OUT_OF_REACH:
         session.is_over = True
-        yield out_of_reach(search.no_answer)
+        yield out_of_reach(search.no_response)
         return
     if not session.is_cross_origin:
         text = "Page and archive have the same origin: browsers ask for no CORS."
@@ -158,7 +158,7 @@ def _check_store(session: ProbeSession) -> Iterator[Finding]:
 def _check_errors(session: ProbeSession) -> Iterator[Finding]:
     planned = ERROR
     exchange = session.fetch(planned, {"study": _made_up()}, JSON)
-    if exchange.answer is not None and exchange.answer.is_ok:
+    if exchange.response is not None and exchange.response.is_ok:
         planned = NOWHERE
         exchange = session.fetch(planned, {}, JSON)
     yield session.judged(planned, exchange)
@@ -169,34 +169,36 @@ def _check_range(session: ProbeSession) -> Iterator[Finding]:
     if (
         not session.is_cross_origin
         or frames.is_blocked
-        or frames.answer is None
-        or not frames.answer.is_ok
+        or frames.response is None
+        or not frames.response.is_ok
     ):
         return
     part = session.fetch(PART, session.uids, FRAMES, _RANGE)
     if part.is_blocked:
         yield session.judged(PART, part)
         return
-    answer = part.answer or frames.answer
-    answered = answer.status == 206
-    announced = "bytes" in (combined(frames.answer, "accept-ranges") or "").lower()
-    if not answered and not announced:
+    response = part.response or frames.response
+    is_partial = response.status == 206
+    announced = "bytes" in (combined(frames.response, "accept-ranges") or "").lower()
+    if not is_partial and not announced:
         return
-    if exposes(part.request, answer, "content-range"):
+    if exposes(part.request, response, "content-range"):
         text = "A page that asks for a part sees which part it got (Content-Range)."
-        yield Finding(PART.check, Verdict.PASS, text, str(PART), answer.status)
+        yield Finding(PART.check, Verdict.PASS, text, str(PART), response.status)
         return
-    action = "answers Range" if answered else "announces Accept-Ranges"
+    action = "supports Range" if is_partial else "announces Accept-Ranges"
     yield Finding(
         PART.check,
-        Verdict.FAIL if answered else Verdict.WARN,
+        Verdict.FAIL if is_partial else Verdict.WARN,
         f"The server {action}, but a page can't see Content-Range: viewers take a part of an "
         "image for the whole. Access-Control-Expose-Headers does not list it.",
         str(PART),
-        answer.status,
+        response.status,
         "content-range-not-exposed",
         "Fetch, main fetch, step 14",
-        session.advisor.on_answers("cors.expose_headers", answer, "expose Content-Range to pages"),
+        session.advisor.on_responses(
+            "cors.expose_headers", response, "expose Content-Range to pages"
+        ),
     )
 
 
@@ -211,7 +213,7 @@ def _check_preflight_cache(session: ProbeSession) -> Iterator[Finding]:
         yield Finding(
             "max-age",
             Verdict.WARN,
-            f"The answer to the preflight {fault}: a round trip more for nearly every frame.",
+            f"The response to the preflight {fault}: a round trip more for nearly every frame.",
             rule="max-age",
             step="Fetch, CORS-preflight fetch, step 7.9",
             advice=session.advisor.on_preflights(
@@ -231,34 +233,34 @@ def _check_preflight_cache(session: ProbeSession) -> Iterator[Finding]:
 
 def _check_vary(session: ProbeSession) -> Iterator[Finding]:
     search = session.exchanges[SEARCH.check]
-    answer = search.answer
-    if not session.is_cross_origin or search.is_blocked or answer is None or search.is_redirected:
+    response = search.response
+    if not session.is_cross_origin or search.is_blocked or response is None or search.is_redirected:
         return
-    allowed = combined(answer, "access-control-allow-origin")
-    if allowed == "*" or _is_uncacheable(answer):
+    allowed = combined(response, "access-control-allow-origin")
+    if allowed == "*" or _is_uncacheable(response):
         return
-    if not varies(answer):
+    if not varies(response):
         try:
-            other = session.page.without_origin(search.request).answer
-        except NoAnswerError:
+            other = session.page.without_origin(search.request).response
+        except NoResponseError:
             return
-        if other.status != answer.status:  # a session by cookie, say: another answer anyway
+        if other.status != response.status:  # a session by cookie, say: another response anyway
             return
         if combined(other, "access-control-allow-origin") != allowed:
             yield Finding(
                 "vary",
                 Verdict.WARN,
-                "The answer depends on the origin and doesn't say so: a browser that has it in "
+                "The response depends on the origin and doesn't say so: a browser that has it in "
                 "its cache for another page, or for an image, blocks this one. It lacks Vary: "
                 "Origin.",
                 rule="vary-missing",
                 step="Fetch, CORS protocol and HTTP caches",
-                advice=session.advisor.on_answers(
-                    "cors.allow_origins", answer, "add Vary: Origin to every answer"
+                advice=session.advisor.on_responses(
+                    "cors.allow_origins", response, "add Vary: Origin to every response"
                 ),
             )
             return
-    yield Finding("vary", Verdict.PASS, "Caches can't mix up the answers for two origins.")
+    yield Finding("vary", Verdict.PASS, "Caches cannot mix up the responses for two origins.")
 
 
 def _check_doubled_headers(session: ProbeSession) -> Iterator[Finding]:
@@ -268,14 +270,14 @@ def _check_doubled_headers(session: ProbeSession) -> Iterator[Finding]:
         return
     exchanges = session.exchanges.values()
     preflights = [e.granted for e in exchanges if e.granted and _doubles(e.granted)]
-    answers = [e.answer for e in exchanges if e.answer and _doubles(e.answer)]
-    if not preflights and not answers:
+    responses = [e.response for e in exchanges if e.response and _doubles(e.response)]
+    if not preflights and not responses:
         return
-    names = sorted({name for head in (*preflights, *answers) for name in _doubles(head)})
+    names = sorted({name for head in (*preflights, *responses) for name in _doubles(head)})
     lines = [
         *nginx_hide(names),
         *(session.advisor.preflights(preflights[0]) if preflights else ()),
-        *(session.advisor.answers(answers[0]) if answers else ()),
+        *(session.advisor.responses(responses[0]) if responses else ()),
     ]
     yield Finding(
         "doubled",
@@ -309,9 +311,9 @@ def _check_links(session: ProbeSession) -> Iterator[Finding]:
     yield Finding(
         "links",
         Verdict.FAIL if mixed else Verdict.WARN,
-        f"URLs in the answers ({attributes}) lead to "
+        f"URLs in the responses ({attributes}) lead to "
         f"{destinations(found, target.root)}: {effect} "
-        "If it is dicomweb-cors-proxy that answers, behind another server, its public_url has "
+        "If dicomweb-cors-proxy runs there, behind another server, its public_url has "
         "to be the root above.",
         rule="links-elsewhere",
         advice=Advice(
@@ -385,5 +387,5 @@ def _doubles(head: Response) -> list[str]:
     return [name for name in _SINGLE if len(head.lines(name.lower())) > 1]
 
 
-def _is_uncacheable(answer: Response) -> bool:
-    return "no-store" in (combined(answer, "cache-control") or "").lower()
+def _is_uncacheable(response: Response) -> bool:
+    return "no-store" in (combined(response, "cache-control") or "").lower()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.probe.responses import Headers
 
-__all__ = ["NoAnswerError", "ProbeClient", "Reason", "Received"]
+__all__ = ["NoResponseError", "ProbeClient", "Reason", "Received"]
 
 MAX_SECONDS: Final = 120  # for all requests of a probe
 CONNECT_TIMEOUT: Final = 10.0  # seconds
@@ -107,7 +107,7 @@ _FAULTS: Final[tuple[tuple[tuple[type[BaseException], ...], Reason, str], ...]] 
     (
         (httpcore.ReadTimeout,),
         Reason.HANGS,
-        f"The connection stands, but no answer came within {READ_TIMEOUT:.0f} seconds.",
+        f"The connection stands, but no response came within {READ_TIMEOUT:.0f} seconds.",
     ),
     (
         (httpx.InvalidURL, httpcore.UnsupportedProtocol, UnicodeError),
@@ -130,7 +130,7 @@ _ERRORS: Final = (
 )
 
 
-class NoAnswerError(Exception):
+class NoResponseError(Exception):
     """No response came; the text says why, and holds nothing of what the other side sent."""
 
     def __init__(self, reason: Reason, text: str) -> None:
@@ -142,7 +142,7 @@ class NoAnswerError(Exception):
 class Received:
     """A response, as much of its body as was asked for, and the space that it came from."""
 
-    answer: Response
+    response: Response
     body: bytes
     space: Space | None
 
@@ -199,7 +199,7 @@ class ProbeClient:
     ) -> Received:
         """Send a request; read `body` bytes of the response's at most.
 
-        Raises NoAnswerError, also if all addresses of the host are nearer than `nearest`, and
+        Raises NoResponseError, also if all addresses of the host are nearer than `nearest`, and
         OutOfTimeError after the deadline.
         """
         self._network.check_time()
@@ -219,18 +219,17 @@ class ProbeClient:
                     }
                 },
             )
-            response = self._pool.handle_request(_of_httpcore(request))
+            raw = self._pool.handle_request(_of_httpcore(request))
             try:
-                answer = _answer(response)
-                space = space_of(response.extensions)
-                return Received(answer, _beginning(response, answer, body), space)
+                head = _head(raw)
+                return Received(head, _beginning(raw, head, body), space_of(raw.extensions))
             finally:
-                response.close()
+                raw.close()
         except PrivateAddressError as error:
-            raise NoAnswerError(Reason.PRIVATE, _private(url, error.space)) from None
+            raise NoResponseError(Reason.PRIVATE, _private(url, error.space)) from None
         except _ERRORS as error:
             self._network.check_time()
-            raise _no_answer(error) from None
+            raise _no_response(error) from None
 
 
 def _of_httpcore(request: httpx.Request) -> httpcore.Request:
@@ -244,23 +243,21 @@ def _of_httpcore(request: httpx.Request) -> httpcore.Request:
     )
 
 
-def _answer(response: httpcore.Response) -> Response:
+def _head(raw: httpcore.Response) -> Response:
     return Response(
-        response.status,
-        tuple(
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers
-        ),
+        raw.status,
+        tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw.headers),
     )
 
 
-def _beginning(response: httpcore.Response, answer: Response, limit: int) -> bytes:
+def _beginning(raw: httpcore.Response, head: Response, limit: int) -> bytes:
     """Read `limit` bytes of a body at most, without its gzip or deflate coding."""
-    coding = (combined(answer, "content-encoding") or "").strip().lower()
+    coding = (combined(head, "content-encoding") or "").strip().lower()
     inflate = zlib.decompressobj(_ZLIB_OR_GZIP) if coding in _ZLIB_CODINGS else None
     body = bytearray()
     end = monotonic() + READ_TIMEOUT
     try:
-        for chunk in response.iter_stream() if limit else ():
+        for chunk in raw.iter_stream() if limit else ():
             # The limit keeps a small chunk from becoming a large part of memory.
             body += inflate.decompress(chunk, limit - len(body)) if inflate else chunk
             if len(body) >= limit or monotonic() > end:
@@ -274,7 +271,7 @@ def _private(url: str, space: Space) -> str:
     there = shown_origin(url) or "another server"
     where = "this machine" if space is Space.LOOPBACK else "a private network"
     return (
-        f"The answer redirects to {there}, an address of {where}, from a server that is farther "
+        f"The response redirects to {there}, an address of {where}, from a server that is farther "
         "away. The probe does not ask there without --follow-private-redirects."
     )
 
@@ -285,17 +282,17 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _no_answer(error: BaseException) -> NoAnswerError:
+def _no_response(error: BaseException) -> NoResponseError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             fault = _CERTIFICATE_FAULTS.get(cause.verify_code, "it does not verify")
             text = f"No browser takes the server's certificate: {fault}."
-            return NoAnswerError(Reason.CERTIFICATE, text)
+            return NoResponseError(Reason.CERTIFICATE, text)
         if isinstance(cause, ssl.SSLError) and cause.reason in _TLS_FAULTS:
-            return NoAnswerError(Reason.TLS, _TLS_FAULTS[cause.reason])
+            return NoResponseError(Reason.TLS, _TLS_FAULTS[cause.reason])
         for kinds, reason, text in _FAULTS:
             if isinstance(cause, kinds):
-                return NoAnswerError(reason, text)
-    return NoAnswerError(
-        Reason.CLOSED, "What came is no HTTP answer, or the connection was closed before one."
+                return NoResponseError(reason, text)
+    return NoResponseError(
+        Reason.CLOSED, "The server did not send HTTP, or closed the connection before its response."
     )

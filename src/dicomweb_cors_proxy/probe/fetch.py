@@ -5,8 +5,8 @@ the first that fails is the reason why a page gets nothing.
 
     request = Request("GET", url, origin, headers)
     if request.needs_preflight:
-        step = judge_preflight(request, answer_to_options)
-    step = step or judge(request, answer)  # None: the page reads the response
+        step = judge_preflight(request, options_response)
+    step = step or judge(request, response)  # None: the page reads the response
 
 Source: https://fetch.spec.whatwg.org, commit of July 2026. Section names and step numbers are its.
 """
@@ -140,34 +140,34 @@ class Step:
     fails: Callable[[Request, Response], bool]
 
 
-def _lists(answer: Response, name: str) -> list[str]:
-    return listed(answer, name) or []
+def _lists(response: Response, name: str) -> list[str]:
+    return listed(response, name) or []
 
 
 def _covers(request: Request, allowed: Container[str], item: str) -> bool:
     return item in allowed or (not request.credentials and "*" in allowed)
 
 
-def _method_lacks(request: Request, answer: Response) -> bool:
+def _method_lacks(request: Request, response: Response) -> bool:
     return request.method not in SAFELISTED_METHODS and not _covers(
-        request, _lists(answer, "access-control-allow-methods"), request.method
+        request, _lists(response, "access-control-allow-methods"), request.method
     )
 
 
-def _allowed_names(answer: Response) -> list[str]:
-    return [name.lower() for name in _lists(answer, "access-control-allow-headers")]
+def _allowed_names(response: Response) -> list[str]:
+    return [name.lower() for name in _lists(response, "access-control-allow-headers")]
 
 
-def _authorization_lacks(request: Request, answer: Response) -> bool:
-    return _NON_WILDCARD in lacking_names(request, answer)
+def _authorization_lacks(request: Request, response: Response) -> bool:
+    return _NON_WILDCARD in lacking_names(request, response)
 
 
-def _header_lacks(request: Request, answer: Response) -> bool:
-    return bool(lacking_names(request, answer))
+def _header_lacks(request: Request, response: Response) -> bool:
+    return bool(lacking_names(request, response))
 
 
-def _allow_origin(answer: Response) -> str:
-    return combined(answer, "access-control-allow-origin") or ""
+def _allow_origin(response: Response) -> str:
+    return combined(response, "access-control-allow-origin") or ""
 
 
 CORS_CHECK: Final = (
@@ -175,32 +175,32 @@ CORS_CHECK: Final = (
         Rule.ALLOW_ORIGIN_MISSING,
         "CORS check",
         "2",
-        lambda _, answer: not answer.lines("access-control-allow-origin"),
+        lambda _, response: not response.lines("access-control-allow-origin"),
     ),
     Step(
         Rule.ALLOW_ORIGIN_SEVERAL,
         "CORS check",
         "4",
-        lambda _, answer: bool(_SEPARATOR.search(_allow_origin(answer))),
+        lambda _, response: bool(_SEPARATOR.search(_allow_origin(response))),
     ),
     Step(
         Rule.ALLOW_ORIGIN_ANY_WITH_CREDENTIALS,
         "CORS check",
         "4",
-        lambda request, answer: request.credentials and _allow_origin(answer) == "*",
+        lambda request, response: request.credentials and _allow_origin(response) == "*",
     ),
     Step(
         Rule.ALLOW_ORIGIN_OTHER,
         "CORS check",
         "4",
-        lambda request, answer: _allow_origin(answer) not in ("*", request.origin),
+        lambda request, response: _allow_origin(response) not in ("*", request.origin),
     ),
     Step(
         Rule.CREDENTIALS_NOT_ALLOWED,
         "CORS check",
         "8",
-        lambda request, answer: (
-            request.credentials and combined(answer, "access-control-allow-credentials") != "true"
+        lambda request, response: (
+            request.credentials and combined(response, "access-control-allow-credentials") != "true"
         ),
     ),
 )
@@ -213,26 +213,26 @@ PREFLIGHT: Final = (
         Rule.PREFLIGHT_REDIRECTED,
         _PREFLIGHT_FETCH,
         "7",
-        lambda _, answer: answer.is_redirect,
+        lambda _, response: response.is_redirect,
     ),
     *CORS_CHECK,
     Step(
         Rule.PREFLIGHT_STATUS,
         _PREFLIGHT_FETCH,
         "7",
-        lambda _, answer: not answer.is_ok,
+        lambda _, response: not response.is_ok,
     ),
     Step(
         Rule.ALLOW_METHODS_MALFORMED,
         _PREFLIGHT_FETCH,
         "7.3",
-        lambda _, answer: is_malformed(answer, "access-control-allow-methods"),
+        lambda _, response: is_malformed(response, "access-control-allow-methods"),
     ),
     Step(
         Rule.ALLOW_HEADERS_MALFORMED,
         _PREFLIGHT_FETCH,
         "7.3",
-        lambda _, answer: is_malformed(answer, "access-control-allow-headers"),
+        lambda _, response: is_malformed(response, "access-control-allow-headers"),
     ),
     Step(Rule.METHOD_NOT_ALLOWED, _PREFLIGHT_FETCH, "7.5", _method_lacks),
     Step(Rule.AUTHORIZATION_NOT_NAMED, _PREFLIGHT_FETCH, "7.6", _authorization_lacks),
@@ -257,18 +257,18 @@ BEFORE: Final = (
 
 _REDIRECT_FETCH: Final = "HTTP-redirect fetch"
 _NOT_HTTP: Final = Step(
-    Rule.REDIRECT_NOT_HTTP, _REDIRECT_FETCH, "6", lambda _, answer: answer.is_redirect
+    Rule.REDIRECT_NOT_HTTP, _REDIRECT_FETCH, "6", lambda _, response: response.is_redirect
 )
 _TOO_MANY: Final = Step(
     Rule.REDIRECT_LOOP, _REDIRECT_FETCH, "7", lambda request, _: request.redirects >= MAX_REDIRECTS
 )
 _WITH_CREDENTIALS: Final = Step(
-    Rule.REDIRECT_WITH_CREDENTIALS, _REDIRECT_FETCH, "10", lambda _, answer: answer.is_redirect
+    Rule.REDIRECT_WITH_CREDENTIALS, _REDIRECT_FETCH, "10", lambda _, response: response.is_redirect
 )
 
 
-def _first(steps: Iterable[Step], request: Request, answer: Response) -> Step | None:
-    return next((step for step in steps if step.fails(request, answer)), None)
+def _first(steps: Iterable[Step], request: Request, response: Response) -> Step | None:
+    return next((step for step in steps if step.fails(request, response)), None)
 
 
 def judge_request(request: Request) -> Step | None:
@@ -276,43 +276,43 @@ def judge_request(request: Request) -> Step | None:
     return _first(BEFORE, request, Response(0))
 
 
-def judge_preflight(request: Request, answer: Response) -> Step | None:
-    """Return the step at which the preflight's answer stops the request; None if it goes out."""
-    return _first(PREFLIGHT, request, answer)
+def judge_preflight(request: Request, response: Response) -> Step | None:
+    """Return the step at which the preflight's response stops the request; None if it goes out."""
+    return _first(PREFLIGHT, request, response)
 
 
-def judge(request: Request, answer: Response) -> Step | None:
+def judge(request: Request, response: Response) -> Step | None:
     """Return the step that keeps the response from the page; None if it can read it.
 
-    A redirect is judged as any answer, before it is followed ("HTTP fetch").
+    A redirect is judged as any response, before it is followed ("HTTP fetch").
     """
-    return _first(CORS_CHECK, request, answer) if request.is_cross_origin else None
+    return _first(CORS_CHECK, request, response) if request.is_cross_origin else None
 
 
-def follow(request: Request, answer: Response) -> Request | Step | None:
+def follow(request: Request, response: Response) -> Request | Step | None:
     """Return the request to which a redirect leads, or the step that forbids to follow it.
 
     None if the response is no redirect. "HTTP-redirect fetch".
     """
-    if not answer.is_redirect:
+    if not response.is_redirect:
         return None
     try:
-        url = urljoin(request.url, answer.lines("location")[0])
+        url = urljoin(request.url, response.lines("location")[0])
         parts = urlsplit(url)
         there = origin_of(url)
     except ValueError:
         return _NOT_HTTP
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname:
         return _NOT_HTTP
-    if _TOO_MANY.fails(request, answer):
+    if _TOO_MANY.fails(request, response):
         return _TOO_MANY
     here = origin_of(request.url)
     if (parts.username or parts.password) and (request.is_cross_origin or there != request.origin):
         return _WITH_CREDENTIALS
     method = request.method
     dropped: set[str] = set()
-    if (answer.status in (301, 302) and method == "POST") or (
-        answer.status == 303 and method not in ("GET", "HEAD")
+    if (response.status in (301, 302) and method == "POST") or (
+        response.status == 303 and method not in ("GET", "HEAD")
     ):
         method = "GET"
         dropped |= _BODY_HEADERS
@@ -330,12 +330,12 @@ def follow(request: Request, answer: Response) -> Request | Step | None:
     )
 
 
-def lacking_names(request: Request, answer: Response) -> tuple[str, ...]:
+def lacking_names(request: Request, response: Response) -> tuple[str, ...]:
     """Return the names for which a preflight asks and that its response does not allow.
 
     Raises ValueError if Access-Control-Allow-Headers is no list of names.
     """
-    allowed = _allowed_names(answer)
+    allowed = _allowed_names(response)
     return tuple(
         name
         for name in request.unsafe_names
@@ -343,12 +343,12 @@ def lacking_names(request: Request, answer: Response) -> tuple[str, ...]:
     )
 
 
-def max_age(answer: Response) -> int:
+def max_age(response: Response) -> int:
     """Return the seconds for which a granted preflight may be kept, before a browser's own limit.
 
     "CORS-preflight fetch", steps 7.8 and 7.9: 5 if there are none that can be read.
     """
-    lines = answer.lines("access-control-max-age")
+    lines = response.lines("access-control-max-age")
     if len(lines) != 1 or not _SECONDS.fullmatch(lines[0]):
         return DEFAULT_MAX_AGE
     digits = lines[0].lstrip("0")
@@ -358,7 +358,7 @@ def max_age(answer: Response) -> int:
     return min(int(digits or "0"), MAX_SECONDS)
 
 
-def exposes(request: Request, answer: Response, name: str) -> bool:
+def exposes(request: Request, response: Response, name: str) -> bool:
     """Return whether a page can read the header `name`, in lower case, if the response has it.
 
     "CORS-safelisted response-header name"; "main fetch", step 14.
@@ -367,7 +367,7 @@ def exposes(request: Request, answer: Response, name: str) -> bool:
         return False
     if not request.is_cross_origin or name in SAFELISTED_RESPONSE_HEADERS:
         return True
-    if is_malformed(answer, "access-control-expose-headers"):
+    if is_malformed(response, "access-control-expose-headers"):
         return False
-    names = {item.lower() for item in _lists(answer, "access-control-expose-headers")}
+    names = {item.lower() for item in _lists(response, "access-control-expose-headers")}
     return _covers(request, names, name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from dicomweb_cors_proxy.probe.advice import NOTHING, Advice
-from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
+from dicomweb_cors_proxy.probe.client import NoResponseError, Reason
 from dicomweb_cors_proxy.probe.findings import Finding, Verdict
 
 __all__ = [
@@ -67,7 +67,7 @@ _FIRST_ON: Final = {
     Reason.CERTIFICATE: "give the server a certificate that browsers trust",
     Reason.TLS: "check the URL's scheme and port, and the server's TLS",
     Reason.HANGS: (
-        "see whether the server answers at all, or waits for an archive behind it "
+        "see whether the server responds at all, or waits for an archive behind it "
         "(dicomweb-cors-proxy's command check asks that archive)"
     ),
 }
@@ -77,7 +77,7 @@ _TLS: Final = Advice(
 )
 
 
-def out_of_reach(error: NoAnswerError) -> Finding:
+def out_of_reach(error: NoResponseError) -> Finding:
     """Return the finding for a server that a page cannot reach."""
     advice = _TLS if error.reason is Reason.CERTIFICATE else NOTHING
     first = _FIRST_ON.get(error.reason, "see that the server runs and that the URL is right")

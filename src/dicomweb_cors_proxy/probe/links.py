@@ -1,4 +1,4 @@
-"""DICOM JSON answers (PS3.18 F.2): the instance they name, and where their URLs lead a page."""
+"""DICOM JSON responses (PS3.18 F.2): the instance they name, and where their URLs lead a page."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ class Instance:
 
 def _parsed(body: bytes) -> list[object]:
     try:
-        answer = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return []
-    return answer if isinstance(answer, list) else []
+    return value if isinstance(value, list) else []
 
 
 def is_dicom_json(body: bytes) -> bool:
     """Tell whether a response is a list of datasets (PS3.18 F.2), or the beginning of one."""
     try:
-        answer = json.loads(body)
+        value = json.loads(body)
     except (ValueError, RecursionError):
         return body.lstrip().startswith(b"[{")
-    return isinstance(answer, list) and all(
-        isinstance(each, dict) and all(map(_TAG.fullmatch, each)) for each in answer
+    return isinstance(value, list) and all(
+        isinstance(each, dict) and all(map(_TAG.fullmatch, each)) for each in value
     )
 
 

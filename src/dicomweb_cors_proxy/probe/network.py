@@ -90,7 +90,7 @@ class Network(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first address that answers and that is not too near."""
+        """Connect to the first address that accepts and that is not too near."""
         end = monotonic() + self.within(timeout)
         addresses = self._checked(self._addresses(host, end - monotonic()))
         for position, address in enumerate(addresses, 1):

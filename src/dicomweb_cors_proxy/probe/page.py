@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.probe.addresses import Space
-from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
+from dicomweb_cors_proxy.probe.client import NoResponseError, Reason
 from dicomweb_cors_proxy.probe.fetch import (
     Request,
     Rule,
@@ -36,7 +36,7 @@ class Stage(StrEnum):
 
     REQUEST = "request"
     PREFLIGHT = "preflight"
-    ANSWER = "answer"
+    RESPONSE = "response"
     REDIRECT = "redirect"
 
 
@@ -48,9 +48,9 @@ class FetchResult:
         asked: the request as the page made it. Its URL and headers are not for showing.
         request: the same after redirects.
         stage, step: where it was stopped, and by which step; None if the page reads the response.
-        no_answer: why there was no response, in place of a step.
-        answer: the last response, that of the preflight if that stopped it.
-        granted: the preflight's answer, if that let the request pass.
+        no_response: why there was no response, in place of a step.
+        response: the last response, that of the preflight if that stopped it.
+        granted: the preflight's response, if that let the request pass.
         blocked_headers: names of headers because of which the preflight was rejected.
         body: the beginning of the response's, whether the page can read it or not.
         space: that of the address which sent the last response.
@@ -62,8 +62,8 @@ class FetchResult:
     request: Request
     stage: Stage | None = None
     step: Step | None = None
-    no_answer: NoAnswerError | None = None
-    answer: Response | None = None
+    no_response: NoResponseError | None = None
+    response: Response | None = None
     granted: Response | None = None
     blocked_headers: tuple[str, ...] = ()
     body: bytes = b""
@@ -136,9 +136,9 @@ class Page:
         exchange = FetchResult(asked, asked)
         while True:
             exchange = self._hop(exchange, content, body, only_ask=only_ask)
-            if exchange.is_blocked or exchange.answer is None:
+            if exchange.is_blocked or exchange.response is None:
                 return exchange
-            match follow(exchange.request, exchange.answer):
+            match follow(exchange.request, exchange.response):
                 case None:
                     return exchange
                 case Step() as step:
@@ -150,7 +150,7 @@ class Page:
                     )
                     only_ask = is_away and request.method not in ("GET", "HEAD")
                     exchange = replace(
-                        exchange, request=request, answer=None, body=b"", is_away=is_away
+                        exchange, request=request, response=None, body=b"", is_away=is_away
                     )
 
     def _hop(
@@ -167,14 +167,14 @@ class Page:
             return exchange
         try:
             received = self._send(exchange, content, body)
-        except NoAnswerError as error:
-            return _unanswered(exchange, Stage.ANSWER, error)
-        step = judge(request, received.answer)
+        except NoResponseError as error:
+            return _without_response(exchange, Stage.RESPONSE, error)
+        step = judge(request, received.response)
         return replace(
             exchange,
-            stage=Stage.ANSWER if step else None,
+            stage=Stage.RESPONSE if step else None,
             step=step,
-            answer=received.answer,
+            response=received.response,
             body=received.body,
             space=received.space,
             sent=True,
@@ -183,21 +183,21 @@ class Page:
     def _ask(self, exchange: FetchResult) -> FetchResult:
         request, nearest = exchange.request, exchange.nearest
         try:
-            answer = self.preflight(request, nearest).answer
-        except NoAnswerError as error:
-            return _unanswered(exchange, Stage.PREFLIGHT, error)
-        if step := judge_preflight(request, answer):
+            response = self.preflight(request, nearest).response
+        except NoResponseError as error:
+            return _without_response(exchange, Stage.PREFLIGHT, error)
+        if step := judge_preflight(request, response):
             return replace(
                 exchange,
                 stage=Stage.PREFLIGHT,
                 step=step,
-                answer=answer,
-                blocked_headers=self._blocked_headers(request, answer, step, nearest),
+                response=response,
+                blocked_headers=self._blocked_headers(request, response, step, nearest),
             )
-        return replace(exchange, granted=exchange.granted or answer)
+        return replace(exchange, granted=exchange.granted or response)
 
     def preflight(self, request: Request, nearest: Space = Space.LOOPBACK) -> Received:
-        """Ask whether `request` may be sent; raises NoAnswerError."""
+        """Ask whether `request` may be sent; raises NoResponseError."""
         headers = [("Access-Control-Request-Method", request.method)]
         if names := request.unsafe_names:
             headers.append(("Access-Control-Request-Headers", ",".join(names)))
@@ -207,7 +207,7 @@ class Page:
         )
 
     def without_origin(self, request: Request) -> Received:
-        """Send `request` as a browser does for a link or an image; raises NoAnswerError."""
+        """Send `request` as a browser does for a link or an image; raises NoResponseError."""
         headers = (*request.headers, ("User-Agent", _AGENT))
         return self._client.send(request.method, request.url, _with_accept(headers))
 
@@ -244,11 +244,11 @@ class Page:
         )
 
     def _blocked_headers(
-        self, request: Request, answer: Response, step: Step, nearest: Space
+        self, request: Request, response: Response, step: Step, nearest: Space
     ) -> tuple[str, ...]:
         """Return the headers without which a preflight would be granted."""
         if step.rule in (Rule.AUTHORIZATION_NOT_NAMED, Rule.HEADER_NOT_ALLOWED):
-            return lacking_names(request, answer)
+            return lacking_names(request, response)
         names = request.unsafe_names
         if not names or len(names) > _MAX_NAMES:
             return ()
@@ -268,16 +268,16 @@ class Page:
         # With credentials, a missing Allow-Credentials would look like a fault of each header.
         probing = replace(request, method="GET", headers=headers, credentials=False)
         try:
-            return judge_preflight(probing, self.preflight(probing, nearest).answer) is not None
-        except NoAnswerError:
+            return judge_preflight(probing, self.preflight(probing, nearest).response) is not None
+        except NoResponseError:
             return True
 
 
-def _unanswered(exchange: FetchResult, stage: Stage, error: NoAnswerError) -> FetchResult:
+def _without_response(exchange: FetchResult, stage: Stage, error: NoResponseError) -> FetchResult:
     if error.reason is Reason.PRIVATE:
-        return replace(exchange, stage=Stage.REDIRECT, no_answer=error)
-    sent = exchange.sent or stage is Stage.ANSWER
-    return replace(exchange, stage=stage, no_answer=error, sent=sent)
+        return replace(exchange, stage=Stage.REDIRECT, no_response=error)
+    sent = exchange.sent or stage is Stage.RESPONSE
+    return replace(exchange, stage=stage, no_response=error, sent=sent)
 
 
 def _with_accept(headers: list[tuple[str, str]] | Headers) -> Headers:

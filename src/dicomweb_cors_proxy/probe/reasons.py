@@ -24,43 +24,47 @@ __all__ = ["varies", "why"]
 
 def why(exchange: FetchResult, *, origin: str, succeeded: bool) -> str:
     """Say in a sentence what stopped a request; `succeeded`: others were let through."""
-    if exchange.no_answer is not None:
+    if exchange.no_response is not None:
         before = "The preflight (OPTIONS): " if exchange.stage is Stage.PREFLIGHT else ""
-        return f"{before}{exchange.no_answer}"
+        return f"{before}{exchange.no_response}"
     if exchange.step is None:
         return ""
-    rule, answer = exchange.step.rule, exchange.answer
-    if rule in _UNASKED or answer is None:
+    rule, response = exchange.step.rule, exchange.response
+    if rule in _UNASKED or response is None:
         url = "redirect's target" if exchange.stage is Stage.REDIRECT else "URL"
         return _UNASKED[rule].format(url=url)
     if exchange.blocked_headers:
-        return _blocked_headers(exchange, answer)
+        return _blocked_headers(exchange, response)
     if exchange.stage is Stage.PREFLIGHT:
-        return _of_preflight(exchange, rule, answer, origin)
-    return _of_answer(rule, answer, origin, url=exchange.request.url, succeeded=succeeded)
+        return _of_preflight(exchange, rule, response, origin)
+    return _of_response(rule, response, origin, url=exchange.request.url, succeeded=succeeded)
 
 
-def _of_answer(rule: Rule, answer: Response, origin: str, *, url: str, succeeded: bool) -> str:
-    fault = _fault(rule, answer, origin)
-    if answer.is_redirect:
-        return f"The answer is a redirect ({answer.status}){_there(url, answer)}, and {fault}."
-    if succeeded and rule is Rule.ALLOW_ORIGIN_MISSING and answer.status >= 400:
-        return f"CORS headers come on success only: the {answer.status} {fault}."
-    return f"The answer ({answer.status}) {fault}."
+def _of_response(rule: Rule, response: Response, origin: str, *, url: str, succeeded: bool) -> str:
+    fault = _fault(rule, response, origin)
+    if response.is_redirect:
+        return (
+            f"The response is a redirect ({response.status}){_there(url, response)}, and {fault}."
+        )
+    if succeeded and rule is Rule.ALLOW_ORIGIN_MISSING and response.status >= 400:
+        return f"CORS headers come on success only: the {response.status} {fault}."
+    return f"The response ({response.status}) {fault}."
 
 
-def _of_preflight(exchange: FetchResult, rule: Rule, answer: Response, origin: str) -> str:
+def _of_preflight(exchange: FetchResult, rule: Rule, response: Response, origin: str) -> str:
     for applies, sentence in _PREFLIGHT_FAULTS:
-        if applies(rule, answer):
-            there = _there(exchange.request.url, answer)
-            said = sentence.format(status=answer.status, there=there)
+        if applies(rule, response):
+            there = _there(exchange.request.url, response)
+            said = sentence.format(status=response.status, there=there)
             return f"The preflight (OPTIONS) {said}"
-    return f"The answer to the preflight (OPTIONS, {answer.status}) {_fault(rule, answer, origin)}."
+    fault = _fault(rule, response, origin)
+    return f"The response to the preflight (OPTIONS, {response.status}) {fault}."
 
 
-def _asks_for_login(rule: Rule, answer: Response) -> bool:
+def _asks_for_login(rule: Rule, response: Response) -> bool:
     return rule in (Rule.ALLOW_ORIGIN_MISSING, Rule.PREFLIGHT_STATUS) and (
-        answer.status == 401 or (answer.status == 403 and bool(answer.lines("www-authenticate")))
+        response.status == 401
+        or (response.status == 403 and bool(response.lines("www-authenticate")))
     )
 
 
@@ -68,12 +72,12 @@ _PREFLIGHT_FAULTS: Final[tuple[tuple[Callable[[Rule, Response], bool], str], ...
     (
         _asks_for_login,
         (
-            "was answered {status}: the server asks for a login before it looks at the method, and "
+            "got {status}: the server asks for a login before it looks at the method, and "
             "a preflight never carries one."
         ),
     ),
     (
-        lambda rule, answer: rule is Rule.ALLOW_ORIGIN_MISSING and answer.status == 403,
+        lambda rule, response: rule is Rule.ALLOW_ORIGIN_MISSING and response.status == 403,
         "was refused with {status}, most likely for its origin.",
     ),
     (
@@ -81,29 +85,26 @@ _PREFLIGHT_FAULTS: Final[tuple[tuple[Callable[[Rule, Response], bool], str], ...
         "was redirected ({status}){there}, and browsers follow no redirect of a preflight.",
     ),
     (
-        lambda _, answer: answer.status == 421,
-        "was answered 421: the server does not answer to the host in the URL.",
+        lambda _, response: response.status == 421,
+        "got 421: the server does not serve the host in the URL.",
     ),
     (
         lambda rule, _: rule is Rule.PREFLIGHT_STATUS,
-        "was answered {status}; only 200 to 299 grant anything.",
+        "got {status}; only 200 to 299 grant anything.",
     ),
     (
-        lambda rule, answer: rule is Rule.ALLOW_ORIGIN_MISSING and not answer.is_ok,
-        (
-            "was answered {status}, without Access-Control-Allow-Origin: the server does not know "
-            "preflights."
-        ),
+        lambda rule, response: rule is Rule.ALLOW_ORIGIN_MISSING and not response.is_ok,
+        ("got {status}, without Access-Control-Allow-Origin: the server does not know preflights."),
     ),
 )
 
 
-def _there(url: str, answer: Response) -> str:
+def _there(url: str, response: Response) -> str:
     """Say where a redirect from `url` leads, but no path: it could be anything."""
-    if not answer.is_redirect:
+    if not response.is_redirect:
         return ""
     try:
-        there = shown_origin(urljoin(url, answer.lines("location")[0]))
+        there = shown_origin(urljoin(url, response.lines("location")[0]))
     except ValueError:
         there = None
     if there is None:
@@ -111,13 +112,13 @@ def _there(url: str, answer: Response) -> str:
     return " to another path" if there == origin_of(url) else f" to {there}"
 
 
-def _fault(rule: Rule, answer: Response, origin: str) -> str:
+def _fault(rule: Rule, response: Response, origin: str) -> str:
     fault = _FAULTS[rule]
-    return fault if isinstance(fault, str) else fault(answer, origin)
+    return fault if isinstance(fault, str) else fault(response, origin)
 
 
-def _several_origins(answer: Response, _: str) -> str:
-    lines = answer.lines("access-control-allow-origin")
+def _several_origins(response: Response, _: str) -> str:
+    lines = response.lines("access-control-allow-origin")
     if len(lines) == 1:
         return "lists several origins in Access-Control-Allow-Origin, which takes only one"
     times = "twice" if len(lines) == 2 else f"{len(lines)} times"
@@ -127,14 +128,14 @@ def _several_origins(answer: Response, _: str) -> str:
     )
 
 
-def _other_origin(answer: Response, origin: str) -> str:
-    value = answer.lines("access-control-allow-origin")[0]
+def _other_origin(response: Response, origin: str) -> str:
+    value = response.lines("access-control-allow-origin")[0]
     return f"lets another origin in: {_difference(value, origin)}"
 
 
-def _no_origin(answer: Response, _: str) -> str:
+def _no_origin(response: Response, _: str) -> str:
     fault = "has no Access-Control-Allow-Origin"
-    if varies(answer):
+    if varies(response):
         return f"{fault}, though it depends on the origin (Vary): this one is not let in"
     return fault
 
@@ -160,23 +161,23 @@ _UNASKED: Final = {
         "even ask for."
     ),
     Rule.BAD_PORT: "The {url} has a port to which browsers never connect.",
-    Rule.REDIRECT_NOT_HTTP: "The answer redirects to what is no http or https URL.",
-    Rule.REDIRECT_WITH_CREDENTIALS: "The answer redirects to a URL with a user name in it.",
-    Rule.REDIRECT_LOOP: "The answer redirects for ever.",
+    Rule.REDIRECT_NOT_HTTP: "The response redirects to a URL that is not http or https.",
+    Rule.REDIRECT_WITH_CREDENTIALS: "The response redirects to a URL with a user name in it.",
+    Rule.REDIRECT_LOOP: "The response redirects in an endless loop.",
 }
 
 
-def varies(answer: Response | None) -> bool:
+def varies(response: Response | None) -> bool:
     """Return whether a response says that it depends on the page's origin."""
-    value = combined(answer, "vary") if answer else None
+    value = combined(response, "vary") if response else None
     names = {name.strip().lower() for name in (value or "").split(",")}
     return bool(names & {"origin", "*"})
 
 
-def _blocked_headers(exchange: FetchResult, answer: Response) -> str:
-    subject = "The answer to the preflight (OPTIONS) does not"
+def _blocked_headers(exchange: FetchResult, response: Response) -> str:
+    subject = "The response to the preflight (OPTIONS) does not"
     names = ", ".join(exchange.blocked_headers)
-    star = "*" in answer.lines("access-control-allow-headers")
+    star = "*" in response.lines("access-control-allow-headers")
     if exchange.step and exchange.step.rule is Rule.AUTHORIZATION_NOT_NAMED and star:
         return (
             f"{subject} name authorization in Access-Control-Allow-Headers; a * there never covers "

@@ -36,18 +36,18 @@ class Response:
         return [value for key, value in self.headers if key.lower() == name]
 
 
-def combined(answer: Response, name: str) -> str | None:
+def combined(response: Response, name: str) -> str | None:
     """Get a header's value, its lines joined by `, ` ("get", header list)."""
-    lines = answer.lines(name)
+    lines = response.lines(name)
     return ", ".join(lines) if lines else None
 
 
-def listed(answer: Response, name: str) -> list[str] | None:
+def listed(response: Response, name: str) -> list[str] | None:
     """Extract a header's list of tokens ("extracting header list values"); None without it.
 
     Empty elements are passed over (RFC 9110 §5.6.1.2). Raises ValueError if it is not such a list.
     """
-    value = combined(answer, name)
+    value = combined(response, name)
     if value is None:
         return None
     elements = [element for part in value.split(",") if (element := part.strip(" \t"))]
@@ -56,10 +56,10 @@ def listed(answer: Response, name: str) -> list[str] | None:
     return elements
 
 
-def is_malformed(answer: Response, name: str) -> bool:
+def is_malformed(response: Response, name: str) -> bool:
     """Return whether a header is not a list of tokens."""
     try:
-        listed(answer, name)
+        listed(response, name)
     except ValueError:
         return True
     return False

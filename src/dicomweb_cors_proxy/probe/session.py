@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.probe.advice import NOTHING, Advisor
-from dicomweb_cors_proxy.probe.client import NoAnswerError, Reason
+from dicomweb_cors_proxy.probe.client import NoResponseError, Reason
 from dicomweb_cors_proxy.probe.findings import Finding, Report, Verdict
 from dicomweb_cors_proxy.probe.hints import (
     HINTS,
@@ -133,20 +133,20 @@ class ProbeSession:
         """Return the finding for a request, by its status or by the step that stopped it."""
         if exchange.is_blocked:
             return self._blocked(planned, exchange)
-        if exchange.is_away and exchange.answer is None:
+        if exchange.is_away and exchange.response is None:
             text = (
-                f"A page may try to {planned.purpose}. The answer redirects to another origin, "
+                f"A page may try to {planned.purpose}. The response redirects to another origin, "
                 "which the page may ask; the probe does not repeat a POST there."
             )
             return Finding(planned.check, Verdict.PASS, text, str(planned))
-        if only_asked or exchange.answer is None:
+        if only_asked or exchange.response is None:
             text = (
                 "A page may try to store: the preflight is granted. Nothing was sent; whether the "
                 "server takes it, --write tells."
             )
             return Finding(planned.check, Verdict.PASS, text, str(planned))
         self._succeeded = True
-        status = exchange.answer.status
+        status = exchange.response.status
         text, advice = f"A page can {planned.purpose} ({status}).", NOTHING
         if status >= 400 and planned.check != ERROR.check:
             action = "fails" if status >= 500 else "refuses"
@@ -171,7 +171,7 @@ class ProbeSession:
             text = f"It is not known if a page can {planned.purpose}. {self.why(exchange)}"
         if planned is SEARCH and self._is_without_cors(exchange):
             advice = self.advisor.everything
-            hint = HINTS.get((planned.check, exchange.answer.status if exchange.answer else 0))
+            hint = HINTS.get((planned.check, exchange.response.status if exchange.response else 0))
             if hint is not None:  # it may be another URL that belongs into the configuration
                 text += hint.text
                 ours = {k: v for k, v in advice.ours.items() if k != "upstream.url"}
@@ -181,7 +181,7 @@ class ProbeSession:
             Verdict.FAIL,
             text,
             str(planned),
-            exchange.answer.status if exchange.answer else None,
+            exchange.response.status if exchange.response else None,
             rule_of(exchange),
             step_of(exchange),
             advice,
@@ -189,14 +189,14 @@ class ProbeSession:
 
     def _is_without_cors(self, exchange: FetchResult) -> bool:
         """Return whether no response and no preflight shows any CORS header."""
-        answer = exchange.answer
-        if answer is None or answer.is_redirect or exchange.blocked_headers or varies(answer):
+        response = exchange.response
+        if response is None or response.is_redirect or exchange.blocked_headers or varies(response):
             return False
         try:
-            preflight = self.page.preflight(exchange.asked).answer
-        except (NoAnswerError, OutOfTimeError):
+            preflight = self.page.preflight(exchange.asked).response
+        except (NoResponseError, OutOfTimeError):
             return False
-        heads = (*answer.headers, *preflight.headers)
+        heads = (*response.headers, *preflight.headers)
         return not any(name.lower().startswith("access-control-") for name, _ in heads)
 
     def _hint(self, planned: PlannedRequest, status: int) -> Hint:
@@ -209,8 +209,8 @@ class ProbeSession:
 
 def rule_of(exchange: FetchResult) -> str | None:
     """Return the rule that stopped a request, or why there was no response."""
-    if exchange.no_answer is not None:
-        return exchange.no_answer.reason
+    if exchange.no_response is not None:
+        return exchange.no_response.reason
     return exchange.step.rule if exchange.step else None
 
 

@@ -265,9 +265,9 @@ FOUND: dict[str, tuple[Fault, tuple[str, ...], str, str, str | None, str]] = {
     ),
     "preflights without an answer": (
         FAULTS["preflights without an answer"], (),
-        "frames", "fail", "no-http-answer", "The preflight (OPTIONS): What came is no HTTP answer",
+        "frames", "fail", "no-http-answer", "The preflight (OPTIONS): The server did not send HTTP",
     ),
-    "no HTTP": (not_http, (), "search", "fail", "no-http-answer", "What came is no HTTP answer"),
+    "no HTTP": (not_http, (), "search", "fail", "no-http-answer", "The server did not send HTTP"),
     "headers doubled": (
         FAULTS["the origin twice"], (),
         "search", "fail", "allow-origin-several", "twice: two layers set it",
@@ -379,11 +379,11 @@ FOUND: dict[str, tuple[Fault, tuple[str, ...], str, str, str | None, str]] = {
     ),
     "redirected for ever": (
         FAULTS["redirected for ever"], (),
-        "search", "fail", "redirect-loop", "redirects for ever",
+        "search", "fail", "redirect-loop", "redirects in an endless loop",
     ),
     "redirected to nowhere": (
         FAULTS["redirected to a file"], (),
-        "search", "fail", "redirect-not-http", "what is no http or https URL",
+        "search", "fail", "redirect-not-http", "a URL that is not http or https",
     ),
     "a readable 401": (with_a_login, (), "search", "pass", None, "With a login it tells more"),
     "a wrong login": (
@@ -474,7 +474,9 @@ def silent_on_preflights(answer: Answered) -> None:
 def test_a_proxy_is_no_cure_for_a_server_that_leaves_preflights_unanswered() -> None:
     with archive(silent_on_preflights) as there:
         report = probed(there.url)
-    assert report["first"].startswith("First, have every answer say Access-Control-Allow-Origin")
+    assert report["first"].startswith(
+        "First, have every response carry Access-Control-Allow-Origin"
+    )
 
 
 def picky(answer: Answered) -> None:
@@ -852,7 +854,7 @@ def exchange(step: Step, *, credentials: bool, origin: str, stage: Stage) -> Fet
     answer = None if step in BEFORE else Response(200, headers)
     blocked_headers = ("x-a",) if step in PREFLIGHT[-2:] else ()
     return FetchResult(
-        request, request, stage, step, answer=answer, blocked_headers=blocked_headers
+        request, request, stage, step, response=answer, blocked_headers=blocked_headers
     )
 
 
@@ -874,7 +876,7 @@ def test_every_step_has_a_reason_and_settings_that_the_proxy_accepts(
 ) -> None:
     advisor = Advisor(ROOT, origin, ("x-a",), credentials=credentials)
     stages = [Stage.REQUEST] if step in BEFORE else [Stage.PREFLIGHT]
-    stages += [Stage.ANSWER] * (step in CORS_CHECK)
+    stages += [Stage.RESPONSE] * (step in CORS_CHECK)
     for stage in stages:
         case = exchange(step, credentials=credentials, origin=origin, stage=stage)
         assert re.fullmatch(r"[A-Z].*\.", why(case, origin=origin, succeeded=False))
@@ -898,8 +900,8 @@ def test_every_step_has_a_reason_and_settings_that_the_proxy_accepts(
 def test_redirects_that_end_nowhere_have_a_reason(rule: str) -> None:
     request = Request("GET", f"{ROOT}/studies", VIEWER)
     step = Step(Rule(rule), "HTTP-redirect fetch", "6", lambda *_: True)
-    case = FetchResult(request, request, Stage.REDIRECT, step, answer=Response(302))
-    assert why(case, origin=VIEWER, succeeded=False).startswith("The answer redirects")
+    case = FetchResult(request, request, Stage.REDIRECT, step, response=Response(302))
+    assert why(case, origin=VIEWER, succeeded=False).startswith("The response redirects")
     assert not Advisor(ROOT, VIEWER, (), credentials=False).advice(case).ours
 
 
