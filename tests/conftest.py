@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -63,13 +64,31 @@ def _native_only(item: pytest.Item) -> str | None:
     return None if mark is None or TRANSPORT == "native" else str(mark.args[0])
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Under REQUIRE_ALL_TESTS a test that would be skipped fails."""
-    report = yield
+    with _no_collection():
+        report = yield
     excused = hasattr(report, "wasxfail") or _native_only(item) is not None
     if REQUIRE_ALL and report.skipped and not excused:
         report.outcome = "failed"
     return report
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no garbage while the block lasts.
+
+    To report a failure, pytest parses the test's file. If a failed task is collected meanwhile,
+    logging its traceback parses too, and Python 3.11 cannot do both at a time
+    (https://github.com/python/cpython/issues/106905): pytest ends with an internal error.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -12,6 +12,7 @@ from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.observability.records import traceback_summary
 from dicomweb_cors_proxy.server.response_head import ResponseHead, build_response_head, date_line
+from dicomweb_cors_proxy.server.writing import write_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,7 +163,7 @@ class ResponseWriter:
             if not more:
                 after += b"0\r\n\r\n"
         if len(body) > COALESCE_BYTES and (before or after):
-            self._transport.writelines([before, body, after])
+            write_parts(self._transport, (before, body, after))
         else:
             self._transport.write(before + body + after)
         return more or not self._remaining

@@ -234,11 +234,13 @@ def test_a_flush_with_nothing_written_starts_no_thread() -> None:
 
 
 FORKS = """
-import os, sys
+import os, sys, warnings
 from dicomweb_cors_proxy.observability.log_setup import setup_logging
 from dicomweb_cors_proxy.observability.log_setup import flush
 from dicomweb_cors_proxy.observability.log_setup import print_lines
 
+# Python 3.12 and later warn of a fork in a process with threads.
+warnings.simplefilter("ignore", DeprecationWarning)
 setup_logging()
 if sys.argv[1] == "before":
     print_lines(["parent"])
