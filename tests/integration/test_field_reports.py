@@ -302,7 +302,38 @@ PARTS = {
     ),
 }
 
-REPORTS = BULK_DATA | METHODS | SLASHES | ORIGINS | PARTS
+ANY_CODING = "RFC 9110 §12.5.3: a server may compress whatever the client takes compressed"
+AS_TEXT: Mapping[str, Any] = {
+    "lines": ("Accept: application/dicom+json", "Accept-Encoding: br"),
+    "asked": {"accept-encoding": "identity"},
+    "answer": f"200 OK\n{JSON}",
+    "body": NAMES_ITSELF,
+    "expected": NAMES_ITSELF.replace("{archive}", "{proxy}"),
+}
+
+ENCODINGS = {
+    "a study that is asked for as JSON": forwarded(ANY_CODING, STUDY, **AS_TEXT),
+    "a rendered instance that is asked for as JSON": forwarded(
+        ANY_CODING, f"{INSTANCE}/rendered", **AS_TEXT
+    ),
+    "a path of the archive's own, as JSON": forwarded(
+        ANY_CODING, "/reports/1", access={"extra_paths": ["/reports/*"]}, **AS_TEXT
+    ),
+    "a path of the archive's own, whatever it is": forwarded(
+        ANY_CODING,
+        "/reports/1",
+        access={"extra_paths": ["/reports/*"]},
+        **AS_TEXT | {"lines": ("Accept: */*", "Accept-Encoding: br")},
+    ),
+    "a frame": forwarded(
+        ANY_CODING,
+        f"{INSTANCE}/frames/1",
+        lines=("Accept: */*", "Accept-Encoding: br"),
+        asked={"accept-encoding": "br"},
+    ),
+}
+
+REPORTS = BULK_DATA | METHODS | SLASHES | ORIGINS | PARTS | ENCODINGS
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum, auto
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
@@ -14,7 +15,16 @@ from dicomweb_cors_proxy.http.messages import SAFE_METHODS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["ResourceTable", "Route", "extra_path_for", "parse_extra_path"]
+__all__ = ["ResourceTable", "Route", "Text", "extra_path_for", "parse_extra_path"]
+
+
+class Text(Enum):
+    """The cases in which a response may be text in which the archive names itself."""
+
+    ALWAYS = auto()  # search results, store and worklist responses, metadata
+    IF_ACCEPTED = auto()  # retrieved instances, if the client asks for JSON or XML
+    UNLESS_OTHER = auto()  # paths of the archive's own, unless the client asks for another type
+    NEVER = auto()  # bulk data, which nothing may change
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,14 @@ class Route:
         return service in _TEXT_SERVICES or (
             service is Service.RETRIEVE and self.template.endswith("/metadata")
         )
+
+    def text(self, method: str) -> Text:
+        """Return the case in which the response may be text in which the archive names itself."""
+        if self.may_contain_urls(method):
+            return Text.ALWAYS
+        if self.is_bulk_data:
+            return Text.NEVER
+        return Text.UNLESS_OTHER if self.service(method) is Service.ROOT else Text.IF_ACCEPTED
 
     @property
     def is_bulk_data(self) -> bool:

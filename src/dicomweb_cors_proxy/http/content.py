@@ -19,10 +19,12 @@ __all__ = [
     "Gzip",
     "accepts_gzip",
     "compressed_headers",
+    "has_wildcard",
     "headers_of_changed_body",
     "is_compressible",
     "is_range",
     "is_text",
+    "names_text",
     "parse_media_type",
     "restore_etags",
 ]
@@ -74,6 +76,27 @@ def is_range(status: int, fields: Mapping[bytes, bytes]) -> bool:
 def is_text(content_type: bytes) -> bool:
     """Tell whether a Content-Type is of JSON, of XML, or of multipart/related of these."""
     return _TEXT.match(content_type) is not None
+
+
+_MEDIA_RANGE: Final = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*+"?)++')
+_NOT_ACCEPTED: Final = re.compile(rb";\s*q\s*=\s*0(?:\.0*)?\s*(?:;|\Z)", re.IGNORECASE)
+_WILDCARD: Final = re.compile(rb"(?:\*|application|text|multipart)/\*\s*(?:;|\Z)", re.IGNORECASE)
+
+
+def names_text(accept: bytes) -> bool:
+    """Tell whether an Accept names JSON, XML, or multipart/related of these (RFC 9110 §12.5.1)."""
+    return any(map(_TEXT.match, _media_ranges(accept)))
+
+
+def has_wildcard(accept: bytes) -> bool:
+    """Tell whether an Accept has a wildcard that covers JSON or XML."""
+    return any(map(_WILDCARD.match, _media_ranges(accept)))
+
+
+def _media_ranges(accept: bytes) -> list[bytes]:
+    """Return the media ranges of an Accept, except those with a weight of zero."""
+    ranges = [text.strip() for text in _MEDIA_RANGE.findall(accept)]
+    return [text for text in ranges if not _NOT_ACCEPTED.search(text)]
 
 
 def accepts_gzip(accept_encoding: bytes) -> bool:

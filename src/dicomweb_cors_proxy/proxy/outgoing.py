@@ -8,6 +8,7 @@ from urllib.parse import unquote_to_bytes
 
 from dicomweb_cors_proxy.dicomweb.accept import repair_accept
 from dicomweb_cors_proxy.dicomweb.resources import Service
+from dicomweb_cors_proxy.dicomweb.routes import Text
 from dicomweb_cors_proxy.http import forwarding
 from dicomweb_cors_proxy.http import headers as fields
 from dicomweb_cors_proxy.http.limits import body_too_large
@@ -64,7 +65,7 @@ class _Facts(NamedTuple):
     scheme: str
     http_version: str
     is_chunked: bool
-    may_contain_urls: bool
+    text: Text
 
 
 class OutgoingRequests:
@@ -163,7 +164,7 @@ class OutgoingRequests:
             scope["scheme"],
             scope["http_version"],
             _is_chunked(scope, head),
-            route.may_contain_urls(scope["method"]),
+            route.text(scope["method"]),
         )
         forwarded = head.memo.forwarded
         if facts not in forwarded:
@@ -181,7 +182,7 @@ class OutgoingRequests:
             for name, value in headers
             if not (name in self._not_forwarded or _is_underscore_alias(name))
         ]
-        headers = self._adapter.request_headers(headers, may_contain_urls=facts.may_contain_urls)
+        headers = self._adapter.request_headers(headers, facts.text)
         if facts.is_chunked:
             # RFC 9112 §6.3: of two framings, the length goes.
             headers = [header for header in headers if header[0] != b"content-length"]
@@ -219,7 +220,7 @@ class OutgoingRequests:
         """
         upstream = self._router.service(Service.SEARCH)
         lines = [upstream.host, (b"accept", b"application/dicom+json")]
-        lines += self._adapter.request_headers([], may_contain_urls=True)
+        lines += self._adapter.request_headers([], Text.ALWAYS)
         if self._authorization:
             lines.append(self._authorization)
         lines.append(fields.via("1.1", self._instance_name))

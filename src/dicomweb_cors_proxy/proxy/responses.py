@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from dicomweb_cors_proxy.dicomweb.archive_urls import ArchiveURLs
 from dicomweb_cors_proxy.dicomweb.resources import Service
 from dicomweb_cors_proxy.dicomweb.rewriter import URL_HEADERS, URLRewriter
+from dicomweb_cors_proxy.dicomweb.routes import Text
 from dicomweb_cors_proxy.http.content import (
     Gzip,
     accepts_gzip,
     compressed_headers,
+    has_wildcard,
     headers_of_changed_body,
     is_compressible,
     is_text,
+    names_text,
     restore_etags,
 )
 from dicomweb_cors_proxy.http.headers import merge_vary, without_cors
@@ -41,7 +44,8 @@ logger = logging.getLogger(__name__)
 _PUBLIC_URLS = 64
 
 # What would have the archive send something else than the whole text.
-_PARTIAL = frozenset({b"accept-encoding", b"if-range", b"range"})
+_ENCODED = frozenset({b"accept-encoding"})
+_PARTIAL = _ENCODED | {b"if-range", b"range"}
 
 _VARY = (b"Accept-Encoding",)
 
@@ -84,19 +88,27 @@ class ResponseAdapter:
         self._warned_of_coding = False
         self._warned_of_cors = False
 
-    def request_headers(self, headers: list[Header], *, may_contain_urls: bool) -> list[Header]:
+    def request_headers(self, headers: list[Header], text: Text) -> list[Header]:
         """Return the request's header lines for the archive.
 
-        Resources that may contain URLs are requested whole and uncompressed, because neither a
-        range nor a compressed text can be rewritten.
+        Text that may contain URLs is requested whole and uncompressed, because neither a range nor
+        a compressed text can be rewritten. A path of the archive's own may be an image too, so a
+        range stays a range unless the client asks for text.
         """
         headers = [
             (name, restore_etags(value) if name == b"if-none-match" else value)
             for name, value in headers
         ]
-        if not (may_contain_urls and self._rewrite_urls):
+        if not self._rewrite_urls or text is Text.NEVER:
             return headers
-        headers = [header for header in headers if header[0] not in _PARTIAL]
+        accept = _value(headers, b"accept")
+        if text is Text.ALWAYS or names_text(accept):
+            dropped = _PARTIAL
+        elif text is Text.UNLESS_OTHER and (not accept or has_wildcard(accept)):
+            dropped = _ENCODED
+        else:
+            return headers
+        headers = [header for header in headers if header[0] not in dropped]
         headers.append((b"accept-encoding", b"identity"))
         return headers
 
@@ -128,8 +140,8 @@ class ResponseAdapter:
                 body = rewriter.body(status, fields)
                 if body is not None:
                     headers = headers_of_changed_body(headers)
-                elif may_contain_urls and status == 200:
-                    self._warn_of_coding(headers)
+                elif 200 <= status < 300:
+                    self._warn_of_coding(route, fields)
         if status == 304:
             return self._not_modified(scope, headers, may_contain_urls=may_contain_urls), None
         if self._compress and is_compressible(status, fields):
@@ -206,12 +218,18 @@ class ResponseAdapter:
         public = self._public_url or b"%b://%b%b%b" % (scheme, name, prefix, self._base_path)
         return self._rewriter(public, host)
 
-    def _warn_of_coding(self, headers: list[Header]) -> None:
-        if not self._warned_of_coding and _value(headers, b"content-encoding"):
+    def _warn_of_coding(self, route: Route, fields: Mapping[bytes, bytes]) -> None:
+        """Warn once of text whose URLs cannot be rewritten because it is compressed."""
+        if (
+            not self._warned_of_coding
+            and fields.get(b"content-encoding", b"identity").lower() != b"identity"
+            and is_text(fields.get(b"content-type", b""))
+        ):
             self._warned_of_coding = True
             logger.warning(
-                "the archive compresses responses although it was asked not to, so their URLs are "
-                "not rewritten; turn its compression off"
+                "the archive compresses the JSON or XML of %s although it was asked not to, so the "
+                "URLs in it are not rewritten; turn off its compression there",
+                route.template,
             )
 
 

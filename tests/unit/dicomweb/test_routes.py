@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dicomweb_cors_proxy.dicomweb.accept import repair_accept
 from dicomweb_cors_proxy.dicomweb.resources import RESOURCES, Service
-from dicomweb_cors_proxy.dicomweb.routes import ResourceTable, Route, parse_extra_path
+from dicomweb_cors_proxy.dicomweb.routes import ResourceTable, Route, Text, parse_extra_path
 
 STUDY = "studies/1.2.840"
 SERIES = STUDY + "/series/2.25.3"
@@ -756,7 +756,28 @@ def test_what_was_repaired_is_well_formed(
     ],
 )
 def test_where_an_archive_may_name_itself(method: str, path: str, *, holds: bool) -> None:
-    assert match(READ_WRITE, path.removeprefix("/")).may_contain_urls(method) is holds
+    route = match(READ_WRITE, path.removeprefix("/"))
+    assert route.may_contain_urls(method) is holds
+    assert (route.text(method) is Text.ALWAYS) is holds
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("studies/1", Text.IF_ACCEPTED),
+        ("studies/1/series/2/instances/3/frames/1", Text.IF_ACCEPTED),
+        ("studies/1/series/2/rendered", Text.IF_ACCEPTED),
+        ("color-palettes/1", Text.IF_ACCEPTED),
+        ("wado", Text.IF_ACCEPTED),
+        ("studies/1/bulkdata/a", Text.NEVER),
+        ("studies/1/series/2/instances/3/bulk/7", Text.NEVER),
+        ("reports/1", Text.UNLESS_OTHER),
+        ("", Text.UNLESS_OTHER),
+    ],
+)
+def test_when_text_may_come_by_the_accept(path: str, text: Text) -> None:
+    table = ResourceTable(read_write=False, extra_paths=["/reports/*", "/"], wado_uri=True)
+    assert match(table, path).text("GET") is text
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ from dicomweb_cors_proxy.http.content import (
     Gzip,
     accepts_gzip,
     compressed_headers,
+    has_wildcard,
     is_compressible,
     is_range,
+    names_text,
 )
 
 JSON = (b"content-type", b"application/dicom+json")
@@ -88,6 +90,40 @@ def test_what_is_encoded_cut_short_or_sealed_is_not(
     status: int, headers: list[tuple[bytes, bytes]]
 ) -> None:
     assert not is_compressible(status, dict([JSON, *headers]))
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_named", "is_covered"),
+    [
+        (b"application/dicom+json", True, False),
+        (b"Application/JSON", True, False),
+        (b"application/fhir+json;q=0.5", True, False),
+        (b"image/jpeg, application/dicom+xml;q=0.1", True, False),
+        (b'multipart/related; type="application/dicom+xml"', True, False),
+        (b"multipart/related;transfer-syntax=*;type=application/dicom+json", True, False),
+        (b"application/json;q=0", False, False),
+        (b"application/json; q=0.000, image/png", False, False),
+        (b"application/json;q=0.001", True, False),
+        (b"application/dicom", False, False),
+        (b'multipart/related; type="application/octet-stream"', False, False),
+        (b'multipart/related; type="image/jpeg"; a="x, application/json"', False, False),
+        (b'image/jpeg; a="unclosed, application/json', False, False),
+        (b"image/*", False, False),
+        (b"*/*", False, True),
+        (b"image/webp, */*;q=0.8", False, True),
+        (b"image/jpeg, */*;q=0", False, False),
+        (b"application/*", False, True),
+        (b"text/* , image/png", False, True),
+        (b"multipart/*", False, True),
+        (b"application/json, */*", True, True),
+        (b"", False, False),
+    ],
+)
+def test_an_accept_tells_whether_text_may_come(
+    accept: bytes, *, is_named: bool, is_covered: bool
+) -> None:
+    assert names_text(accept) is is_named
+    assert has_wildcard(accept) is is_covered
 
 
 @pytest.mark.parametrize(

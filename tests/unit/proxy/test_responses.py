@@ -142,6 +142,46 @@ async def test_only_what_holds_urls_is_asked_for_whole_and_plain(
     ]
 
 
+REPORT = "/dicom-web/reports/1"
+RANGE = [(b"range", b"bytes=0-9"), (b"if-range", b'"a"')]
+AS_ASKED = [(b"accept-encoding", b"gzip, br"), *RANGE]
+PLAIN = [(b"accept-encoding", b"identity")]
+
+
+@pytest.mark.parametrize(
+    ("target", "accept", "asked"),
+    [
+        (f"{STUDIES}/1", "application/dicom+json", PLAIN),
+        (f"{STUDIES}/1", 'image/png, multipart/related; type="application/dicom+xml"', PLAIN),
+        (f"{STUDIES}/1", "*/*", AS_ASKED),
+        (f"{STUDIES}/1", "application/dicom+json;q=0", AS_ASKED),
+        (FRAME, 'multipart/related; type="application/octet-stream"', AS_ASKED),
+        (BULK, "application/dicom+json", AS_ASKED),
+        (REPORT, "application/json", PLAIN),
+        (REPORT, "image/jpeg", AS_ASKED),
+        (REPORT, "*/*", [*RANGE, *PLAIN]),
+        (REPORT, "image/webp, */*;q=0.8", [*RANGE, *PLAIN]),
+        (REPORT, None, [*RANGE, *PLAIN]),
+    ],
+)
+async def test_what_may_be_text_by_the_accept_is_asked_for_plain(
+    target: str, accept: str | None, asked: list[tuple[bytes, bytes]]
+) -> None:
+    lines = [GZIP, "Range: bytes=0-9", 'If-Range: "a"']
+    if accept is not None:
+        lines.append(f"Accept: {accept}")
+    access = {"extra_paths": ["/reports/*"]}
+    async with archive(lambda wire, _: wire.send(answer(b"hello"))) as a:
+        for rewrite_urls in (True, False):
+            changed = settings(a.url, access=access, rewrite_urls=rewrite_urls)
+            async with proxy(changed) as p:
+                await p.ask(request("GET", target, *lines))
+    names = (b"accept-encoding", b"range", b"if-range")
+    first, second = ([line for line in head.headers if line[0] in names] for head in a.requests)
+    assert first == asked
+    assert second == AS_ASKED
+
+
 @pytest.mark.parametrize(
     ("alias", "name"),
     [
@@ -352,14 +392,32 @@ async def test_a_304_keeps_the_etag_that_the_text_had() -> None:
     assert head.get(b"vary") == b"Accept-Encoding, Origin"
 
 
+@pytest.mark.parametrize(
+    ("target", "status", "content_type", "template"),
+    [
+        (STUDIES, b"200 OK", JSON, "of studies although"),
+        (f"{STUDIES}/1", b"206 Partial", JSON, "of studies/{study} although"),
+        (REPORT, b"200 OK", b"Content-Type: application/xml", "of /reports/* although"),
+        (REPORT, b"404 Not Found", JSON, None),
+        (REPORT, b"200 OK", b"Content-Type: text/html", None),
+        (BULK, b"200 OK", JSON, None),
+    ],
+)
 async def test_an_archive_that_compresses_all_the_same_is_named_once(
+    target: str,
+    status: bytes,
+    content_type: bytes,
+    template: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
-        await wire.send(answer(gzip.compress(b"[]"), JSON, b"Content-Encoding: gzip"))
+        lines = content_type, b"Content-Encoding: gzip"
+        await wire.send(answer(gzip.compress(b"[]"), *lines, status=status))
 
-    async with archive(handle) as a, proxy(settings(a.url)) as p:
+    access = {"extra_paths": ["/reports/*"]}
+    async with archive(handle) as a, proxy(settings(a.url, access=access)) as p:
         for _ in range(2):
-            _, body = await p.ask(request("GET", STUDIES, GZIP))
+            _, body = await p.ask(request("GET", target, GZIP))
             assert gzip.decompress(body) == b"[]"
-    assert caplog.text.count("asked not to") == 1
+    assert caplog.text.count("asked not to") == (template is not None)
+    assert template is None or template in caplog.text
