@@ -323,7 +323,7 @@ ENCODINGS = {
         ANY_CODING,
         "/reports/1",
         access={"extra_paths": ["/reports/*"]},
-        **AS_TEXT | {"lines": ("Accept: */*", "Accept-Encoding: br")},
+        **{**AS_TEXT, "lines": ("Accept: */*", "Accept-Encoding: br")},
     ),
     "a frame": forwarded(
         ANY_CODING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin
+from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin, is_hostless
 from dicomweb_cors_proxy.cors.policy import Decision, PreflightDecision, refused
 
 if TYPE_CHECKING:
@@ -24,8 +24,14 @@ _OVERSIZED: Final = refused(
 )
 _MALFORMED_ORIGIN: Final = "Origin is malformed: no browser sends it like that."
 _NULL_ORIGIN: Final = (
-    "This page's origin is null, as in a sandboxed frame or a local file, which cannot be allowed: "
-    "serve the page over http or https and list its origin in cors.allow_origins."
+    "This page's origin is null, as in a sandboxed frame or a local file, which cannot be listed: "
+    "serve the page over http or https and list its origin in cors.allow_origins. Without cookies, "
+    "a plain * there allows it too."
+)
+_HOSTLESS_ORIGIN: Final = (
+    "This page's origin has no host, as in some apps, and cannot be listed: give the app's pages a "
+    "host, or serve them over https, and list that origin in cors.allow_origins. Without cookies, "
+    "a plain * there allows it too."
 )
 
 
@@ -84,6 +90,8 @@ def _origin_refusal(origin: bytes) -> str:
     """Return why an origin that no policy covers is rejected."""
     if origin == b"null":
         return _NULL_ORIGIN
+    if is_hostless(origin):
+        return _HOSTLESS_ORIGIN
     if Origin.parse(origin) is None:
         return _MALFORMED_ORIGIN
     return f"cors.allow_origins does not list {origin.decode()}."

@@ -15,7 +15,7 @@ from dicomweb_cors_proxy.http.hosts import DEFAULT_PORTS, MAX_PORT
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList
 
-__all__ = ["APP_SCHEMES", "Origin", "OriginPattern"]
+__all__ = ["APP_SCHEMES", "Origin", "OriginPattern", "is_hostless"]
 
 MAX_ORIGIN_BYTES: Final = 327  # scheme of 64, "://", host of 253 and a dot, ":65535"
 APP_SCHEMES: Final = frozenset(
@@ -31,12 +31,23 @@ APP_SCHEMES: Final = frozenset(
 )
 _OPAQUE_SCHEMES: Final = frozenset({"about", "blob", "data", "file", "javascript"})
 _PAGELESS_SCHEMES: Final = frozenset({"ftp", "ws", "wss"})
+_WAY_OUT: Final = (
+    "and list that origin; or, if pages send no cookies, allow any origin by a plain *"
+)
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]{0,63}")  # RFC 3986 §3.1
 _ORIGIN: Final = re.compile(
     rf"({_SCHEME.pattern})://([a-z0-9._-]+|\[[0-9a-f:]+\])(?::([1-9][0-9]{{0,4}}))?"
 )
+# An origin that some apps send, without a host.
+_HOSTLESS: Final = re.compile(rf"(?!https?:|ftp:|wss?:)({_SCHEME.pattern}):(?://+)?")
 _DNS_NAME: Final = re.compile(r"(?=.{1,253}\.?\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\.?")
 _ENDS_IN_NUMBER: Final = re.compile(r"(?:\A|\.)(?:[0-9]+|0x[0-9a-f]*)\.?\Z")  # URL, §3.5
+
+
+def is_hostless(origin: bytes) -> bool:
+    """Return whether an Origin is one that apps send for local files or pages without a host."""
+    scheme, separator, rest = origin.partition(b"://")
+    return bool(separator) and not rest and scheme.decode("latin-1") in APP_SCHEMES | {"file"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +223,12 @@ def _split_scheme(text: str, faults: list[str]) -> tuple[str, str]:
     if text == "null" or text.partition(":")[0] in _OPAQUE_SCHEMES:
         raise _UnreadableError(
             "can't be told apart: browsers send null for local files and sandboxed frames of any "
-            "site; serve the viewer over http or https and list that origin"
+            f"site, and some apps send file://; serve the viewer over http or https {_WAY_OUT}"
+        )
+    if (begun := _HOSTLESS.fullmatch(text)) and (begun[1] in APP_SCHEMES or "://" in text):
+        raise _UnreadableError(
+            "has no host; apps that send it can't be told apart; give the app's pages a host, as "
+            f"in {begun[1]}://localhost, {_WAY_OUT}"
         )
     if text[:1] in ("'", '"', "["):
         raise _UnreadableError("has quotes or brackets around it: leave them out")

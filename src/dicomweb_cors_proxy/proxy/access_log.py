@@ -9,7 +9,7 @@ from random import getrandbits
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin
+from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin, is_hostless
 from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.http.forwarding import client_address
 from dicomweb_cors_proxy.http.replies import LocalReply, without_body
@@ -188,6 +188,6 @@ def _request_id(scope: Scope) -> str | None:
 @lru_cache(maxsize=1024)
 def _printable_origin(origin: bytes) -> str:
     """Return an Origin for the log; a malformed one may hold anything, so it is not shown."""
-    if origin == b"null" or Origin.parse(origin) is not None:
+    if origin == b"null" or is_hostless(origin) or Origin.parse(origin) is not None:
         return str(origin, "ascii")
     return "malformed"
