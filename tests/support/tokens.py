@@ -62,7 +62,7 @@ def segment(content: Mapping[str, Any] | bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
-def signed(key: SigningKey, header: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
+def signed(key: SigningKey, header: Mapping[str, Any], claims: Mapping[str, Any] | bytes) -> str:
     """A token with just this header and these claims, whatever they are."""
     content = f"{segment(header)}.{segment(claims)}"
     signature = get_default_algorithms()[key.algorithm].sign(content.encode(), key.private)
