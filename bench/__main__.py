@@ -18,7 +18,7 @@ from bench import archive, http2, report
 from bench.archive import FRAME_SIZES
 from bench.browser import DELAYS
 from bench.cases import CASES, TRANSFERS
-from bench.peers import PEERS
+from bench.peers import IMPORTS, PEERS
 from bench.processes import OTHER_CORES, listens, running
 from bench.run import BROWSER, MEMORY, START, Bench
 
@@ -137,7 +137,7 @@ def _archive(long: int) -> Iterator[tuple[int, Path]]:
     command = [sys.executable, "-m", "bench.archive", str(port), str(long)]
     with (
         tempfile.NamedTemporaryFile(prefix="bench-") as file,
-        running(command, cores=OTHER_CORES, env={"PYTHONPATH": str(ROOT)}) as process,
+        running(command, cores=OTHER_CORES, env={"PYTHONPATH": IMPORTS}) as process,
     ):
         for chunk in archive.long_chunks(long):
             file.write(chunk)

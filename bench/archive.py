@@ -20,6 +20,8 @@ from typing import Any, Final, cast
 
 import uvloop
 
+from dicomweb_cors_proxy.http.chunked import ChunkedDecoder
+
 BASE_PATH: Final = "/dicom-web"
 NAME: Final = "http://pacs.internal:8042/dicom-web"  # by which the archive's answers call it
 STUDY: Final = "1.2.826.0.1.3680043.8.498.1"
@@ -162,6 +164,7 @@ class Archive(asyncio.BufferedProtocol):
         self._answers = answers
         self._head = b""
         self._left = 0  # bytes of a request's body
+        self._decoder: ChunkedDecoder | None = None  # of a body without a length
         self._read = 0
         self._hash: Any = None
         self._chunks = iter(answers.long_chunks[:0])
@@ -181,19 +184,24 @@ class Archive(asyncio.BufferedProtocol):
         if self._left:
             self._store(data)
             return
+        if self._decoder:
+            self._store_chunks(bytes(data), self._decoder)
+            return
         self._head += data
         head, end, rest = self._head.partition(b"\r\n\r\n")
         if not end:
             return
         self._head = b""
         if head.startswith(b"POST"):
-            length = re.search(rb"\ncontent-length: *([0-9]+)", head, re.IGNORECASE)
-            if not length:
-                self._transport.abort()
-                return
-            self._read = self._left = int(length[1])
             self._hash = hashlib.sha256() if b"?hash" in head.partition(b"\r")[0] else None
-            self._store(rest)
+            length = re.search(rb"\ncontent-length: *([0-9]+)", head, re.IGNORECASE)
+            if length:
+                self._read = self._left = int(length[1])
+                self._store(rest)
+            else:
+                self._read = 0
+                self._decoder = ChunkedDecoder()
+                self._store_chunks(rest, self._decoder)
         else:
             self._answer(head)
 
@@ -202,9 +210,23 @@ class Archive(asyncio.BufferedProtocol):
         if self._hash:
             self._hash.update(data)
         if not self._left:
-            stored = {"bytes": self._read, "sha256": self._hash and self._hash.hexdigest()}
-            body = json.dumps(stored).encode()
-            self._transport.write(_answer("200 OK", "application/dicom+json", body))
+            self._confirm()
+
+    def _store_chunks(self, data: bytes, decoder: ChunkedDecoder) -> None:
+        at = 0
+        while at < len(data) and not decoder.complete:
+            content, at = decoder.decode(data, at)
+            self._read += len(content)
+            if self._hash:
+                self._hash.update(content)
+        if decoder.complete:
+            self._decoder = None
+            self._confirm()
+
+    def _confirm(self) -> None:
+        stored = {"bytes": self._read, "sha256": self._hash and self._hash.hexdigest()}
+        body = json.dumps(stored).encode()
+        self._transport.write(_answer("200 OK", "application/dicom+json", body))
 
     def _answer(self, head: bytes) -> None:
         target = head.split(b" ", 2)[1]

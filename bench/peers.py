@@ -29,6 +29,8 @@ FILES: Final = Path(__file__).with_name("peer")
 CACHE: Final = (
     Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dicomweb-cors-proxy-bench"
 )
+# The bench, and the package of the same checkout, wherever another one is installed.
+IMPORTS: Final = os.pathsep.join(str(FILES.parents[1] / name) for name in (".", "src"))
 TOKEN: Final = "bench"  # noqa: S105  (the archive takes any)
 
 
@@ -123,7 +125,7 @@ def serving(peer: Peer, archive: int, origin: str) -> Iterator[Running]:
             "XDG_DATA_HOME": name,
             "ARCHIVE": f"http://127.0.0.1:{archive}",
             "ORIGIN": origin,
-            "PYTHONPATH": str(FILES.parents[1]),
+            "PYTHONPATH": IMPORTS,
         }
         with running(peer.command(site), cores=PROXY_CORES, env=env) as process:
             yield Running(peer, origin, site.port, path, process)
