@@ -12,6 +12,7 @@ from dicomweb_cors_proxy.proxy.checks import RequestChecks
 from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
 from dicomweb_cors_proxy.proxy.outgoing import OutgoingRequests
 from dicomweb_cors_proxy.proxy.readiness import ReadinessCheck
+from dicomweb_cors_proxy.proxy.response_plans import ResponsePlans
 from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
 from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, Limits, ReverseProxy
 from dicomweb_cors_proxy.proxy.routing import Router
@@ -53,7 +54,7 @@ class Pipeline:
         proxied = ReverseProxy(
             upstream,
             rewrite=requests.rewrite,
-            modify_response=adapter.modify,
+            modify_response=ResponsePlans(adapter).adapt,
             limits=limits,
             load=load,
         )

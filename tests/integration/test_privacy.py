@@ -53,7 +53,7 @@ KEYS = (
 # `serve`, made as talkative as it can be, with bugs that a header calls up.
 LOUD = """
 import asyncio, gc, logging
-from dicomweb_cors_proxy.proxy import outgoing, responses
+from dicomweb_cors_proxy.proxy import outgoing, response_plans
 from dicomweb_cors_proxy.server import connection
 from dicomweb_cors_proxy.proxy import incoming
 from dicomweb_cors_proxy.observability import log_setup
@@ -62,7 +62,7 @@ from dicomweb_cors_proxy.cli import main
 
 quiet, rewrite = log_setup.setup_logging, outgoing.OutgoingRequests.rewrite
 modify, read, received = (
-    responses.ResponseAdapter.modify, incoming.IncomingRequest.read,
+    response_plans.ResponsePlans.adapt, incoming.IncomingRequest.read,
     connection.ClientConnection.data_received,
 )
 
@@ -112,6 +112,8 @@ class Broken:
     def feed(self, chunk):
         raise ValueError(repr(chunk))
 
+    whole = feed
+
 def buggy_read(scope, heads):
     if dict(scope["headers"]).get(b"x-bug") == b"read":
         raise ValueError(repr(scope))
@@ -123,7 +125,7 @@ def buggy_received(self, data):
     received(self, data)
 
 log_setup.setup_logging, outgoing.OutgoingRequests.rewrite = loud, buggy
-responses.ResponseAdapter.modify, incoming.IncomingRequest.read = buggy_answer, buggy_read
+response_plans.ResponsePlans.adapt, incoming.IncomingRequest.read = buggy_answer, buggy_read
 connection.ClientConnection.data_received = buggy_received
 oauth.RETRY_INTERVAL, oauth.TokenCache.__init__.__kwdefaults__["timeout"] = 0.0, 0.5
 main()

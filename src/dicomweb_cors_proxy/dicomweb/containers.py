@@ -68,6 +68,9 @@ class XMLSections:
         held, self._held = self._held, b""
         return self._text.flush() + held
 
+    def whole(self, body: bytes) -> bytes:
+        return self.feed(body) + self.flush()
+
     def _edge(self, data: bytes, start: int) -> tuple[int, int] | None:
         """Return where the section that we are in ends, or the next one begins."""
         if not self._closer:
@@ -120,6 +123,9 @@ class MultipartRewriter:
 
     def flush(self) -> bytes:
         return self._rewritten(self._held, ended=True)
+
+    def whole(self, body: bytes) -> bytes:
+        return self._rewritten(self._held + body, ended=True)
 
     def _rewritten(self, data: bytes, *, ended: bool) -> bytes:
         pieces: list[bytes] = []

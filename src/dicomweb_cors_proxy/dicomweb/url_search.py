@@ -93,6 +93,9 @@ class URLReplacer:
         data, self._held = self._held, b""
         return self._rewritten(data)
 
+    def whole(self, body: bytes) -> bytes:
+        return self._rewritten(body)
+
     def _start(self, data: bytes, at: int) -> int | None:
         """Return where the value around `data[at]` begins, if its base URL can reach as far."""
         low = max(0, at - _LONGEST_BASE)

@@ -27,6 +27,7 @@ __all__ = [
     "names_text",
     "parse_media_type",
     "restore_etags",
+    "weakened_etag",
 ]
 
 _LONGEST_REMEMBERED: Final = 256
@@ -137,6 +138,9 @@ class Gzip:
     def flush(self) -> bytes:
         return self._compressor.flush()
 
+    def whole(self, body: bytes) -> bytes:
+        return self._compressor.compress(body) + self._compressor.flush()
+
 
 _PARAMETER: Final = re.compile(rb';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))')
 
@@ -174,13 +178,14 @@ def headers_of_changed_body(headers: Iterable[Header]) -> list[Header]:
     all that If-None-Match asks for. Source: RFC 9110 §8.8.1, §13.1.2.
     """
     return [
-        (name, _weakened(value) if name.lower() == b"etag" else value)
+        (name, weakened_etag(value) if name.lower() == b"etag" else value)
         for name, value in headers
         if name.lower() not in _BOUND_TO_BODY
     ]
 
 
-def _weakened(tag: bytes) -> bytes:
+def weakened_etag(tag: bytes) -> bytes:
+    """Return the ETag of a body that has changed: a weak one, which may be the one given."""
     strong = tag.startswith(b'"') and tag.endswith(b'"') and len(tag) > 1
     return b"W/" + tag[:-1] + _WEAKENED + b'"' if strong else tag
 

@@ -21,6 +21,9 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 class BodyFilter(Protocol):
     """A filter of a body: the results of `feed` and, at its end, `flush` are sent instead.
 
+    For a body that has arrived, `whole` does the same in one call. It may compress the same content
+    to other bytes.
+
     Attributes:
         piece: maximum number of bytes for one `feed`. A body that grows is fed in small pieces, so
             that a stalled client holds little of it.
@@ -32,3 +35,5 @@ class BodyFilter(Protocol):
     def feed(self, chunk: bytes) -> bytes: ...
 
     def flush(self) -> bytes: ...
+
+    def whole(self, body: bytes) -> bytes: ...

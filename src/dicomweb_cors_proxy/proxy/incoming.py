@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from dicomweb_cors_proxy.http.extensions import EMPTY_QUERY
@@ -15,9 +15,24 @@ if TYPE_CHECKING:
 
     from starlette.types import Scope
 
+    from dicomweb_cors_proxy.dicomweb.rewriter import URLRewriter
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.http.replies import LocalReply
     from dicomweb_cors_proxy.tokens.verifier import Acceptance
+
+
+class Negotiated(NamedTuple):
+    """The facts about a request on which the changes to its response depend.
+
+    Attributes:
+        rewriter: for the URL at which the browser reaches the proxy; None if none is to be used.
+        accepts_gzip: whether the response may be compressed.
+        knows_changed_etags: whether If-None-Match has an ETag of a body that was changed.
+    """
+
+    rewriter: URLRewriter | None
+    accepts_gzip: bool
+    knows_changed_etags: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +47,7 @@ class HeadMemo:
         acceptance: of its access token, by `TokenGate`.
         is_forwardable: `OutgoingRequests` found neither a loop nor another method.
         forwarded: lines for the archive and length of the body, by `OutgoingRequests`.
+        negotiated: what decides on the changes to responses, by `ResponseAdapter`.
     """
 
     is_sound: bool = False
@@ -41,6 +57,7 @@ class HeadMemo:
     acceptance: Acceptance | None = None
     is_forwardable: bool = False
     forwarded: dict[object, tuple[list[Header], int | None]] = field(default_factory=dict)
+    negotiated: dict[object, Negotiated] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

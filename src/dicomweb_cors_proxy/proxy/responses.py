@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from dicomweb_cors_proxy.dicomweb.archive_urls import ArchiveURLs
 from dicomweb_cors_proxy.dicomweb.resources import Service
@@ -26,10 +26,11 @@ from dicomweb_cors_proxy.http.headers import merge_vary, without_cors
 from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.sandbox import sandboxed
 from dicomweb_cors_proxy.proxy.context import CONTEXT
+from dicomweb_cors_proxy.proxy.incoming import Negotiated
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from starlette.types import Scope
 
@@ -50,6 +51,17 @@ _PARTIAL = _ENCODED | {b"if-range", b"range"}
 _VARY = (b"Accept-Encoding",)
 
 _PREFIX = re.compile(rb"(?:/[0-9A-Za-z._~!$&'()*+,;=:@%-]+)+")
+
+
+class ResponseFacts(NamedTuple):
+    """The facts beside a response's header lines on which the changes to it depend."""
+
+    status: int
+    is_head: bool
+    template: str
+    may_contain_urls: bool
+    is_bulk_data: bool
+    negotiated: Negotiated
 
 
 class ResponseAdapter:
@@ -112,17 +124,38 @@ class ResponseAdapter:
         headers.append((b"accept-encoding", b"identity"))
         return headers
 
+    def facts(self, scope: Scope, route: Route, status: int) -> ResponseFacts:
+        """Return what decides, beside the header lines, on the changes to a response."""
+        context: RequestContext = scope[CONTEXT]
+        known = context.incoming.head.memo.negotiated
+        method: str = scope["method"]
+        client = scope.get("client")
+        is_trusted = client is not None and client[0] in self._trusted_proxies
+        reached = scope["scheme"], scope.get("root_path", ""), is_trusted
+        negotiated = known.get(reached)
+        if negotiated is None:
+            negotiated = known[reached] = self._negotiate(scope, is_trusted=is_trusted)
+        return ResponseFacts(
+            status,
+            method == "HEAD",
+            route.template,
+            route.may_contain_urls(method),
+            route.is_bulk_data,
+            negotiated,
+        )
+
     def modify(
-        self, scope: Scope, route: Route, status: int, headers: list[Header]
-    ) -> tuple[list[Header], BodyFilter | None]:
-        """Return the headers of a response, and the filter of its body; None to leave it.
+        self, facts: ResponseFacts, headers: list[Header]
+    ) -> tuple[list[Header], Callable[[], BodyFilter] | None]:
+        """Return the headers of a response, and what makes the filter of its body.
 
         `headers` are the archive's without those of the connection, with names in lower case.
+        Without a filter, the body is left as it is. `response_plans` relies on this method: it
+        reads no other fields' values than those named in `DECIDING_FIELDS` there.
         """
+        status, is_head, template, may_contain_urls, is_bulk_data, negotiated = facts
         self.check_credentials(status)
         headers = self._policy_headers(status, headers)
-        may_contain_urls = route.may_contain_urls(scope["method"])
-        body: BodyFilter | None = None
         fields = dict(headers)
         if len(fields) < len(headers):  # RFC 9110 §5.3
             fields = {name: _value(headers, name) for name in fields}
@@ -130,26 +163,30 @@ class ResponseAdapter:
         names_urls = not URL_HEADERS.isdisjoint(fields)
         # Other resources are text in some archives, or by what the client accepts.
         may_name_urls = may_contain_urls or (
-            not route.is_bulk_data and is_text(fields.get(b"content-type", b""))
+            not is_bulk_data and is_text(fields.get(b"content-type", b""))
         )
-        if self._rewrite_urls and (may_name_urls or names_urls):
-            rewriter = self._rewriter_for(scope)
-            if names_urls:
-                headers = rewriter.headers(headers)
-            if may_name_urls:
-                body = rewriter.body(status, fields)
-                if body is not None:
-                    headers = headers_of_changed_body(headers)
-                elif 200 <= status < 300:
-                    self._warn_of_coding(route, fields)
+        rewriter = negotiated.rewriter
+        rewrite: Callable[[], BodyFilter | None] | None = None
+        if rewriter is not None and names_urls:
+            headers = rewriter.headers(headers)
+        if rewriter is not None and may_name_urls:
+            if rewriter.body(status, fields) is not None:
+                rewrite = partial(rewriter.body, status, fields)
+                headers = headers_of_changed_body(headers)
+            elif 200 <= status < 300:
+                self._warn_of_coding(template, fields)
         if status == 304:
-            return self._not_modified(scope, headers, may_contain_urls=may_contain_urls), None
-        if self._compress and is_compressible(status, fields):
+            return self._not_modified(facts, headers), None
+        compresses = self._compress and is_compressible(status, fields)
+        if compresses:
             headers = merge_vary(headers, _VARY)
-            if accepts_gzip(_value(scope["headers"], b"accept-encoding")):
-                headers = compressed_headers(headers_of_changed_body(headers))
-                body = _Chain(body, Gzip()) if body else Gzip()
-        return headers, None if scope["method"] == "HEAD" or status == 204 else body
+            compresses = negotiated.accepts_gzip
+        if compresses:
+            headers = compressed_headers(headers_of_changed_body(headers))
+        has_filter = (rewrite or compresses) and not is_head and status != 204
+        return headers, (
+            partial(_body_filter, rewrite, compresses=compresses) if has_filter else None
+        )
 
     @property
     def rewrites_urls(self) -> bool:
@@ -187,26 +224,34 @@ class ResponseAdapter:
             kept.append(policy)
         return kept
 
-    def _not_modified(
-        self, scope: Scope, headers: list[Header], *, may_contain_urls: bool
-    ) -> list[Header]:
+    def _not_modified(self, facts: ResponseFacts, headers: list[Header]) -> list[Header]:
         """Give a 304 the ETag and Vary of the 200 (RFC 9110 §15.4.5); it may lack Content-Type."""
-        if_none_match = _value(scope["headers"], b"if-none-match")
-        was_changed = restore_etags(if_none_match) != if_none_match
-        if was_changed or (may_contain_urls and self._rewrite_urls):
+        was_changed = facts.negotiated.knows_changed_etags
+        if was_changed or (facts.may_contain_urls and self._rewrite_urls):
             headers = headers_of_changed_body(headers)
-        if self._compress and (was_changed or may_contain_urls):
+        if self._compress and (was_changed or facts.may_contain_urls):
             headers = merge_vary(headers, _VARY)
         return headers
 
-    def _rewriter_for(self, scope: Scope) -> URLRewriter:
+    def _negotiate(self, scope: Scope, *, is_trusted: bool) -> Negotiated:
+        headers = scope["headers"]
+        if_none_match = _value(headers, b"if-none-match")
+        rewriter = None
+        if self._rewrite_urls:
+            rewriter = self._rewriter_for(scope, is_trusted=is_trusted)
+        return Negotiated(
+            rewriter,
+            accepts_gzip(_value(headers, b"accept-encoding")),
+            restore_etags(if_none_match) != if_none_match,
+        )
+
+    def _rewriter_for(self, scope: Scope, *, is_trusted: bool) -> URLRewriter:
         """Return the rewriter for the URL at which this request's browser reaches the proxy."""
         context: RequestContext = scope[CONTEXT]
         host = name = context.incoming.head.host
         scheme = scope["scheme"].encode("ascii")
         prefix = scope.get("root_path", "").encode("utf-8")
-        client = scope.get("client")
-        if client and client[0] in self._trusted_proxies:
+        if is_trusted:
             headers = scope["headers"]
             host = _value(headers, b"x-forwarded-host") or host
             told = _first(headers, b"x-forwarded-proto").lower()
@@ -218,7 +263,7 @@ class ResponseAdapter:
         public = self._public_url or b"%b://%b%b%b" % (scheme, name, prefix, self._base_path)
         return self._rewriter(public, host)
 
-    def _warn_of_coding(self, route: Route, fields: Mapping[bytes, bytes]) -> None:
+    def _warn_of_coding(self, template: str, fields: Mapping[bytes, bytes]) -> None:
         """Warn once of text whose URLs cannot be rewritten because it is compressed."""
         if (
             not self._warned_of_coding
@@ -229,8 +274,18 @@ class ResponseAdapter:
             logger.warning(
                 "the archive compresses the JSON or XML of %s although it was asked not to, so the "
                 "URLs in it are not rewritten; turn off its compression there",
-                route.template,
+                template,
             )
+
+
+def _body_filter(
+    rewrite: Callable[[], BodyFilter | None] | None, *, compresses: bool
+) -> BodyFilter:
+    """Return a new filter that rewrites a body, compresses it, or does both."""
+    first = rewrite() if rewrite is not None else None
+    if first is None:
+        return Gzip()
+    return _Chain(first, Gzip()) if compresses else first
 
 
 class _Chain:
@@ -248,6 +303,9 @@ class _Chain:
     def flush(self) -> bytes:
         rest = self._first.flush()
         return (self._second.feed(rest) if rest else b"") + self._second.flush()
+
+    def whole(self, body: bytes) -> bytes:
+        return self._second.whole(self._first.whole(body))
 
 
 def _value(headers: Iterable[Header], field: bytes) -> bytes:

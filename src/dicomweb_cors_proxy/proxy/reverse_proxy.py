@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
@@ -17,9 +16,8 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 import httpx
 
 from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT
-from dicomweb_cors_proxy.http.headers import end_to_end, end_to_end_response
+from dicomweb_cors_proxy.http.headers import end_to_end
 from dicomweb_cors_proxy.http.limits import body_too_large
-from dicomweb_cors_proxy.http.messages import TCHAR, BodyFilter, Header
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.proxy.context import CONTEXT
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, log_reason, upstream_problem
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from dicomweb_cors_proxy.http.messages import BodyFilter, Header
     from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.proxy.context import RequestContext
     from dicomweb_cors_proxy.upstream.interface import Request
@@ -42,9 +41,6 @@ _WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 # Every request may fail for lack of a descriptor; the log has one line a request for them already.
 DESCRIPTOR_WARNING_SECONDS = 1.0
-
-_FIELD_NAMES = re.compile(rf"(?:{TCHAR}+(?:\n{TCHAR}+)*)?".encode("ascii"))  # one a line
-_FORBIDDEN_IN_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 # What `rewrite` knows of a request and `modify_response` needs.
@@ -81,14 +77,16 @@ class ClientDisconnected(Exception):  # noqa: N818  (an event, not an error)
 class ReverseProxy(Generic[RouteT]):
     """An ASGI application that forwards requests to an upstream.
 
-    The headers of a connection are stripped here, in both directions, before either hook runs.
+    The headers of a client's connection are stripped here. `modify_response` strips those of the
+    archive's.
 
     Args:
         upstream: sends the requests.
         rewrite: `(scope, headers) -> (Request, route)`; raises `LocalReply` for what is not to be
             sent.
-        modify_response: `(scope, route, status, headers) -> (headers, filter)`, the filter None for
-            a body that passes as it is; raises `LocalReply` to send that instead.
+        modify_response: `(scope, route, status, headers) -> (headers, filter)`, from the archive's
+            header lines as received to those for the client, the filter None for a body that
+            passes as it is; raises `LocalReply` to send that instead.
         limits: time and size.
         load: counts what `max_concurrent_requests` limits.
     """
@@ -151,11 +149,7 @@ class ReverseProxy(Generic[RouteT]):
 
         started = False
         try:
-            headers = [
-                (name.lower(), value) for name, value in end_to_end_response(response.headers)
-            ]
-            headers, body = self._modify_response(scope, route, response.status, headers)
-            _reject_unsendable(response.status, headers)
+            headers, body = self._modify_response(scope, route, response.status, response.headers)
             content, data = (None, b"") if body is None else await _arrived(response, body)
             if content is not None:
                 headers.append((b"content-length", b"%d" % len(content)))
@@ -227,7 +221,7 @@ async def _arrived(response: UpstreamResponse, body: BodyFilter) -> tuple[bytes 
     data = await response.read()
     if len(data) > body.piece:
         return None, data
-    return body.feed(data) + body.flush(), b""
+    return body.whole(data), b""
 
 
 async def _pump(
@@ -357,19 +351,4 @@ def body_without_meaning(method: str) -> HTTPProblem:
     return HTTPProblem(
         400,
         f"A {method} request cannot have a body. Send it without one, and without Content-Length.",
-    )
-
-
-def _reject_unsendable(status: int, headers: list[Header]) -> None:
-    """Raise a 502 for a head that cannot be sent, or that would split the response."""
-    if not 200 <= status <= 599:
-        fault = "a status outside 200 to 599"
-    elif not _FIELD_NAMES.fullmatch(
-        b"\n".join([name for name, _ in headers])
-    ) or _FORBIDDEN_IN_VALUE.search(b"".join([value for _, value in headers])):
-        fault = "control characters in a header"
-    else:
-        return
-    raise UpstreamProblem(
-        "protocol", 502, f"The archive's response has {fault}. Check the archive's software."
     )

@@ -164,3 +164,8 @@ def test_every_chunk_can_be_read_at_once(chunks: list[bytes]) -> None:
         assert decompressor.decompress(piece) == chunk
         sent += piece
     assert gzip.decompress(sent + compressor.flush()) == b"".join(chunks)
+
+
+@given(st.binary())
+def test_a_whole_body_is_compressed_in_one_call(body: bytes) -> None:
+    assert gzip.decompress(Gzip().whole(body)) == body
