@@ -52,7 +52,7 @@ TOP = {key.partition(".")[0] for key in SCHEMA.settings}
 CONFIGURATIONS = [block for block in YAML if set(yaml.safe_load(block.text)) <= TOP]
 OURS = "dicomweb-cors-proxy"
 # What a test elsewhere runs, or what can't run here.
-ELSEWHERE = ("docker", "granian", "kubectl", "npm", "tar", "uvicorn")
+ELSEWHERE = ("docker", "granian", "helm", "kubectl", "npm", "tar", "uvicorn")
 
 
 def configuration(block: Block, folder: Path) -> Settings:
