@@ -18,8 +18,10 @@ from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, Limits, ReversePro
 from dicomweb_cors_proxy.proxy.routing import Router
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
 from dicomweb_cors_proxy.upstream.native import NativeTransport
-from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, OAuthUpstream, TokenCache
+from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenEndpoint
 from dicomweb_cors_proxy.upstream.tls import archive_context, token_context
+from dicomweb_cors_proxy.upstream.token_cache import TokenCache, TokenUpstream
+from dicomweb_cors_proxy.upstream.token_file import TokenFile
 
 if TYPE_CHECKING:
     import httpx
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.tokens.verifier import TokenVerifier
     from dicomweb_cors_proxy.upstream.interface import Upstream
+    from dicomweb_cors_proxy.upstream.token_cache import Tokens
 
 
 class Pipeline:
@@ -86,17 +89,25 @@ def create_upstream(
 ) -> Upstream:
     """Return the upstream for `transport`, or for the settings if that is None."""
     upstream = create_transport(settings) if transport is None else adapt(transport)
+    tokens = create_tokens(settings)
+    return upstream if tokens is None else TokenUpstream(upstream, tokens)
+
+
+def create_tokens(settings: UpstreamSettings) -> Tokens | None:
+    """Return the proxy's tokens if they change; None if Authorization is fixed, or not ours."""
     auth = settings.auth
+    if auth.token_file is not None:
+        return TokenFile(auth.token_file)
     if auth.token_url is None or auth.client_id is None or auth.client_secret is None:
-        return upstream
+        return None
     secret = auth.client_secret.get_secret_value()
-    client = ClientCredentials(auth.token_url, auth.client_id, secret, auth.scope)
+    client = ClientCredentials(auth.token_url, auth.client_id, secret, auth.scope, auth.audience)
     context = token_context(
         ca_file=settings.ca_file,
         client_certificate=settings.client_cert_file,
         client_key=settings.client_key_file,
     )
-    return OAuthUpstream(upstream, TokenCache(client, ssl_context=context))
+    return TokenCache(TokenEndpoint(client, ssl_context=context))
 
 
 def create_transport(upstream: UpstreamSettings) -> Upstream:

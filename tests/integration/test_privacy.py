@@ -57,7 +57,7 @@ from dicomweb_cors_proxy.proxy import outgoing, response_plans
 from dicomweb_cors_proxy.server import connection
 from dicomweb_cors_proxy.proxy import incoming
 from dicomweb_cors_proxy.observability import log_setup
-from dicomweb_cors_proxy.upstream import oauth
+from dicomweb_cors_proxy.upstream import oauth, token_cache
 from dicomweb_cors_proxy.cli import main
 
 quiet, rewrite = log_setup.setup_logging, outgoing.OutgoingRequests.rewrite
@@ -127,7 +127,7 @@ def buggy_received(self, data):
 log_setup.setup_logging, outgoing.OutgoingRequests.rewrite = loud, buggy
 response_plans.ResponsePlans.adapt, incoming.IncomingRequest.read = buggy_answer, buggy_read
 connection.ClientConnection.data_received = buggy_received
-oauth.RETRY_INTERVAL, oauth.TokenCache.__init__.__kwdefaults__["timeout"] = 0.0, 0.5
+token_cache.RETRY_INTERVAL, oauth.TokenEndpoint.__init__.__kwdefaults__["timeout"] = 0.0, 0.5
 main()
 """
 
@@ -326,7 +326,7 @@ class Loud:
 # In either format, and what is said at the start to people.
 LINE = re.compile(
     r"\{|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (?:DEBUG|INFO|WARNING|ERROR|CRITICAL) "
-    r"|(?:archive|origins|access|at|warning) +\S"
+    r"|(?:archive|check|origins|access|at|warning) +\S"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -39,6 +40,10 @@ class UpstreamAuth(Group):
     token: TokenSecret | None = Field(
         None, description="Token for bearer; best kept in a secret file."
     )
+    token_file: Path | None = Field(
+        None,
+        description="Path of a file with the token for bearer, read again when it changes.",
+    )
     token_url: TokenURL | None = Field(
         None, description="URL at which oauth2_client_credentials requests access tokens."
     )
@@ -48,6 +53,9 @@ class UpstreamAuth(Group):
     )
     scope: Scope | None = Field(
         None, description="OAuth scope to request, if the server requires one."
+    )
+    audience: Audience | None = Field(
+        None, description="Audience to request, if the server requires one, as Auth0 does."
     )
 
 

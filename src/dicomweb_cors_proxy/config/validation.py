@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.config.cors_policies import any_origin_keys, policy_problems
 from dicomweb_cors_proxy.config.fields import SCHEMA
@@ -69,27 +69,51 @@ def _pair_problems(
         yield SettingIssue(missing, reason, because_of=(present,))
 
 
+_OAUTH: Final = "oauth2_client_credentials"
+
+# The types that each field under upstream.auth is for.
+_TYPES: Final = {
+    "username": ("basic",),
+    "password": ("basic",),
+    "token": ("bearer",),
+    "token_file": ("bearer",),
+    "token_url": (_OAUTH,),
+    "client_id": (_OAUTH,),
+    "client_secret": (_OAUTH,),
+    "scope": (_OAUTH,),
+    "audience": (_OAUTH,),
+}
+_OPTIONAL: Final = frozenset({"scope", "audience"})
+
+
 def _auth_problems(auth: UpstreamAuth) -> Iterator[SettingIssue]:
     """Yield the fields that are missing, and those that belong to another type."""
     because_of = ("upstream.auth.type",)
-    oauth = "oauth2_client_credentials"
-    owners = {
-        "username": "basic",
-        "password": "basic",
-        "token": "bearer",
-        **dict.fromkeys(("token_url", "client_id", "client_secret", "scope"), oauth),
-    }
-    for name, owner in owners.items():
+    for name, types in _TYPES.items():
         subject = f"upstream.auth.{name}"
         is_set = getattr(auth, name) is not None
-        if auth.type == owner and not is_set and name != "scope":
-            reason = f"is missing; upstream.auth.type: {owner} needs it"
+        if auth.type in types and not is_set and _is_missing(auth, name):
+            reason = f"is missing; upstream.auth.type: {auth.type} needs it"
             if SCHEMA.settings[subject].is_secret:
                 reason += f", best in a secret file upstream__auth__{name}"
+            if name == "token":
+                reason += "; or set upstream.auth.token_file"
             yield SettingIssue(subject, reason, because_of=because_of)
-        if auth.type != owner and is_set:
-            reason = f"is not for upstream.auth.type: {auth.type}; leave it out, or set {owner}"
+        if auth.type not in types and is_set:
+            reason = (
+                f"is not for upstream.auth.type: {auth.type}; leave it out, or set "
+                f"{' or '.join(types)}"
+            )
             yield SettingIssue(subject, reason, because_of=because_of)
+    if auth.type == "bearer" and auth.token is not None and auth.token_file is not None:
+        reason = "is set, and upstream.auth.token too; keep one of the two"
+        yield SettingIssue("upstream.auth.token_file", reason, because_of=because_of)
+
+
+def _is_missing(auth: UpstreamAuth, name: str) -> bool:
+    if name in ("token", "token_file"):
+        return name == "token" and auth.token_file is None
+    return name not in _OPTIONAL
 
 
 def _access_auth_problems(settings: SettingFields) -> Iterator[SettingIssue]:

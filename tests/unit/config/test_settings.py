@@ -441,6 +441,12 @@ OAUTH = {
         ({"type": "none"}, []),
         ({"type": "basic", "username": "u", "password": "p:ä"}, []),
         ({"type": "bearer", "token": "abc"}, []),
+        ({"type": "bearer", "token_file": "/run/token"}, []),
+        (
+            {"type": "bearer", "token": "abc", "token_file": "/run/token"},
+            ["token_file: is set, and upstream.auth.token too; keep one of the two"],
+        ),
+        (OAUTH | {"audience": "https://pacs.example"}, []),
         (
             {"type": "basic"},
             [
@@ -456,7 +462,7 @@ OAUTH = {
             [
                 (
                     "token: is missing; upstream.auth.type: bearer needs it, best in a secret file "
-                    "upstream__auth__token"
+                    "upstream__auth__token; or set upstream.auth.token_file"
                 )
             ],
         ),
@@ -858,10 +864,12 @@ def test_a_secret_file_without_a_secret_is_named(places: Places, kind: str) -> N
 # These can't differ from their default together with those of `basic`.
 OF_ANOTHER_TYPE = (
     "upstream.auth.token",
+    "upstream.auth.token_file",
     "upstream.auth.token_url",
     "upstream.auth.client_id",
     "upstream.auth.client_secret",
     "upstream.auth.scope",
+    "upstream.auth.audience",
 )
 
 

@@ -19,9 +19,10 @@ import trustme
 import yaml
 
 from dicomweb_cors_proxy import create_app
-from dicomweb_cors_proxy.upstream import json_endpoint, oauth
+from dicomweb_cors_proxy.upstream import json_endpoint, token_cache
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
-from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenCache
+from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenEndpoint
+from dicomweb_cors_proxy.upstream.token_cache import RETRY_INTERVAL, TokenCache
 from tests.support.login import CLIENT, SECRET, Login, login, refusal, saying
 from tests.support.processes import Child
 from tests.support.servers import free_port
@@ -111,6 +112,19 @@ async def problem(p: Proxy, raw: bytes = request()) -> str:
 
 
 # In front of an archive
+
+
+async def test_scope_and_audience_are_asked_for() -> None:
+    async with login() as there, guarded() as (_, a):
+        auth = there.auth(scope="dicom.read", audience="https://pacs.example")
+        configuration = settings(a.url, upstream={"auth": auth})
+        async with proxy(configuration) as p:
+            assert (await p.ask(request()))[0].status == 200
+        assert there.forms[0] == {
+            "grant_type": "client_credentials",
+            "scope": "dicom.read",
+            "audience": "https://pacs.example",
+        }
 
 
 async def test_it_is_fetched_once_and_when_it_is_needed() -> None:
@@ -363,7 +377,7 @@ def ending(raw: bytes) -> Callable[[Wire], Awaitable[None]]:
 async def test_a_failing_endpoint(
     raw: bytes, trouble: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(oauth, "RETRY_INTERVAL", 0.0)
+    monkeypatch.setattr(token_cache, "RETRY_INTERVAL", 0.0)
     caplog.set_level(logging.INFO, "dicomweb_cors_proxy")
     async with (
         login(script=[ending(raw)] * 2) as there,
@@ -403,7 +417,9 @@ async def test_an_endpoint_that_is_down() -> None:
 
 
 def tokens(there: Login, clock: Callable[[], float], **more: Any) -> TokenCache:  # noqa: ANN401
-    return TokenCache(ClientCredentials(there.url, CLIENT, SECRET), clock=clock, **more)
+    return TokenCache(
+        TokenEndpoint(ClientCredentials(there.url, CLIENT, SECRET), **more), clock=clock
+    )
 
 
 @pytest.mark.parametrize(
@@ -472,10 +488,10 @@ async def test_a_renewal_that_fails_leaves_the_old_one_until_its_end() -> None:
             assert await mine.get() == b"token-1"
             await until(lambda: len(there.script) == 2 and not mine._fetching)  # noqa: SLF001
             assert there.asked == asked
-        clock.now += oauth.RETRY_INTERVAL
+        clock.now += RETRY_INTERVAL
         assert await mine.get() == b"token-1"
         await until(lambda: len(there.script) == 1 and not mine._fetching)  # noqa: SLF001
-        clock.now += 25 - oauth.RETRY_INTERVAL
+        clock.now += 25 - RETRY_INTERVAL
         with pytest.raises(UpstreamProblem, match="502") as caught:
             await mine.get()
         assert "responded 500" in caught.value.detail
@@ -484,7 +500,7 @@ async def test_a_renewal_that_fails_leaves_the_old_one_until_its_end() -> None:
             with pytest.raises(UpstreamProblem):
                 await mine.get()
         assert there.asked == asked
-        clock.now += oauth.RETRY_INTERVAL
+        clock.now += RETRY_INTERVAL
         assert await mine.get() == b"token-2"
 
 
@@ -510,11 +526,11 @@ async def test_a_token_is_replaced_once_in_a_while() -> None:
             value = f"token-{number}".encode()
             assert await mine.get() == value
             assert await mine.replacement_for(value) is None
-            clock.now += pause * oauth.RETRY_INTERVAL
+            clock.now += pause * RETRY_INTERVAL
             assert await mine.replacement_for(value) == f"token-{number + 1}".encode()
-        clock.now += 120 * oauth.RETRY_INTERVAL
+        clock.now += 120 * RETRY_INTERVAL
         assert await mine.replacement_for(b"token-10") == b"token-11"
-        clock.now += oauth.RETRY_INTERVAL
+        clock.now += RETRY_INTERVAL
         assert await mine.replacement_for(b"token-11") == b"token-12"
     assert there.asked == 12
 
@@ -597,7 +613,7 @@ def scope() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("reads", "code", "said"),
     [
-        (("header",), 0, "answers (200)"),
+        (("header",), 0, "right path"),
         ((), 1, "the token endpoint responded 401 (invalid_client)"),
     ],
 )
