@@ -11,6 +11,9 @@ import re
 # Chunks decoded in one call; about 0.1 ms of work.
 MAX_CHUNKS_PER_CALL = 256
 
+# Minimum size of a piece for which a view of it takes less time than a copy.
+VIEW_BYTES = 4096
+
 # Maximum size of the trailer section.
 MAX_TRAILER_BYTES = 8192
 
@@ -73,13 +76,16 @@ class ChunkedDecoder:
         """
         at = start
         end = len(data)
-        pieces: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
+        view = memoryview(data)  # a long piece is copied once, when all are joined
         if self._partial and not self._in_trailers and at < end:
             at = self._complete_line(data, at)
         remaining = self._remaining
         while at < end and len(pieces) < MAX_CHUNKS_PER_CALL and not self._in_trailers:
             if remaining:
-                piece = data[at : at + remaining]
+                is_all = at == 0 and remaining >= end  # a slice of all of it is no copy
+                source = data if is_all or remaining < VIEW_BYTES else view
+                piece = source[at : at + remaining]
                 pieces.append(piece)
                 at += len(piece)
                 remaining -= len(piece)

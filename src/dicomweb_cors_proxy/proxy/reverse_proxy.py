@@ -20,6 +20,7 @@ from dicomweb_cors_proxy.http.headers import end_to_end
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.proxy.context import CONTEXT
+from dicomweb_cors_proxy.server.deadline import WaitLimit
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, log_reason, upstream_problem
 from dicomweb_cors_proxy.upstream.interface import Timeouts, Upstream, UpstreamResponse
 
@@ -305,10 +306,11 @@ class ClientStream:
         record = context.record
         limit = self._limits.max_body_bytes
         timeout = self._limits.body_timeout
+        wait_limit = WaitLimit(timeout)
         try:
             while True:
                 try:
-                    async with asyncio.timeout(timeout):
+                    with wait_limit:
                         message = await self._receive()
                 except TimeoutError:
                     raise HTTPProblem(
@@ -328,6 +330,7 @@ class ClientStream:
                 if not message.get("more_body", False):
                     return
         finally:
+            wait_limit.close()
             self._watch()
 
     def _watch(self) -> None:

@@ -43,6 +43,8 @@ class Upload:
         self._on_end = on_end
         self._is_stopped = False
         self._drained: asyncio.Future[None] | None = None
+        # Some versions of asyncio never pause the protocol in `writelines` (CVE-2024-12254).
+        self._writes_together = type(transport).__module__.startswith("uvloop")
         self._task: asyncio.Task[None]
 
     def start(self, body: AsyncIterable[bytes]) -> None:
@@ -61,6 +63,9 @@ class Upload:
     def resume(self) -> None:
         """Continue to write."""
         self._is_paused = False
+        self._wake()
+
+    def _wake(self) -> None:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -89,9 +94,7 @@ class Upload:
                 continue  # it would end a chunked body
             sent += len(chunk)
             if length is None:
-                self._transport.write(b"%x\r\n" % len(chunk))
-                self._transport.write(chunk)
-                self._transport.write(b"\r\n")
+                self._write_chunk(chunk)
             elif sent > length:
                 raise httpx.LocalProtocolError("the body is longer than its Content-Length")
             else:
@@ -103,18 +106,30 @@ class Upload:
         elif sent < length:
             raise httpx.LocalProtocolError("the body is shorter than its Content-Length")
 
+    def _write_chunk(self, chunk: bytes) -> None:
+        """Write a chunk with its size by one system call; otherwise each line is a packet."""
+        parts = (b"%x\r\n" % len(chunk), chunk, b"\r\n")
+        if self._writes_together:
+            self._transport.writelines(parts)
+        else:
+            self._transport.write(b"".join(parts))
+
     async def _drain(self) -> None:
         """Wait until the archive has taken most of what was written."""
+        loop = asyncio.get_running_loop()
         while self._is_paused:
             pending = self._transport.get_write_buffer_size()
-            self._drained = asyncio.get_running_loop().create_future()
+            self._drained = loop.create_future()
+            timer = None
+            if self._timeout is not None:  # asyncio.timeout takes several times as long
+                timer = loop.call_later(self._timeout, self._wake)
             try:
-                async with asyncio.timeout(self._timeout):
-                    await self._drained
-            except TimeoutError:
-                is_stalled = pending == self._transport.get_write_buffer_size()
-                if is_stalled and not self._is_reading_paused():
-                    message = f"the archive took no byte for {self._timeout:g} s"
-                    raise httpx.WriteTimeout(message) from None
+                await self._drained
             finally:
                 self._drained = None
+                if timer is not None:
+                    timer.cancel()
+            if self._is_paused and pending == self._transport.get_write_buffer_size():
+                if self._is_reading_paused():
+                    continue
+                raise httpx.WriteTimeout(f"the archive took no byte for {self._timeout:g} s")
