@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -119,6 +121,7 @@ def create_transport(upstream: UpstreamSettings) -> Upstream:
             verify=upstream.verify_tls,
             client_certificate=upstream.client_cert_file,
             client_key=upstream.client_key_file,
+            openssl_conf=Path(conf) if (conf := os.environ.get("OPENSSL_CONF")) else None,
         )
     if upstream.transport == "httpx":
         from dicomweb_cors_proxy.upstream.httpx_client import HTTPXTransport  # noqa: PLC0415  (slow)

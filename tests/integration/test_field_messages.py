@@ -5,16 +5,23 @@ Each row names its source. UIDs and hosts are made up.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import socket
+import ssl
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.loading import load
 from tests.support.sockets import ORIGIN, Wire, answer, archive, proxy, request, settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.sockets import Head
 
 PADDED = "python-hyper/h11 PR 143, nodejs/undici PR 5286, valyala/fasthttp PR 372, llhttp's tests"
@@ -64,6 +71,133 @@ async def test_a_page_can_read_why_its_malformed_head_is_rejected(
     assert head.get(b"access-control-allow-origin") == ORIGIN
     assert "not well-formed" in json.loads(body)["detail"]
     assert not a.requests
+
+
+TWICE = "duckdb/duckdb-ui #52"
+BOTH = "netptop/siteproxy #75"
+RFC = "RFC 9112"
+SECRET = "Doe^Jane"
+
+
+@pytest.mark.native_only("httpx says in its own words what is wrong")
+@pytest.mark.parametrize(
+    ("source", "lines", "rule"),
+    [
+        (TWICE, ["Content-Length: 2", "Content-Length: 2"], "it has Content-Length twice"),
+        (TWICE, ["Content-Length: 2", "content-length: 3"], "it has Content-Length twice"),
+        (BOTH, ["Content-Length: 2", "Transfer-Encoding: chunked"],
+         "it has both Content-Length and Transfer-Encoding"),
+        (BOTH, ["Transfer-Encoding: chunked", "Content-Length: 2"],
+         "it has both Content-Length and Transfer-Encoding"),
+        (f"{RFC} §6.3", ["Content-Length: 2, 2"], "its Content-Length is not a number"),
+        (f"{RFC} §6.1", ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+         "it has Transfer-Encoding twice"),
+        (f"{RFC} §6.1", ["Transfer-Encoding: identity"],
+         "its Transfer-Encoding names another coding than chunked"),
+        (f"{RFC} §5.2", [f"X-Patient: {SECRET}", f"\t{SECRET}"],
+         "the header X-Patient is folded over several lines"),
+        (f"{RFC} §5.1", [f"Content-Type : {SECRET}"],
+         "a blank stands before the colon of the header Content-Type"),
+        (f"{RFC} §5.1", [f"X {SECRET} : b"], "a blank stands in the name of a header"),
+        (f"{RFC} §5.1", [f"{SECRET}"], "a header has no colon"),
+        (f"{RFC} §5.5", [f"X-Patient: {SECRET}\0"],
+         "the header X-Patient has a control character"),
+        (f"{RFC} §2.2", [f"X-Patient: {SECRET}\nX-A: b"],
+         "the header X-Patient ends with LF alone"),
+        ("archives with large cookies", [f"Set-Cookie: {70000 * 'a'}"],
+         "its head has more than 65536 bytes"),
+    ],
+)  # fmt: skip
+async def test_a_malformed_head_is_named_by_rule_and_header(
+    source: str, lines: list[str], rule: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = "\r\n".join(["HTTP/1.1 200 OK", *lines, "", "[]"]).encode("latin-1")
+    async with archive(lambda wire, _: wire.send(raw)) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request())
+    assert head.status == 502, source
+    assert rule in json.loads(body)["detail"]
+    assert rule in caplog.text
+    assert not any(
+        secret in text
+        for secret in (SECRET, "identity", "aaaa")
+        for text in (body.decode(), caplog.text)
+    )
+
+
+@pytest.mark.native_only("httpx says in its own words what is wrong")
+@pytest.mark.parametrize(
+    ("source", "raw", "rule"),
+    [
+        (f"{RFC} §6.1", b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+         "it has Transfer-Encoding, which HTTP/1.0 lacks"),
+        (f"{RFC} §2.2", b"HTTP/1.1 200 OK\nContent-Length: 2\n\n[]",
+         "its status line ends with LF alone"),
+        (f"{RFC} §4", b"HTTP/1.1 OK\r\n\r\n[]", "its status line is malformed"),
+        (f"{RFC} §4", b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+         "it has the status 200 of HTTP/2.0"),
+        ("an archive that speaks TLS there", b"\x15\x03\x01\0\x02\x02\x46", "write https://"),
+    ],
+)  # fmt: skip
+async def test_a_malformed_start_is_named(source: str, raw: bytes, rule: str) -> None:
+    async with archive(lambda wire, _: wire.send(raw)) as a, proxy(settings(a.url)) as p:
+        head, body = await p.ask(request())
+    assert head.status == 502, source
+    assert rule in json.loads(body)["detail"]
+
+
+OLD_TLS = "nroduit/Weasis #98, openssl/openssl #21296, weserv/images #208"
+LAX = """openssl_conf = init
+[init]
+ssl_conf = ssl
+[ssl]
+system_default = tls  # for all contexts
+[tls]
+MinProtocol = TLSv1.1
+CipherString = ALL:@SECLEVEL=0
+"""
+
+
+def old_context() -> ssl.SSLContext:
+    """Return the TLS of an archive that speaks TLS 1.1 at most."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.maximum_version = ssl.TLSVersion.TLSv1_1
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def refuse_handshake(listener: socket.socket, context: ssl.SSLContext) -> None:
+    """Accept one connection and fail its handshake with an alert, which asyncio would not send."""
+    accepted, _ = listener.accept()
+    with accepted, suppress(ssl.SSLError):
+        context.wrap_socket(accepted, server_side=True)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+async def test_old_tls_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/pacs"
+        async with proxy(settings(url, upstream={"url": url, "verify_tls": False})) as p:
+            refused = asyncio.to_thread(refuse_handshake, listener, old_context())
+            (head, body), _ = await asyncio.gather(p.ask(request()), refused)
+    assert head.status == 502, OLD_TLS
+    detail = json.loads(body)["detail"]
+    assert "the TLS version there is too old" in detail
+    assert "OPENSSL_CONF" in detail
+    assert "ca_file" not in detail
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+async def test_old_tls_can_be_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = tmp_path / "openssl.cnf"
+    conf.write_text(LAX)
+    monkeypatch.setenv("OPENSSL_CONF", str(conf))
+    async with archive(lambda wire, _: wire.send(answer(b"[]")), tls=old_context()) as a:
+        changed = settings(a.url, upstream={"url": a.url, "verify_tls": False})
+        async with proxy(changed) as p:
+            head, body = await p.ask(request())
+    assert (head.status, body) == (200, b"[]"), OLD_TLS
 
 
 APPS = "ionic-team/capacitor #6936, #2669"

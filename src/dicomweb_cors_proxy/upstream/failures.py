@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from dicomweb_cors_proxy.http.replies import HTTPProblem
-from dicomweb_cors_proxy.upstream.interface import ResolveTimedOut, Timeouts
+from dicomweb_cors_proxy.upstream.interface import MalformedResponse, ResolveTimedOut, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -109,14 +109,28 @@ def upstream_problem(error: httpx.HTTPError, timeouts: Timeouts) -> UpstreamProb
                 "upstream.url."
             )
         case _:
-            reason, status = "protocol", 502
-            detail = (
-                "The archive closed the connection before its response was complete, or "
-                "sent something that is not HTTP. See the archive's own log; if it speaks "
-                "TLS at this port, write https:// in upstream.url."
-            )
+            reason, status, detail = "protocol", 502, _protocol_fault(error)
     return UpstreamProblem(reason, status, detail, headers)
 
+
+def _protocol_fault(error: httpx.HTTPError) -> str:
+    if isinstance(error, MalformedResponse):
+        return (
+            f"The archive's response breaks HTTP: {error}. Browsers may accept it, but where it "
+            "ends would be a guess. Correct the archive, or the proxy in front of it."
+        )
+    return (
+        "The archive closed the connection before its response was complete, or "
+        "sent something that is not HTTP. See the archive's own log; if it speaks "
+        "TLS at this port, write https:// in upstream.url."
+    )
+
+
+_LOWER = (
+    "Update TLS there. Until then, a file that OPENSSL_CONF names can allow it, with MinProtocol "
+    "and the SECLEVEL of CipherString."
+)
+_TOO_WEAK = f": the keys or signatures there are too weak for OpenSSL. {_LOWER}"
 
 # By OpenSSL's X509_V_ERR_…; https://docs.openssl.org/master/man1/openssl-verification-options/
 _CERTIFICATE_FAULTS = {
@@ -131,6 +145,66 @@ _CERTIFICATE_FAULTS = {
         ": its certificate is not for the host in upstream.url. Write a name that the certificate "
         "has.",
     ),
+    **dict.fromkeys((66, 67, 68), _TOO_WEAK),
+}
+_OTHER_CERTIFICATE_FAULT = (
+    ". For a private certificate authority set upstream.ca_file. Check that the certificate "
+    "contains the host of upstream.url."
+)
+
+# By OpenSSL's SSL_R_…, as ssl.SSLError.reason has them.
+_HANDSHAKE_FAULTS = {
+    **dict.fromkeys(
+        ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),
+        ": it speaks plain http there. Write http:// in upstream.url, or the port of its https.",
+    ),
+    **dict.fromkeys(
+        (
+            "TLSV1_ALERT_PROTOCOL_VERSION",
+            "UNSUPPORTED_PROTOCOL",
+            "VERSION_TOO_LOW",
+            "WRONG_SSL_VERSION",
+        ),
+        f": the TLS version there is too old; OpenSSL's default is TLS 1.2 or later. {_LOWER}",
+    ),
+    **dict.fromkeys(
+        (
+            "NO_CIPHERS_AVAILABLE",
+            "NO_SHARED_CIPHER",
+            "SSLV3_ALERT_HANDSHAKE_FAILURE",
+            "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        ),
+        ": it shares no cipher with the proxy, or requires a client certificate "
+        f"(upstream.client_cert_file). {_LOWER}",
+    ),
+    **dict.fromkeys(
+        (
+            "BAD_SIGNATURE",
+            "CA_KEY_TOO_SMALL",
+            "CA_MD_TOO_WEAK",
+            "DH_KEY_TOO_SMALL",
+            "EE_KEY_TOO_SMALL",
+            "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED",
+            "MODULUS_TOO_SMALL",
+            "WRONG_SIGNATURE_TYPE",
+        ),
+        _TOO_WEAK,
+    ),
+    "UNSAFE_LEGACY_RENEGOTIATION_DISABLED": (
+        ": it lacks secure renegotiation (RFC 5746). Update TLS there. Until then, a file that "
+        "OPENSSL_CONF names can allow it, with Options = UnsafeLegacyServerConnect."
+    ),
+    **dict.fromkeys(
+        (
+            "SSLV3_ALERT_BAD_CERTIFICATE",
+            "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+            "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+            "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+            "TLSV1_ALERT_UNKNOWN_CA",
+        ),
+        ": it rejects the proxy's client certificate, or lacks one. Set upstream.client_cert_file "
+        "and upstream.client_key_file to a certificate that it accepts.",
+    ),
 }
 
 
@@ -140,14 +214,12 @@ def _tls_fault(error: httpx.HTTPError) -> str | None:
     if not faults:
         return None
     fault = faults[-1]
-    if fault.reason == "WRONG_VERSION_NUMBER":
-        return (
-            ": it speaks plain http there. Write http:// in upstream.url, or the port of its https."
-        )
-    return _CERTIFICATE_FAULTS.get(
-        getattr(fault, "verify_code", 0),
-        ". For a private certificate authority set upstream.ca_file. Check that the certificate "
-        "contains the host of upstream.url.",
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        return _CERTIFICATE_FAULTS.get(fault.verify_code, _OTHER_CERTIFICATE_FAULT)
+    return _HANDSHAKE_FAULTS.get(
+        fault.reason or "",
+        f" (OpenSSL's reason is {fault.reason or 'not known'}). Check that upstream.url names the "
+        "port of its https, and see the archive's own log.",
     )
 
 
@@ -165,6 +237,8 @@ def log_reason(error: httpx.HTTPError) -> str:
     The message of a library may quote a response that has begun. A message about connecting
     cannot.
     """
+    if isinstance(error, MalformedResponse):
+        return type(error).__name__
     if isinstance(error, httpx.ConnectError) or error.__cause__ is None:
         return str(error)
     return type(error).__name__

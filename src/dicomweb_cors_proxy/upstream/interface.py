@@ -48,6 +48,10 @@ class ResolveTimedOut(httpx.ConnectTimeout):
     """The host name was not resolved within the connect timeout."""
 
 
+class MalformedResponse(httpx.RemoteProtocolError):
+    """A response that breaks HTTP. Its text is a clause that names the rule, and no value."""
+
+
 class Endpoint(NamedTuple):
     """A scheme, host and port; requests with the same three share connections (RFC 6454 §4)."""
 

@@ -8,7 +8,8 @@ import httptools
 import httpx
 
 from dicomweb_cors_proxy.http.chunked import ChunkedDecoder, ChunkedError
-from dicomweb_cors_proxy.upstream.interface import ResponseHead
+from dicomweb_cors_proxy.upstream.head_faults import as_clause, coding_fault, find_fault
+from dicomweb_cors_proxy.upstream.interface import MalformedResponse, ResponseHead
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.http.messages import Header
@@ -43,6 +44,7 @@ class ResponseParser:
         self._headers: list[Header] = []
         self._head_bytes = 0
         self._fed_bytes = 0  # to the parser, for the present head
+        self._earlier: list[bytes] = []  # of an incomplete head, to name its fault
         self._head_tail = b""  # the last bytes that were fed to the parser
         self._interim_responses = 0
         self._remaining: int | None = None  # of a Content-Length body, bytes
@@ -102,7 +104,7 @@ class ResponseParser:
         try:
             content, self._decoded_to = decoder.decode(self._undecoded, self._decoded_to)
         except ChunkedError as exc:
-            raise httpx.RemoteProtocolError(f"malformed chunks: {exc}") from None
+            raise MalformedResponse(as_clause(str(exc))) from None
         if content:
             self._add(content)
         is_read = self._decoded_to == len(self._undecoded)
@@ -161,13 +163,16 @@ class ResponseParser:
             try:
                 parser.feed_data(part)
             except httptools.HttpParserError as exc:
-                reason = self._rejection or f"malformed response: {exc}"
-                # The parser's words may quote the archive's bytes, our own don't.
-                raise httpx.RemoteProtocolError(reason) from (None if self._rejection else exc)
+                if fault := self._rejection or find_fault(b"".join([*self._earlier, data])):
+                    raise MalformedResponse(fault) from None
+                # The parser's words may quote the archive's bytes.
+                raise httpx.RemoteProtocolError(f"not HTTP: {exc}") from exc
             if self.head is not None:
                 parser = self._parser = None
             elif self._fed_bytes > self._max_head_bytes:
-                raise httpx.RemoteProtocolError(self._too_long)
+                raise MalformedResponse(self._too_long)
+        if parser is not None:
+            self._earlier.append(data)
         return at
 
     def _end_of_head(self, data: bytes, start: int) -> int:
@@ -202,7 +207,7 @@ class ResponseParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name, value.rstrip(b" \t")))  # the parser strips the front only
         if len(self._headers) > MAX_HEADERS:
-            self._reject(f"more than {MAX_HEADERS} header lines")
+            self._reject(f"it has more than {MAX_HEADERS} header lines")
         self._count(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
@@ -210,11 +215,11 @@ class ResponseParser:
         status = parser.get_status_code()
         version = parser.get_http_version()
         if status < 100 or status == 101 or version not in ("1.0", "1.1"):
-            self._reject(f"status {status} of HTTP/{version}")
+            self._reject(f"it has the status {status} of HTTP/{version}")
         if status < 200:
             self._interim_responses += 1
             if self._interim_responses > MAX_INTERIM_RESPONSES:
-                self._reject(f"more than {MAX_INTERIM_RESPONSES} interim responses")
+                self._reject(f"it has more than {MAX_INTERIM_RESPONSES} interim responses")
             return
 
         length, chunked, persistent = self._framing(version)
@@ -232,12 +237,11 @@ class ResponseParser:
         self._remaining = length
 
     def on_body(self, _: bytes) -> None:
-        self._reject("a body in the head")
+        self._reject("its head has a body")
 
     def on_message_complete(self) -> None:
         if self.head is None:  # of an interim response
-            self._headers = []
-            self._reason = b""
+            self._headers, self._reason, self._earlier = [], b"", []
             self._head_bytes = self._fed_bytes = 0
 
     def _framing(self, version: str) -> tuple[int | None, bool, bool]:
@@ -250,8 +254,8 @@ class ResponseParser:
                 case b"content-length":
                     length = int(value)
                 case b"transfer-encoding":
-                    if value.lower() != b"chunked" or chunked or version == "1.0":
-                        self._reject("a Transfer-Encoding other than one `chunked`")
+                    if fault := coding_fault(value, version, is_repeated=chunked):
+                        self._reject(fault)
                     chunked = True
                 case b"connection":
                     options = {option.strip() for option in value.lower().split(b",")}
@@ -267,8 +271,8 @@ class ResponseParser:
     def _reject(self, what: str) -> NoReturn:
         """Break off out of a callback."""
         self._rejection = what
-        raise httpx.RemoteProtocolError(what)
+        raise MalformedResponse(what)
 
     @property
     def _too_long(self) -> str:
-        return f"a head of more than {self._max_head_bytes} bytes"
+        return f"its head has more than {self._max_head_bytes} bytes"

@@ -5,15 +5,27 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING
 
+from dicomweb_cors_proxy.upstream import openssl_conf as openssl_conf_file
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def archive_context(
-    *, ca_file: Path | None, verify: bool, client_certificate: Path | None, client_key: Path | None
+    *,
+    ca_file: Path | None,
+    verify: bool,
+    client_certificate: Path | None,
+    client_key: Path | None,
+    openssl_conf: Path | None = None,
 ) -> ssl.SSLContext:
-    """Return the context for the archive: which certificates it trusts, and our own."""
+    """Return the context for the archive: which certificates it trusts, and our own.
+
+    `openssl_conf` is OpenSSL's configuration file, for archives with old TLS.
+    """
     context = ssl.create_default_context(cafile=ca_file)
+    if openssl_conf is not None:
+        openssl_conf_file.apply(openssl_conf, context)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
