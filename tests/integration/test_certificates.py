@@ -263,10 +263,10 @@ ENCRYPTED = BestAvailableEncryption(b"SECRET")
 @pytest.mark.parametrize(
     ("what", "content", "reason"),
     [
-        ("certificate", None, "can't be read (No such file or directory)"),
-        ("key", None, "can't be read (No such file or directory)"),
-        ("certificate", b"SECRET", "holds no certificate in PEM form"),
-        ("key", b"SECRET", "holds no private key in PEM form"),
+        ("certificate", None, "cannot be read (No such file or directory)"),
+        ("key", None, "cannot be read (No such file or directory)"),
+        ("certificate", b"SECRET", "has no certificate in PEM form"),
+        ("key", b"SECRET", "has no private key in PEM form"),
         ("key", ENCRYPTED, "is encrypted"),
     ],
 )
@@ -328,7 +328,7 @@ def test_files_that_go_while_they_are_read(
     monkeypatch.setattr(ssl.SSLContext, name, late)
     assert [in_use.poll() for _ in range(2)] == [False, False]
     (message,) = caplog.messages
-    assert "can't be read (No such file or directory)" in message
+    assert "cannot be read (No such file or directory)" in message
     assert handshake(in_use.context) == first
 
 

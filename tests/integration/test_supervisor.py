@@ -180,7 +180,7 @@ async def test_one_that_dies_is_replaced(
     # A replacement goes on in its predecessor's files.
     assert {file.stem.rpartition("_")[2] for file in figures.iterdir()} == {"0", "1"}
     how = "by SIGKILL" if number == signal.SIGKILL else "with status 0"
-    assert proxy.child.output.count(f" ended {how}; another takes its place\n") == 3
+    assert proxy.child.output.count(f" ended {how}; it is replaced\n") == 3
 
 
 async def test_what_a_dead_worker_did_stays_counted_and_what_it_held_does_not(
@@ -225,7 +225,7 @@ def test_none_is_left_when_the_supervisor_is_killed(tmp_path: Path) -> None:
         os.kill(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         # The workers hold the other end of the output: it is read to its end.
-        assert child.output.count("the supervisor is gone") == 2
+        assert child.output.count("the supervisor has ended, so this worker shuts down") == 2
         assert "Traceback" not in child.output
         assert child.is_silent
 
@@ -310,7 +310,7 @@ connection.recv()
         flag.touch()
         one, other = workers_of(child)
         os.kill(one, signal.SIGKILL)
-        child.wait_for("(?:ended with status 3; another takes its place[^$]*){7}")
+        child.wait_for("(?:ended with status 3; it is replaced[^$]*){7}")
         os.kill(other, signal.SIGKILL)
         assert child.wait() == 1
     assert re.search(r"\d+ workers in a row ended before they served", child.output)
@@ -343,7 +343,7 @@ while True:
         child.wait_for("ready")
         victim = min(workers_of(child))
         os.kill(victim, signal.SIGKILL)
-        child.wait_for("another takes its place")
+        child.wait_for("it is replaced")
         gate.write(b"3")
         child.wait_for("(?s)(?:one more.*){3}")
         child.terminate()

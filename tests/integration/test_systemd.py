@@ -136,7 +136,7 @@ def test_a_manager_that_hangs_blocks_no_sign_of_life(
     while not caplog.messages:  # its queue fills up
         notify(ALIVE)
     (message,) = caplog.messages
-    assert message.startswith("$NOTIFY_SOCKET can't be told WATCHDOG=1: ")
+    assert message.startswith("cannot send WATCHDOG=1 to $NOTIFY_SOCKET: ")
 
 
 def test_not_ready_with_the_port_taken(manager: Manager) -> None:
@@ -197,4 +197,4 @@ def test_a_manager_that_is_gone_is_logged(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     notify(READY)
-    assert caplog.messages == ["$NOTIFY_SOCKET can't be told READY=1: No such file or directory"]
+    assert caplog.messages == ["cannot send READY=1 to $NOTIFY_SOCKET: No such file or directory"]

@@ -169,7 +169,7 @@ def probe(  # noqa: PLR0913  (one a flag)
         )
     except OSError:
         raise click.BadParameter(
-            f"{ca_file} holds no certificates in PEM.", param_hint="--ca-file"
+            f"{ca_file} has no certificate in PEM. Name a file that does.", param_hint="--ca-file"
         ) from None
     with client:
         if for_scripts:

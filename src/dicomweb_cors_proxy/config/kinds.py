@@ -112,11 +112,11 @@ def _authority_fault(authority: str) -> str | None:
     if not authority.startswith("[") and authority.count(":") > 1:
         return "needs brackets around its IPv6 address, as in [2001:db8::1]:8042"
     if not host:
-        return "names no host"
+        return "has no host; write one, such as pacs.example"
     if not _is_host(host):
-        return "has no valid host: that is a DNS name, an IPv4 address, or IPv6 as in [2001:db8::1]"
+        return "has an invalid host; write a DNS name, an IPv4 address, or IPv6 as in [2001:db8::1]"
     if colon and not (_PORT.fullmatch(port) and int(port) <= MAX_PORT):
-        return f"has no valid port: that is a number from 1 to {MAX_PORT}"
+        return f"has an invalid port; write a number from 1 to {MAX_PORT}"
     return None
 
 
@@ -133,9 +133,9 @@ def _is_host(host: str) -> bool:
 
 def _path_fault(path: str) -> str | None:
     if re.search("%(?![0-9A-Fa-f]{2})", path):
-        return "has a % that two hexadecimal digits don't follow; write a literal % as %25"
+        return "has a % without two hexadecimal digits after it; write a literal % as %25"
     if not _PATH.fullmatch(path):
-        return "has a character that a URL's path can't hold; percent-encode it"
+        return "has a character that a URL's path cannot have; percent-encode it"
     if not {".", ".."}.isdisjoint(re.split(r"[/\\]", unquote(path))):
         return "has a dot segment, . or ..; write the path that it leads to"
     return None
@@ -144,7 +144,7 @@ def _path_fault(path: str) -> str | None:
 def _http_url_fault(url: str, credentials: str) -> str | None:
     """Say what keeps `url` from being http or https, a host, and a path; nothing else."""
     if not re.fullmatch("[!-~]+", url):
-        return "has a character that no URL holds: percent-encode it, in a host write Punycode"
+        return "has a character that a URL cannot have; percent-encode it, in a host write Punycode"
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "has no scheme"
@@ -152,7 +152,7 @@ def _http_url_fault(url: str, credentials: str) -> str | None:
         return (
             "has quotes around it: leave them out"
             if scheme[:1] in ("'", '"')
-            else "has a scheme other than http and https"
+            else "has a scheme other than http and https; write one of these"
         )
     for mark, name in (("?", "a query"), ("#", "a fragment")):
         if mark in rest:
@@ -205,7 +205,9 @@ def _public_url(url: str) -> str:
 def _url_with_query(url: str, *, credentials: str, example: str) -> str:
     endpoint, mark, query = url.partition("?")
     if not re.fullmatch("[!$-~]*", query):
-        raise ValueError(f"{redacted(url)} has a query with a # or a character that no URL holds")
+        raise ValueError(
+            f"{redacted(url)} has a # or another character that no query has; percent-encode it"
+        )
     return _http_url(endpoint, credentials=credentials, example=example) + mark + query
 
 
@@ -253,11 +255,11 @@ def _base_path(path: str) -> str:
     if "://" in path:
         fault: str | None = "is a URL; write its path, as in /dicom-web (the URL is public_url's)"
     elif not path.startswith("/"):
-        fault = f"doesn't start with a slash; write {'/' + path.strip('/')!r}"
+        fault = f"does not start with a slash; write {'/' + path.strip('/')!r}"
     elif path != "/" and ("//" in path or path.endswith("/")):
         fault = f"has an empty segment; write {re.sub('/+', '/', path).rstrip('/') or '/'!r}"
     elif path.split("/")[1] in _OWN_PATHS:
-        fault = "hides a path that the proxy answers itself; choose another"
+        fault = "hides a path of the proxy's own; choose another"
     elif len(path) > _MAX_BASE_PATH_BYTES:
         fault = f"is longer than {_MAX_BASE_PATH_BYTES} bytes; use a shorter path"
     else:
@@ -284,7 +286,7 @@ def _allowed_host(host: str) -> str:
     if "*" in host:
         fault: str | None = "has a wildcard, which is not supported; list each host"
     elif "/" in host:
-        fault = "is not what a Host header holds; write host or host:port"
+        fault = "is not the form of a Host header; write host or host:port"
     elif host != host.lower():
         fault = f"has upper-case letters; write {host.lower()}"
     else:
@@ -307,7 +309,7 @@ def _extra_path(path: str) -> str:
 def _token(name: str) -> str:
     if not re.fullmatch(rf"{TCHAR}{{1,64}}", name):
         raise ValueError(
-            f"{redacted(name)} can't stand in Via; write up to 64 letters, digits, dots and hyphens"
+            f"{redacted(name)} cannot be used in Via; write 1 to 64 letters, digits, dots, hyphens"
         )
     return name
 
@@ -323,24 +325,21 @@ Token = Annotated[str, AfterValidator(_token)]
 _CREDENTIAL: Final = re.compile("[^\0-\x1f\x7f\ud800-\udfff]+")
 
 
+def _credential(text: str) -> str:
+    if not _CREDENTIAL.fullmatch(text):
+        raise ValueError("is empty or has control characters, such as a line break; remove them")
+    return text
+
+
 def _user_name(name: str) -> str:
     if ":" in name:  # RFC 7617 §2; likely name:password, so it isn't shown
-        raise ValueError("holds a colon; write the name alone, the password has a key of its own")
-    if not _CREDENTIAL.fullmatch(name):
-        raise ValueError("is empty or holds control characters")
-    return name
+        raise ValueError("has a colon; write only the name; the password has its own key")
+    return _credential(name)
 
 
 def _password(password: SecretStr) -> SecretStr:
-    if not _CREDENTIAL.fullmatch(password.get_secret_value()):
-        raise ValueError("is empty or holds control characters")
+    _credential(password.get_secret_value())
     return password
-
-
-def _client_id(name: str) -> str:
-    if not _CREDENTIAL.fullmatch(name):
-        raise ValueError("is empty or holds control characters")
-    return name
 
 
 def _scope(scope: str) -> str:
@@ -382,12 +381,14 @@ def _audience(audience: str) -> str:
 
 def _bearer_token(token: SecretStr) -> SecretStr:
     if not re.fullmatch("[!-~]+", token.get_secret_value()):  # RFC 6750 §2.1
-        raise ValueError("is not of visible ASCII alone; write the token without 'Bearer'")
+        raise ValueError(
+            "has characters other than visible ASCII; write the token alone, without 'Bearer'"
+        )
     return token
 
 
 UserName = Annotated[str, AfterValidator(_user_name)]
-ClientID = Annotated[str, AfterValidator(_client_id)]
+ClientID = Annotated[str, AfterValidator(_credential)]
 Scope = Annotated[str, AfterValidator(_scope)]
 ScopeName = Annotated[str, AfterValidator(_scope_name)]
 Audience = Annotated[str, AfterValidator(_audience)]

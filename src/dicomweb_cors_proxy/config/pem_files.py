@@ -23,8 +23,8 @@ def _readable_file(path: Path) -> Path:
 
 
 def _unreadable(error: OSError | ValueError) -> str:
-    reason = error.strerror if isinstance(error, OSError) else "no valid path"
-    return f"can't be read ({reason}); name a PEM file that the proxy may read"
+    reason = error.strerror if isinstance(error, OSError) else "not a valid path"
+    return f"cannot be read ({reason}); name a PEM file that the proxy may read"
 
 
 def _certificate_file(path: Path) -> Path:
@@ -33,8 +33,12 @@ def _certificate_file(path: Path) -> Path:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
         is_key = b"PRIVATE KEY-----" in path.read_bytes()
-        instead = ", but a private key, which has a setting of its own" if is_key else ""
-        raise ValueError(f"{redacted(path)} holds no certificate in PEM form{instead}") from None
+        instead = (
+            ", but a private key, which has a setting of its own"
+            if is_key
+            else "; name a file that does"
+        )
+        raise ValueError(f"{redacted(path)} has no certificate in PEM form{instead}") from None
     except OSError as error:  # it is being replaced
         raise ValueError(f"{redacted(path)} {_unreadable(error)}") from None
     return path
@@ -53,9 +57,7 @@ def validity_fault(certificate: Path) -> str | None:
     except (OSError, ValueError):
         return None
     if datetime.now(UTC) > first.not_valid_after_utc:
-        return (
-            f"{redacted(certificate)} has expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
-        )
+        return f"{redacted(certificate)} expired on {first.not_valid_after_utc:%Y-%m-%d}; renew it"
     if datetime.now(UTC) < first.not_valid_before_utc:
         begins = first.not_valid_before_utc
         return f"{redacted(certificate)} is valid only from {begins:%Y-%m-%d} on; renew it"
@@ -80,13 +82,13 @@ def key_fault(certificate: Path, key: Path) -> str | None:
         if asked:
             return "is encrypted; name a key without a passphrase"
         if error.reason == "KEY_VALUES_MISMATCH":
-            return f"is not the key of {redacted(certificate)}"
+            return f"is not the key of {redacted(certificate)}; name the key that belongs to it"
         if error.reason in _WEAK:
             return (
-                f"is too weak, or what signed {redacted(certificate)} is; make a key of 2048 bits "
-                "(RSA) or 256 (elliptic curve), and sign with SHA-256"
+                f"is too weak, or the signature of {redacted(certificate)} is; use a key of 2048 "
+                "bits (RSA) or 256 (elliptic curve), and sign with SHA-256"
             )
-        return "holds no private key in PEM form"
+        return "has no private key in PEM form; name a file that does"
     except OSError as error:  # one of them is being replaced
         return _unreadable(error)
     return None

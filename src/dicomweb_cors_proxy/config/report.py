@@ -89,12 +89,12 @@ def warnings(settings: SettingFields) -> Iterator[SettingIssue]:
         )
         yield SettingIssue("access.dangerously_allow_writes_from_any_origin", reason)
     if "/**" in access.extra_paths:
-        reason = "'/**' opens every path of the archive, of its administration too; list those"
+        reason = "'/**' opens every path of the archive, its administration included; list those"
         yield SettingIssue("access.extra_paths", f"{reason} that are meant")
     yield from _extra_path_warnings(settings)
     for network in server.trusted_proxies:
         if network.endswith("/0"):
-            reason = f"{redacted(network)} believes every client's X-Forwarded-*; list the proxies"
+            reason = f"{redacted(network)} trusts every client's X-Forwarded-*; list the proxies"
             yield SettingIssue("server.trusted_proxies", reason)
 
 
@@ -132,8 +132,7 @@ def _upstream_warnings(upstream: UpstreamSettings) -> Iterator[SettingIssue]:
     token_url = upstream.auth.token_url
     if token_url is not None and not is_eavesdrop_safe(token_url):
         reason = (
-            "is plain http: whoever is between proxy and server reads the client's secret; "
-            "use https"
+            "is plain http, so anyone on the network's path can read the client's secret; use https"
         )
         yield SettingIssue("upstream.auth.token_url", reason)
     for name in ("url", "qido_url", "wado_url", "stow_url", "ups_url"):
@@ -141,13 +140,13 @@ def _upstream_warnings(upstream: UpstreamSettings) -> Iterator[SettingIssue]:
         if url is not None and not urlsplit(url).path.strip("/"):
             reason = (
                 f"{redacted(url)} has no path, but most archives serve DICOMweb below one, and "
-                "answer 404 elsewhere: Orthanc below /dicom-web, dcm4chee below "
+                "return 404 elsewhere; add it: Orthanc below /dicom-web, dcm4chee below "
                 "/dcm4chee-arc/aets/{AET}/rs"
             )
             yield SettingIssue(f"upstream.{name}", reason)
     if upstream.uses_tls and not upstream.verify_tls:
         reason = (
-            "is false: whoever is between proxy and archive can read and change everything; "
+            "is false, so anyone on the network's path can read and change everything; "
             "set upstream.ca_file to trust the archive's own certificate"
         )
         yield SettingIssue("upstream.verify_tls", reason)
@@ -193,8 +192,8 @@ def _access_auth_warnings(settings: SettingFields) -> Iterator[SettingIssue]:
         url = getattr(auth, name)
         if url is not None and not is_eavesdrop_safe(url):
             reason = (
-                "is plain http: whoever is between proxy and provider can replace its keys, and "
-                "so log in as anyone; use https"
+                "is plain http, so anyone on the network's path can replace its keys and "
+                "log in as any user; use https"
             )
             yield SettingIssue(f"access.auth.{name}", reason)
     if auth.issuer is None:

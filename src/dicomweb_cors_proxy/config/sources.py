@@ -80,7 +80,7 @@ class SourceValues:
         if not text:
             return
         if setting.key in self.sources:
-            reason = f"is set by {self.sources[setting.key]} too; keep one of the two"
+            reason = f"is also set by {self.sources[setting.key]}; keep one of the two"
             self.problems.append(SettingIssue(setting.key, reason, source))
             return
         try:
@@ -165,7 +165,7 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> SourceValue
         files = sorted(directory.iterdir())
     except (OSError, ValueError) as error:
         if named:
-            reason = f"can't be read ({_cause(error)}); name a folder that the proxy may read"
+            reason = f"cannot be read ({_cause(error)}); name a folder that the proxy may read"
             place.problems.append(SettingIssue(str(named), reason, f"environment {_SECRETS_DIR}"))
         return place
     for file in files:
@@ -183,7 +183,7 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> SourceValue
             if text is None:
                 continue
         except (OSError, ValueError) as error:
-            reason = f"can't be read ({_cause(error)})"
+            reason = f"cannot be read ({_cause(error)}); make it UTF-8 text that the proxy may read"
             place.problems.append(SettingIssue(source, reason))
             continue
         if setting is None:
@@ -198,7 +198,7 @@ def _cause(error: OSError | ValueError) -> str:
     """Say what failed without the content that failed."""
     if isinstance(error, OSError):
         return error.strerror or "input or output error"
-    return "not UTF-8 text" if isinstance(error, UnicodeError) else "no valid path"
+    return "not UTF-8 text" if isinstance(error, UnicodeError) else "not a valid path"
 
 
 class _Loader(yaml.SafeLoader):
@@ -232,12 +232,12 @@ def read_file(path: Path, schema: Schema) -> SourceValues:
     try:
         document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506 (a safe loader)
     except (OSError, ValueError) as error:
-        reason = f"can't be read ({_cause(error)}); name a YAML file that the proxy may read"
+        reason = f"cannot be read ({_cause(error)}); name a YAML file that the proxy may read"
         return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
     except (yaml.YAMLError, RecursionError) as error:
         return SourceValues(problems=[_syntax_problem(source, error)], is_whole=False)
     if not isinstance(document, dict | None):
-        reason = "holds no mapping; begin with a key such as upstream:"
+        reason = "has no mapping at its top; begin with a key such as upstream:"
         return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
     place = SourceValues()
     _flatten(document or {}, "", source, schema, place)

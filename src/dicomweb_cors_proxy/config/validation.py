@@ -46,7 +46,7 @@ def _missing_urls(upstream: UpstreamSettings) -> Iterator[SettingIssue]:
         if not url
     ]
     if len(missing) == 1:
-        reason = "is missing; without upstream.url, this one has to be set too"
+        reason = "is missing; set it, or set upstream.url for all services"
         yield SettingIssue(missing[0], reason, because_of=("upstream.url",))
     elif missing:
         reason = (

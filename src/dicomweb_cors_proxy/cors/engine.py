@@ -20,9 +20,10 @@ CACHED_ORIGINS: Final = 1024
 CACHED_PREFLIGHTS: Final = 256
 
 _OVERSIZED: Final = refused(
-    f"Origin and Access-Control-Request-* hold more than {MAX_PREFLIGHT_BYTES} bytes."
+    f"Origin and Access-Control-Request-* have more than {MAX_PREFLIGHT_BYTES} bytes. Send fewer "
+    "headers."
 )
-_MALFORMED_ORIGIN: Final = "Origin is malformed: no browser sends it like that."
+_MALFORMED_ORIGIN: Final = "Origin is malformed. Send it as browsers do: scheme://host:port."
 _NULL_ORIGIN: Final = (
     "This page's origin is null, as in a sandboxed frame or a local file, which cannot be listed: "
     "serve the page over http or https and list its origin in cors.allow_origins. Without cookies, "

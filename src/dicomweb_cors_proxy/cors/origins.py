@@ -139,7 +139,7 @@ class OriginPattern:
         label, host = (None, host[2:]) if any_subdomain else _split_label(host)
         if "*" in host or ("*" in port and not any_port):
             raise _UnreadableError(
-                "has a wildcard where none may be: it stands for subdomains, as in "
+                "has a wildcard in a wrong place; it stands for subdomains, as in "
                 "https://*.example.edu, for a part of the first label, as in "
                 "https://*--viewer.netlify.app, or for any port, as in http://localhost:*; "
                 "a * alone is any origin"
@@ -222,19 +222,19 @@ def _split_scheme(text: str, faults: list[str]) -> tuple[str, str]:
     """Split a lower-case pattern into its scheme, "" if it has none, and its authority."""
     if text == "null" or text.partition(":")[0] in _OPAQUE_SCHEMES:
         raise _UnreadableError(
-            "can't be told apart: browsers send null for local files and sandboxed frames of any "
+            "cannot be told apart: browsers send null for local files and sandboxed frames of any "
             f"site, and some apps send file://; serve the viewer over http or https {_WAY_OUT}"
         )
     if (begun := _HOSTLESS.fullmatch(text)) and (begun[1] in APP_SCHEMES or "://" in text):
         raise _UnreadableError(
-            "has no host; apps that send it can't be told apart; give the app's pages a host, as "
+            "has no host; apps that send it cannot be told apart; give the app's pages a host, as "
             f"in {begun[1]}://localhost, {_WAY_OUT}"
         )
     if text[:1] in ("'", '"', "["):
         raise _UnreadableError("has quotes or brackets around it: leave them out")
     if re.search(r"[\s,;].*://", text):
         raise _UnreadableError(
-            "holds several: give each an entry, or an --allow-origin, of its own"
+            "has several origins; give each an entry, or an --allow-origin, of its own"
         )
     scheme, separator, rest = text.partition("://")
     if not separator and (begun := re.match("(https?)(?:/+|:/?(?=[a-z*[]))", text)):
@@ -304,12 +304,12 @@ def _read_host(host: str, faults: list[str], *, below: str) -> str:
     canonical = _canonical_host(below + host) if host else None
     if canonical is None:
         raise _UnreadableError(
-            "has no valid host: after https:// comes a DNS name, an IPv4 address such as "
+            "has an invalid host: after https:// comes a DNS name, an IPv4 address such as "
             "192.0.2.1 or an IPv6 address such as [2001:db8::1]"
         )
     canonical = canonical.removeprefix(below)
     if canonical != host:
-        faults.append("an IPv6 address that isn't in its shortest form")
+        faults.append("an IPv6 address that is not in its shortest form")
     return canonical
 
 
@@ -341,7 +341,7 @@ def _read_port(port: str, scheme: str, faults: list[str]) -> int | None:
     digits = port.lstrip("0")
     number = int(digits) if re.fullmatch("[0-9]{1,5}", digits) else 0
     if not 1 <= number <= MAX_PORT:
-        raise _UnreadableError(f"has no valid port: it is a number from 1 to {MAX_PORT}")
+        raise _UnreadableError(f"has an invalid port: use a number from 1 to {MAX_PORT}")
     if digits != port:
         faults.append("a port with leading zeros")
     if number == DEFAULT_PORTS.get(scheme):

@@ -174,7 +174,7 @@ class CompiledPolicy:
         if method in self.methods:
             return ""
         if not TOKEN.fullmatch(method):
-            return "Access-Control-Request-Method is not a method."
+            return "Access-Control-Request-Method is not a method. Send one, such as GET."
         if self.any_method:
             return ""
         if method.upper() in self.methods:

@@ -74,7 +74,7 @@ def policy_warnings(options: PolicyOptions) -> Iterator[PolicyIssue]:
 
 def _origin_problems(options: PolicyOptions) -> Iterator[PolicyIssue]:
     if not options.allow_origins:
-        reason = "holds no origin; list the viewer's, such as https://viewer.example"
+        reason = "has no origin; list the viewer's, such as https://viewer.example"
         yield PolicyIssue("allow_origins", "[]", reason)
     for text in dict.fromkeys(options.allow_origins):
         if text != ANY:

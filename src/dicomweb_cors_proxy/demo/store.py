@@ -37,7 +37,9 @@ def store(root: str, *, max_wait: float = MAX_WAIT) -> None:
                 response = _post(client, root)
             except httpx.TransportError as error:
                 if time.monotonic() > end:
-                    raise StoreError(f"{root} can't be reached: {type(error).__name__}.") from error
+                    raise StoreError(
+                        f"{root} cannot be reached: {type(error).__name__}. Check the URL."
+                    ) from error
                 time.sleep(RETRY_DELAY)
             else:
                 break

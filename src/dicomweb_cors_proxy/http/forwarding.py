@@ -60,7 +60,7 @@ def _network(value: str) -> IPv4Network | IPv6Network:
         remedy = f"its host bits are set; write {ip_network(value, strict=False)}"
     except ValueError:
         remedy = "write an IP address or a network such as 10.0.0.0/8"
-    raise ValueError(f"{value!r} is no network: {remedy}")
+    raise ValueError(f"{value!r} is not a network: {remedy}")
 
 
 def forwarded(

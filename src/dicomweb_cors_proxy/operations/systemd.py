@@ -58,7 +58,7 @@ def notify(state: str) -> None:
             manager.sendall(state.encode("ascii"))
     except OSError as error:
         logger.warning(
-            "$NOTIFY_SOCKET can't be told %s: %s",
+            "cannot send %s to $NOTIFY_SOCKET: %s",
             state.partition("\n")[0],
             error.strerror or error,
         )

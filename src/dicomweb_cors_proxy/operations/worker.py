@@ -64,7 +64,7 @@ def become_worker(
         work()
         status = 0
     except BaseException as error:  # noqa: BLE001  (nothing of this may return to our caller)
-        logger.error("the worker fails: %s", traceback_summary(error))  # noqa: TRY400
+        logger.error("a bug ends this worker, please report it: %s", traceback_summary(error))  # noqa: TRY400
     finally:
         flush()
         with suppress(AttributeError, OSError, ValueError):  # it may be closed
@@ -95,7 +95,7 @@ def follow_supervisor(
             messages.put_nowait(connection.recv())
         except (EOFError, OSError):
             loop.remove_reader(connection.fileno())
-            logger.error("the supervisor is gone")  # noqa: TRY400
+            logger.error("the supervisor has ended, so this worker shuts down")  # noqa: TRY400
             server.shut_down(drain=False)
 
     async def obey() -> None:

@@ -174,19 +174,22 @@ class WorkerPool:
             return
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with status {code}"
         if not self.was_ready:
-            logger.error("a worker ended %s before it served", how)
+            logger.error("a worker ended %s before it served; the lines above say why", how)
             self.has_failed = True
             return
         lived = time.monotonic() - worker.started
         self._failures = self._failures + 1 if lived < FAST_EXIT or not worker.has_served else 0
         is_alone = not any(each.has_served for each in self._workers.values())
         if self._failures >= ATTEMPTS and is_alone and not worker.has_served:
-            logger.error("%d workers in a row ended before they served", self._failures)
+            logger.error(
+                "%d workers in a row ended before they served; the lines above say why",
+                self._failures,
+            )
             self.has_failed = True
             return
         pause = min(FIRST_PAUSE * 2**self._failures, LAST_PAUSE) if self._failures else 0.0
         if not worker.is_killed:
-            logger.warning("worker %d ended %s; another takes its place", worker.pid, how)
+            logger.warning("worker %d ended %s; it is replaced", worker.pid, how)
         self._due = sorted([*self._due, (time.monotonic() + pause, worker.slot)])
 
     def kill_silent(self) -> None:
@@ -201,9 +204,7 @@ class WorkerPool:
         if worker.is_killed:  # and not gone yet
             return
         worker.is_killed = True
-        logger.error(
-            "worker %d hangs: %s; it is killed, and another takes its place", worker.pid, reason
-        )
+        logger.error("worker %d hangs: %s; it is killed and replaced", worker.pid, reason)
         os.kill(worker.pid, signal.SIGKILL)
 
     def send_signal(self, number: signal.Signals) -> None:

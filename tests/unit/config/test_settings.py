@@ -104,7 +104,7 @@ def test_nothing_at_all_lacks_two_keys() -> None:
             "upstream.url: is missing; set the root of the archive's DICOMweb services, "
             f"such as {ARCHIVE}"
         ),
-        "cors.allow_origins: [] holds no origin; list the viewer's, such as https://viewer.example",
+        "cors.allow_origins: [] has no origin; list the viewer's, such as https://viewer.example",
     )
 
 
@@ -129,16 +129,16 @@ URL_PROBLEMS = [
             "credentials for the archive belong in upstream.auth"
         ),
     ),
-    ("http://", "'http://' names no host"),
-    ("http://:8042/x", "'http://:8042/x' names no host"),
-    ("http://a:0", "'http://a:0' has no valid port: that is a number from 1 to 65535"),
-    ("http://a:", "'http://a:' has no valid port: that is a number from 1 to 65535"),
-    ("http://a:65536", "'http://a:65536' has no valid port: that is a number from 1 to 65535"),
+    ("http://", "'http://' has no host"),
+    ("http://:8042/x", "'http://:8042/x' has no host"),
+    ("http://a:0", "'http://a:0' has an invalid port; write a number from 1 to 65535"),
+    ("http://a:", "'http://a:' has an invalid port; write a number from 1 to 65535"),
+    ("http://a:65536", "'http://a:65536' has an invalid port; write a number from 1 to 65535"),
     *(
         (
             f"http://{host}/",
             (
-                f"'http://{host}/' has no valid host: that is a DNS name, an IPv4 address, "
+                f"'http://{host}/' has an invalid host; write a DNS name, an IPv4 address, "
                 "or IPv6 as in [2001:db8::1]"
             ),
         )
@@ -152,21 +152,21 @@ URL_PROBLEMS = [
     (
         "http://a/b c",
         (
-            "'http://a/b c' has a character that no URL holds: "
+            "'http://a/b c' has a character that a URL cannot have; "
             "percent-encode it, in a host write Punycode"
         ),
     ),
     (
         "http://ä/",
-        "'http://ä/' has a character that no URL holds: ",
+        "'http://ä/' has a character that a URL cannot have; ",
     ),
     (
         "http://a/b%2",
-        "'http://a/b%2' has a % that two hexadecimal digits don't follow; write a literal % as %25",
+        "'http://a/b%2' has a % without two hexadecimal digits after it; write a literal % as %25",
     ),
     (
         "http://a/{b}",
-        "'http://a/{b}' has a character that a URL's path can't hold; percent-encode it",
+        "'http://a/{b}' has a character that a URL's path cannot have; percent-encode it",
     ),
     *(
         (
@@ -175,8 +175,11 @@ URL_PROBLEMS = [
         )
         for path in (".", "b/../c", "%2e%2E", "b%2f..", "b%5c..")
     ),
-    ("http://a/\nb", "a text of several lines has a character that no URL holds"),
-    ("http://a/" + "b" * 200 + " ", f"'http://a/{'b' * 91}…' has a character that no URL holds"),
+    ("http://a/\nb", "a text of several lines has a character that a URL cannot have"),
+    (
+        "http://a/" + "b" * 200 + " ",
+        f"'http://a/{'b' * 91}…' has a character that a URL cannot have",
+    ),
 ]
 
 
@@ -281,7 +284,7 @@ def test_a_list_may_be_written_as_text(text: str, value: tuple[str, ...]) -> Non
                 "or 0.0.0.0 or :: for all interfaces (the port is server.port)"
             ),
         ),
-        ("server.base_path", "dicom/", "'dicom/' doesn't start with a slash; write '/dicom'"),
+        ("server.base_path", "dicom/", "'dicom/' does not start with a slash; write '/dicom'"),
         ("server.base_path", "/dicom/", "'/dicom/' has an empty segment; write '/dicom'"),
         ("server.base_path", "//", "'//' has an empty segment; write '/'"),
         (
@@ -297,7 +300,7 @@ def test_a_list_may_be_written_as_text(text: str, value: tuple[str, ...]) -> Non
         (
             "server.base_path",
             "/a?b",
-            "'/a?…' has a character that a URL's path can't hold; percent-encode it",
+            "'/a?…' has a character that a URL's path cannot have; percent-encode it",
         ),
         (
             "server.base_path",
@@ -312,12 +315,12 @@ def test_a_list_may_be_written_as_text(text: str, value: tuple[str, ...]) -> Non
         (
             "server.base_path",
             "/metrics",
-            "'/metrics' hides a path that the proxy answers itself; choose another",
+            "'/metrics' hides a path of the proxy's own; choose another",
         ),
         (
             "server.instance_name",
             "a b",
-            "'a b' can't stand in Via; write up to 64 letters, digits, dots and hyphens",
+            "'a b' cannot be used in Via; write 1 to 64 letters, digits, dots, hyphens",
         ),
         (
             "public_url",
@@ -332,9 +335,13 @@ def test_a_list_may_be_written_as_text(text: str, value: tuple[str, ...]) -> Non
         (
             "upstream.auth.username",
             "u:secret",
-            "holds a colon; write the name alone, the password has a key of its own",
+            "has a colon; write only the name; the password has its own key",
         ),
-        ("upstream.auth.username", "", "is empty or holds control characters"),
+        (
+            "upstream.auth.username",
+            "",
+            "is empty or has control characters, such as a line break; remove them",
+        ),
     ],
 )
 def test_a_problem_names_key_value_and_remedy(key: str, value: object, sentence: str) -> None:
@@ -347,7 +354,7 @@ def test_a_problem_names_key_value_and_remedy(key: str, value: object, sentence:
     [
         ("cors.allow_origins", 5, "5 is not text; put it in quotes"),
         ("access.extra_paths", "reports", "'reports' doesn't start with a slash"),
-        ("server.trusted_proxies", "10.0.0.1/8", "'10.0.0.1/8' is no network"),
+        ("server.trusted_proxies", "10.0.0.1/8", "'10.0.0.1/8' is not a network"),
         (
             "server.allowed_hosts",
             "*.pacs.example",
@@ -356,7 +363,7 @@ def test_a_problem_names_key_value_and_remedy(key: str, value: object, sentence:
         (
             "server.allowed_hosts",
             "http://pacs.example",
-            "'http://pacs.example' is not what a Host header holds; write host or host:port",
+            "'http://pacs.example' is not the form of a Host header; write host or host:port",
         ),
         (
             "server.allowed_hosts",
@@ -368,7 +375,7 @@ def test_a_problem_names_key_value_and_remedy(key: str, value: object, sentence:
             "::1",
             "'::1' needs brackets around its IPv6 address, as in [2001:db8::1]:8042",
         ),
-        ("server.allowed_hosts", "pacs:http", "'pacs:http' has no valid port"),
+        ("server.allowed_hosts", "pacs:http", "'pacs:http' has an invalid port"),
     ],
 )
 def test_a_problem_in_a_list_names_the_place(key: str, value: object, sentence: str) -> None:
@@ -403,17 +410,25 @@ def test_what_is_right_is_kept(key: str, value: object) -> None:
     [
         (
             {"qido_url": ARCHIVE},
-            ["upstream.wado_url: is missing; without upstream.url, this one has to be set too"],
+            ["upstream.wado_url: is missing; set it, or set upstream.url for all services"],
         ),
         (
             {"wado_url": ARCHIVE},
-            ["upstream.qido_url: is missing; without upstream.url, this one has to be set too"],
+            ["upstream.qido_url: is missing; set it, or set upstream.url for all services"],
         ),
         ({"qido_url": ARCHIVE, "wado_url": ARCHIVE}, []),
-        ({"url": "ftp://a"}, ["upstream.url: 'ftp://a' has a scheme other than http and https"]),
+        (
+            {"url": "ftp://a"},
+            ["upstream.url: 'ftp://a' has a scheme other than http and https; write one of these"],
+        ),
         (
             {"qido_url": "ftp://a", "wado_url": ARCHIVE},
-            ["upstream.qido_url: 'ftp://a' has a scheme other than http and https"],
+            [
+                (
+                    "upstream.qido_url: 'ftp://a' has a scheme other than http and https; write "
+                    "one of these"
+                )
+            ],
         ),
     ],
 )
@@ -529,15 +544,23 @@ OAUTH = {
             OAUTH | {"token_url": "https://login.example/token?a#hunter2"},
             [
                 (
-                    "token_url: 'https://login.example/token?…' has a query with a # or a "
-                    "character that no URL holds"
+                    "token_url: 'https://login.example/token?…' has a # or another "
+                    "character that no query has; percent-encode it"
                 )
             ],
         ),
-        (OAUTH | {"client_id": ""}, ["client_id: is empty or holds control characters"]),
+        (
+            OAUTH | {"client_id": ""},
+            ["client_id: is empty or has control characters, such as a line break; remove them"],
+        ),
         (
             OAUTH | {"client_secret": "hunter2\n"},
-            ["client_secret: is empty or holds control characters"],
+            [
+                (
+                    "client_secret: is empty or has control characters, such as a line break; "
+                    "remove them"
+                )
+            ],
         ),
         *(
             (
@@ -553,11 +576,16 @@ OAUTH = {
         ),
         (
             {"type": "bearer", "token": "Bearer hunter2"},
-            ["token: is not of visible ASCII alone; write the token without 'Bearer'"],
+            [
+                (
+                    "token: has characters other than visible ASCII; write the token alone, "
+                    "without 'Bearer'"
+                )
+            ],
         ),
         (
             {"type": "basic", "username": "u", "password": "hunter2\n"},
-            ["password: is empty or holds control characters"],
+            ["password: is empty or has control characters, such as a line break; remove them"],
         ),
         (
             {"type": "basic", "username": "u", "password": ["hunter2"]},
@@ -598,7 +626,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("begins", "ends", "fault"),
     [
-        (-2, -1, "has expired on "),
+        (-2, -1, "expired on "),
         (1, 2, "is valid only from "),
         (-1, 1, None),
     ],
@@ -634,8 +662,16 @@ def test_a_certificate_out_of_its_time_is_warned_of(
         ("one.pem", "one.key", None),
         ("one.pem", None, "{key_key}: is missing; {cert_key} needs it"),
         (None, "one.key", "{cert_key}: is missing; {key_key} needs it"),
-        ("one.pem", "other.key", "{key_key}: '{key}' is not the key of '{certificate}'"),
-        ("one.pem", "one.pem", "{key_key}: '{key}' holds no private key in PEM form"),
+        (
+            "one.pem",
+            "other.key",
+            "{key_key}: '{key}' is not the key of '{certificate}'; name the key that belongs to it",
+        ),
+        (
+            "one.pem",
+            "one.pem",
+            "{key_key}: '{key}' has no private key in PEM form; name a file that does",
+        ),
         (
             "one.pem",
             "encrypted.key",
@@ -645,16 +681,20 @@ def test_a_certificate_out_of_its_time_is_warned_of(
             "one.key",
             "one.key",
             (
-                "{cert_key}: '{certificate}' holds no certificate in PEM form, but a private key, "
+                "{cert_key}: '{certificate}' has no certificate in PEM form, but a private key, "
                 "which has a setting of its own"
             ),
         ),
-        ("empty", "one.key", "{cert_key}: '{certificate}' holds no certificate in PEM form"),
+        (
+            "empty",
+            "one.key",
+            "{cert_key}: '{certificate}' has no certificate in PEM form; name a file that does",
+        ),
         (
             "none",
             "one.key",
             (
-                "{cert_key}: '{certificate}' can't be read (No such file or directory); "
+                "{cert_key}: '{certificate}' cannot be read (No such file or directory); "
                 "name a PEM file that the proxy may read"
             ),
         ),
@@ -684,7 +724,7 @@ def test_a_certificate_and_its_key_fit(  # noqa: PLR0917
 def test_an_authority_is_read(pem: dict[str, str]) -> None:
     Settings(**nested(SUFFICIENT | {"upstream.ca_file": pem["ca"]}))
     [problem] = problems_of(SUFFICIENT | {"upstream.ca_file": "\0"})
-    assert problem.startswith("upstream.ca_file: '\\x00' can't be read (no valid path)")
+    assert problem.startswith("upstream.ca_file: '\\x00' cannot be read (not a valid path)")
 
 
 def test_problems_of_policies_have_whole_keys_and_what_is_inherited_is_told_once() -> None:
@@ -1065,11 +1105,11 @@ def test_a_key_is_set_once_in_a_place(places: Places) -> None:
         places.environ[f"DICOMWEB_PROXY_{name}"] = "1"
     assert places.problems() == (
         (
-            f"server.port: is set by secret file {places.secrets}/SERVER__PORT too; keep one "
+            f"server.port: is also set by secret file {places.secrets}/SERVER__PORT; keep one "
             f"of the two (secret file {places.secrets}/server__port)"
         ),
         (
-            "server.port: is set by environment DICOMWEB_PROXY_server__port too; keep one of "
+            "server.port: is also set by environment DICOMWEB_PROXY_server__port; keep one of "
             "the two (environment DICOMWEB_PROXY_SERVER__PORT)"
         ),
     )
@@ -1155,8 +1195,8 @@ def test_a_named_folder_of_secrets_has_to_be_there(places: Places) -> None:
     places.environ["DICOMWEB_PROXY_SECRETS_DIR"] = "/nowhere"
     assert places.problems() == (
         (
-            "/nowhere: can't be read (No such file or directory); name a folder that the proxy may "
-            "read (environment DICOMWEB_PROXY_SECRETS_DIR)"
+            "/nowhere: cannot be read (No such file or directory); name a folder that the proxy "
+            "may read (environment DICOMWEB_PROXY_SECRETS_DIR)"
         ),
     )
 
@@ -1165,7 +1205,12 @@ def test_a_secret_file_is_text(places: Places) -> None:
     places.write(nested(SUFFICIENT))
     file = places.secrets / "upstream__auth__password"
     file.write_bytes(b"\xff")
-    assert places.problems() == (f"secret file {file}: can't be read (not UTF-8 text)",)
+    assert places.problems() == (
+        (
+            f"secret file {file}: cannot be read (not UTF-8 text); make it UTF-8 "
+            "text that the proxy may read"
+        ),
+    )
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/", "\0"])
@@ -1174,15 +1219,15 @@ def test_a_file_that_cant_be_read_is_the_only_problem(path: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(environ=environ)
     unreadable, port = caught.value.problems
-    assert unreadable.startswith(f"file {path}: can't be read (".replace("\0", "\\x00"))
+    assert unreadable.startswith(f"file {path}: cannot be read (".replace("\0", "\\x00"))
     assert port.startswith("server.port: 'x'")
 
 
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
-        ("- a", ": holds no mapping; begin with a key such as upstream:"),
-        ("secret", ": holds no mapping; begin with a key such as upstream:"),
+        ("- a", ": has no mapping at its top; begin with a key such as upstream:"),
+        ("secret", ": has no mapping at its top; begin with a key such as upstream:"),
         (
             "a: b: secret",
             (
@@ -1281,7 +1326,7 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
         (
             {"upstream.url": "https://a/dicom-web", "upstream.verify_tls": False},
             (
-                "upstream.verify_tls: is false: whoever is between proxy and archive can read and "
+                "upstream.verify_tls: is false, so anyone on the network's path can read and "
                 "change everything; set upstream.ca_file to trust the archive's own certificate"
             ),
         ),
@@ -1296,13 +1341,13 @@ def test_keys_are_nested(places: Places, document: str, problem: str) -> None:
         (
             {"server.trusted_proxies": ["10.0.0.0/8", "::/0"]},
             (
-                "server.trusted_proxies: '::/0' believes every client's X-Forwarded-*; "
+                "server.trusted_proxies: '::/0' trusts every client's X-Forwarded-*; "
                 "list the proxies"
             ),
         ),
         (
             {"access.extra_paths": ["/reports/*", "/**"]},
-            "access.extra_paths: '/**' opens every path of the archive, of its administration too",
+            "access.extra_paths: '/**' opens every path of the archive, its administration",
         ),
         (
             {"access.extra_paths": ["/wado"]},
@@ -1458,7 +1503,7 @@ def test_with_credentials_the_proxy_is_a_door(
 def test_a_client_secret_over_plain_http() -> None:
     hosts = {"server.allowed_hosts": ["pacs.example"]}
     (warning,) = Settings(**nested(SUFFICIENT | hosts | HTTP_LOGIN)).warnings()
-    assert warning.startswith("upstream.auth.token_url: is plain http: ")
+    assert warning.startswith("upstream.auth.token_url: is plain http, so anyone ")
 
 
 @pytest.mark.parametrize(

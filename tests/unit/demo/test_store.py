@@ -36,7 +36,7 @@ def test_store_retries_until_the_archive_can_be_reached(monkeypatch: pytest.Monk
 
 def test_store_gives_up_in_the_end() -> None:
     root = f"http://{LOOPBACK}:{free_port()}"
-    with pytest.raises(store.StoreError, match="can't be reached"):
+    with pytest.raises(store.StoreError, match="cannot be reached"):
         store.store(root, max_wait=-1)
 
 

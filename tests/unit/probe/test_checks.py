@@ -97,7 +97,7 @@ MISUSES = {
     "no file": ([ROOT, "--origin", VIEWER, "--ca-file", "/nowhere.pem"], "does not exist"),
     "no certificates": (
         [ROOT, "--origin", VIEWER, "--ca-file", __file__],
-        "holds no certificates in PEM",
+        "has no certificate in PEM",
     ),
 }
 
