@@ -12,7 +12,10 @@ from dicomweb_cors_proxy.cli.schema import schema
 from dicomweb_cors_proxy.cli.serve import serve
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    short_help="Put correct CORS in front of a DICOMweb archive.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="dicomweb-cors-proxy", prog_name="dicomweb-cors-proxy")
 def main() -> None:
     """Put correct CORS in front of a DICOMweb archive."""

@@ -47,8 +47,20 @@ FAILED = 1
 @setting_option("--host", "server.host", metavar="HOST", help="Address to listen on.")
 @setting_option("--port", "server.port", metavar="PORT", help="Port to listen on.")
 @setting_option("--workers", "server.workers", metavar="N", help="Processes that serve.")
-@setting_option("--tls-cert", "server.tls_cert_file", metavar="FILE", help="Certificate, PEM.")
-@setting_option("--tls-key", "server.tls_key_file", metavar="FILE", help="Its private key, PEM.")
+@setting_option(
+    "--tls-cert",
+    "server.tls_cert_file",
+    metavar="FILE",
+    help="Certificate, PEM.",
+    type=click.Path(),
+)
+@setting_option(
+    "--tls-key",
+    "server.tls_key_file",
+    metavar="FILE",
+    help="Its private key, PEM.",
+    type=click.Path(),
+)
 @click.option(
     SELF_SIGNED,
     is_flag=True,
