@@ -12,11 +12,12 @@ from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.proxy.archive_check import ArchiveCheck
 from dicomweb_cors_proxy.proxy.checks import RequestChecks
 from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
+from dicomweb_cors_proxy.proxy.limits import Limits
 from dicomweb_cors_proxy.proxy.outgoing import OutgoingRequests
 from dicomweb_cors_proxy.proxy.readiness import ReadinessCheck
 from dicomweb_cors_proxy.proxy.response_plans import ResponsePlans
 from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
-from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, Limits, ReverseProxy
+from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, ReverseProxy
 from dicomweb_cors_proxy.proxy.routing import Router
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
 from dicomweb_cors_proxy.upstream.native import NativeTransport

@@ -16,9 +16,9 @@ from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, upstream_prob
 if TYPE_CHECKING:
     from starlette import requests
 
+    from dicomweb_cors_proxy.proxy.limits import Limits
     from dicomweb_cors_proxy.proxy.outgoing import OutgoingRequests
     from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
-    from dicomweb_cors_proxy.proxy.reverse_proxy import Limits
     from dicomweb_cors_proxy.upstream.interface import Request, Timeouts, Upstream
 
 # Seconds for which a result is kept, so that probes can't load the archive.

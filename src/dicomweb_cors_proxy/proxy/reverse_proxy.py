@@ -6,34 +6,30 @@ Its hooks are plain callables. `rewrite` makes the archive's request, or raises 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import httpx
 
-from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT
 from dicomweb_cors_proxy.http.headers import end_to_end
-from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
+from dicomweb_cors_proxy.proxy.client_stream import ClientDisconnected, ClientStream
 from dicomweb_cors_proxy.proxy.context import CONTEXT
-from dicomweb_cors_proxy.server.deadline import WaitLimit
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, log_reason, upstream_problem
-from dicomweb_cors_proxy.upstream.interface import Timeouts, Upstream, UpstreamResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
-    from types import TracebackType
+    from collections.abc import Callable
 
     from starlette.types import Receive, Scope, Send
 
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
     from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.proxy.context import RequestContext
-    from dicomweb_cors_proxy.upstream.interface import Request
+    from dicomweb_cors_proxy.proxy.limits import Limits
+    from dicomweb_cors_proxy.upstream.interface import Request, Upstream, UpstreamResponse
 
 logger = logging.getLogger(__name__)
 
@@ -48,31 +44,11 @@ DESCRIPTOR_WARNING_SECONDS = 1.0
 RouteT = TypeVar("RouteT")
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of a request in seconds and bytes; see the settings of the same names."""
-
-    connect_timeout: float
-    read_timeout: float
-    pool_timeout: float
-    body_timeout: float
-    max_body_bytes: int | None
-    max_concurrent_requests: int
-
-    @property
-    def upstream_timeouts(self) -> Timeouts:
-        return Timeouts(self.connect_timeout, self.read_timeout, self.pool_timeout)
-
-
 @dataclass(slots=True)
 class InFlight:
     """The number of requests in progress; shared across reloads."""
 
     requests: int = 0
-
-
-class ClientDisconnected(Exception):  # noqa: N818  (an event, not an error)
-    """A client disconnected before its response was complete."""
 
 
 class ReverseProxy(Generic[RouteT]):
@@ -137,9 +113,7 @@ class ReverseProxy(Generic[RouteT]):
         record = context.record
         asked = perf_counter()
         try:
-            response = await self._upstream.send(
-                request, client.body() if client.has_body else None, self._timeouts
-            )
+            response = await self._upstream.send(request, client.request_body, self._timeouts)
         except httpx.HTTPError as error:
             raise self._failed(error, request, record) from None
         except UpstreamProblem as unsent:
@@ -250,103 +224,6 @@ async def _pump(
 
 def _cut(data: bytes, size: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
-
-
-class ClientStream:
-    """The client's side of one request: its body, then its disconnect.
-
-    As a context manager it cancels the block when the client disconnects, and with it the
-    archive's request.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, limits: Limits, *, has_body: bool) -> None:
-        self.has_body = has_body
-        self._scope = scope
-        self._receive = receive
-        self._limits = limits
-        self._task: asyncio.Task[None]
-        self._watcher: asyncio.Task[None] | None = None
-        self._disconnected = False
-        self._over = False
-
-    def __enter__(self) -> Self:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101  (asyncio runs ASGI applications in tasks)
-        self._task = task
-        # Our own server calls back when the client disconnects. Under other servers a task waits on
-        # receive(), which adds about 10 % to a search.
-        tell = self._scope.get("extensions", {}).get(ON_DISCONNECT)
-        if tell is not None:
-            tell(self._on_disconnect)
-        elif not self.has_body:
-            self._watch()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        self._over = True
-        self.stop_watching()
-        if isinstance(exc, asyncio.CancelledError) and self._disconnected:
-            return self._task.uncancel() == 0
-        return isinstance(exc, ClientDisconnected)
-
-    def stop_watching(self) -> None:
-        """Stop watching: after the last message of a response every server reports a disconnect."""
-        if self._watcher is not None:
-            self._over = True
-            self._watcher.cancel()
-
-    async def body(self) -> AsyncGenerator[bytes, None]:
-        """Yield the request's body. Raise `HTTPProblem` 408 or 413, or `ClientDisconnected`."""
-        context: RequestContext = self._scope[CONTEXT]
-        record = context.record
-        limit = self._limits.max_body_bytes
-        timeout = self._limits.body_timeout
-        wait_limit = WaitLimit(timeout)
-        try:
-            while True:
-                try:
-                    with wait_limit:
-                        message = await self._receive()
-                except TimeoutError:
-                    raise HTTPProblem(
-                        408,
-                        f"No byte of the request's body arrived for {timeout:g} s "
-                        "(server.body_timeout). Try again.",
-                        [(b"connection", b"close")],
-                    ) from None
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnected
-                chunk = message.get("body", b"")
-                record.bytes_in += len(chunk)
-                if limit is not None and record.bytes_in > limit:
-                    raise body_too_large(limit)
-                if chunk:
-                    yield chunk
-                if not message.get("more_body", False):
-                    return
-        finally:
-            wait_limit.close()
-            self._watch()
-
-    def _watch(self) -> None:
-        if not self._over:
-            self._watcher = asyncio.create_task(self._wait_for_disconnect())
-
-    async def _wait_for_disconnect(self) -> None:
-        # What still comes of the body is dropped: the archive responded without it.
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._on_disconnect()
-
-    def _on_disconnect(self) -> None:
-        if not (self._over or self._disconnected):
-            self._disconnected = True
-            self._task.cancel()
 
 
 def body_without_meaning(method: str) -> HTTPProblem:

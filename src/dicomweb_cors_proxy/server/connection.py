@@ -225,15 +225,15 @@ class ClientConnection(asyncio.BufferedProtocol):
     def on_request(self, request: Request) -> None:
         """Make an exchange of a request that was read."""
         self._deadline.clear()
-        method, version = request.method, request.version
         self._exchange = Exchange(
             self,
             self._body,
-            ResponseWriter(self.transport, method, version),
+            ResponseWriter(self.transport, request.method, request.version),
             request_scope(self._scope, request, self._app_state),
-            keep_alive=request.keep_alive and version == "1.1" and not self._draining,
-            expects_continue=request.expects_continue and version == "1.1",
+            keep_alive=request.keep_alive and request.version == "1.1" and not self._draining,
+            expects_continue=request.expects_continue and request.version == "1.1",
         )
+        self._exchange.offer_push()
 
     def on_reject(self, request: Request, problem: HTTPProblem) -> None:
         """Make an exchange of a rejected head, so that the application adds CORS headers."""

@@ -19,12 +19,16 @@ class Turns:
 
     async def wait(self) -> None:
         """Wait for all who came before, and for at least one iteration."""
+        await self.take()
+
+    def take(self) -> asyncio.Future[None]:
+        """Return a future that is done after all who came before, and at least one iteration."""
         loop = asyncio.get_running_loop()
         if not self._waiters:
             loop.call_soon(self._resume, loop)
         waiter = loop.create_future()
         self._waiters.append(waiter)
-        await waiter
+        return waiter
 
     def _resume(self, loop: asyncio.AbstractEventLoop) -> None:
         resumed = 0
