@@ -339,7 +339,7 @@ def test_a_pattern_that_never_matches_is_corrected(text: str, fault: str, writte
         ("capacitor://", "as in capacitor://localhost"),
         ("ionic:", "as in ionic://localhost"),
         ("x-viewer://", "as in x-viewer://localhost"),
-        ("viewer:", "has no valid port"),
+        ("viewer:", "has an invalid port"),
         ("ftp://", "has a scheme that no page has"),
         ("https://\udcff.example", "has a Unicode host; write it in Punycode"),
         ("https://☃.example", "has a Unicode host; write it in Punycode"),
