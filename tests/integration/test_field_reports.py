@@ -333,7 +333,47 @@ ENCODINGS = {
     ),
 }
 
-REPORTS = BULK_DATA | METHODS | SLASHES | ORIGINS | PARTS | ENCODINGS
+QUOTES = "dcmjs-org/dcmjs #113, DICOMcloud/DICOMcloud #12, dcm4che/dcm4chee-arc-light #1347"
+RETRIEVE_URI = "PS3.3 table 10-3b: WADO Retrieval Sequence (0040,E023), Retrieve URI (0040,E010)"
+UNQUOTED = "multipart/related; type=application/dicom; boundary=abc"
+WORKITEM = json.dumps(
+    [
+        {
+            "0040E023": {
+                "vr": "SQ",
+                "Value": [{"0040E010": {"vr": "UR", "Value": ["{archive}/wado?requestType=WADO"]}}],
+            },
+            "00400275": {"vr": "LO", "Value": ["{archive}/wado"]},
+        }
+    ]
+)
+
+DECIDED = {
+    "an upload's Content-Type without quotes, sent as it came": forwarded(
+        QUOTES,
+        "/studies",
+        "POST",
+        access=READ_WRITE,
+        **{**STORED, "lines": (f"Content-Type: {UNQUOTED}",)},
+        asked={"content-type": UNQUOTED},
+    ),
+    "the Retrieve URI of a workitem": forwarded(
+        RETRIEVE_URI,
+        "/workitems",
+        answer=f"200 OK\n{JSON}",
+        body=WORKITEM,
+        expected=WORKITEM.replace("{archive}", "{proxy}", 1),
+    ),
+    "a session cookie for another path": forwarded(
+        "angular/angular-cli #12875, cherokee/webserver #853",
+        "/studies",
+        answer=f"200 OK\n{JSON}\nSet-Cookie: JSESSIONID=abc; Path=/dcm4chee-arc; HttpOnly",
+        body="[]",
+        got={"set-cookie": "JSESSIONID=abc; Path=/dcm4chee-arc; HttpOnly"},
+    ),
+}
+
+REPORTS = DECIDED | BULK_DATA | METHODS | SLASHES | ORIGINS | PARTS | ENCODINGS
 
 
 @pytest.mark.parametrize("report", REPORTS.values(), ids=REPORTS)

@@ -74,6 +74,14 @@ class Syntax:
         return bytes(codes), ends
 
 
+# Retrieve URL, and Retrieve URI, which workitems have for WADO-URI (PS3.3, table 10-3b).
+_URL_TAGS: Final = (b"00081190", b"0040E010")
+
+
+def _one_of(texts: Sequence[bytes], *escapes: bytes) -> bytes:
+    return b"(?:%b)" % b"|".join(_spelled(text, *escapes) for text in texts)
+
+
 def _spelled(text: bytes, *escapes: bytes) -> bytes:
     """Return a pattern for `text` in which each byte may be written as one of `escapes`."""
     byte = b"(?:%b)" % b"|".join((b"%(code)c", *escapes))
@@ -104,7 +112,7 @@ JSON: Final = Syntax(
         _JSON_CONTEXT
         % {
             b"bulk": _spelled(b"BulkDataURI", _JSON_ESCAPE),
-            b"retrieve": _spelled(b"00081190", _JSON_ESCAPE),
+            b"retrieve": _one_of(_URL_TAGS, _JSON_ESCAPE),
             b"value": _spelled(b"Value", _JSON_ESCAPE),
             b"rest": rb'(?:[^"\\]++|\\.)*"',
             b"scalar": rb'[^\s"{}\[\],:]++',
@@ -141,7 +149,7 @@ XML: Final = Syntax(
         % {
             b"prefix": rb"(?:[\w.-]++:)?",
             b"attribute": rb"""\s++[\w:.-]++\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+')""",
-            b"retrieve": _spelled(b"00081190", *_XML_ESCAPES),
+            b"retrieve": _one_of(_URL_TAGS, *_XML_ESCAPES),
         },
         re.VERBOSE,
     ),

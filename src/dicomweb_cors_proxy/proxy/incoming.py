@@ -28,11 +28,13 @@ class Negotiated(NamedTuple):
         rewriter: for the URL at which the browser reaches the proxy; None if none is to be used.
         accepts_gzip: whether the response may be compressed.
         knows_changed_etags: whether If-None-Match has an ETag of a body that was changed.
+        public_url: the URL at which the browser reaches the proxy.
     """
 
     rewriter: URLRewriter | None
     accepts_gzip: bool
     knows_changed_etags: bool
+    public_url: bytes
 
 
 @dataclass(slots=True, eq=False)

@@ -31,6 +31,9 @@ DECIDING_FIELDS = URL_HEADERS | {
     b"vary",
 }
 
+# Each response has its own value of these, and the adapter reads it.
+_UNPLANNED = URL_HEADERS | {b"set-cookie"}
+
 MAX_PLANS = 512
 MAX_SHAPE_BYTES = 4096
 
@@ -179,7 +182,7 @@ def is_plannable(received: list[Header]) -> bool:
     size = 0
     for name, value in received:
         lowered = name.lower()
-        if lowered in URL_HEADERS:  # each resource has its own value
+        if lowered in _UNPLANNED:
             return False
         size += len(name) + (len(value) if lowered in DECIDING_FIELDS else 0)
     return size <= MAX_SHAPE_BYTES

@@ -22,6 +22,7 @@ from dicomweb_cors_proxy.http.content import (
     names_text,
     restore_etags,
 )
+from dicomweb_cors_proxy.http.cookies import unreturnable
 from dicomweb_cors_proxy.http.headers import merge_vary, without_cors
 from dicomweb_cors_proxy.http.hosts import HOST
 from dicomweb_cors_proxy.http.sandbox import sandboxed
@@ -99,6 +100,7 @@ class ResponseAdapter:
             self._resource_policy = (b"cross-origin-resource-policy", value)
         self._warned_of_coding = False
         self._warned_of_cors = False
+        self._warned_of_cookie = False
 
     def request_headers(self, headers: list[Header], text: Text) -> list[Header]:
         """Return the request's header lines for the archive.
@@ -159,6 +161,8 @@ class ResponseAdapter:
         fields = dict(headers)
         if len(fields) < len(headers):  # RFC 9110 §5.3
             fields = {name: _value(headers, name) for name in fields}
+        if b"set-cookie" in fields:
+            self._warn_of_cookie(facts, headers)
         headers = sandboxed(headers, fields)
         names_urls = not URL_HEADERS.isdisjoint(fields)
         # Other resources are text in some archives, or by what the client accepts.
@@ -236,17 +240,16 @@ class ResponseAdapter:
     def _negotiate(self, scope: Scope, *, is_trusted: bool) -> Negotiated:
         headers = scope["headers"]
         if_none_match = _value(headers, b"if-none-match")
-        rewriter = None
-        if self._rewrite_urls:
-            rewriter = self._rewriter_for(scope, is_trusted=is_trusted)
+        public, host = self._public(scope, is_trusted=is_trusted)
         return Negotiated(
-            rewriter,
+            self._rewriter(public, host) if self._rewrite_urls else None,
             accepts_gzip(_value(headers, b"accept-encoding")),
             restore_etags(if_none_match) != if_none_match,
+            public,
         )
 
-    def _rewriter_for(self, scope: Scope, *, is_trusted: bool) -> URLRewriter:
-        """Return the rewriter for the URL at which this request's browser reaches the proxy."""
+    def _public(self, scope: Scope, *, is_trusted: bool) -> tuple[bytes, bytes]:
+        """Return the URL at which this request's browser reaches the proxy, and the hosts."""
         context: RequestContext = scope[CONTEXT]
         host = name = context.incoming.head.host
         scheme = scope["scheme"].encode("ascii")
@@ -261,7 +264,24 @@ class ResponseAdapter:
             told = _first(headers, b"x-forwarded-prefix").rstrip(b"/")
             prefix = told if _PREFIX.fullmatch(told) else prefix
         public = self._public_url or b"%b://%b%b%b" % (scheme, name, prefix, self._base_path)
-        return self._rewriter(public, host)
+        return public, host
+
+    def _warn_of_cookie(self, facts: ResponseFacts, headers: list[Header]) -> None:
+        """Warn once of a cookie that browsers do not return to the proxy."""
+        host, _, path = facts.negotiated.public_url.partition(b"://")[2].partition(b"/")
+        for name, value in headers:
+            fault = name == b"set-cookie" and unreturnable(value, host=host, path=b"/" + path)
+            if fault and not self._warned_of_cookie:
+                self._warned_of_cookie = True
+                logger.warning(
+                    "the archive sets a cookie on %s whose %s does not cover the proxy's URL, so "
+                    "browsers do not return it; %s, or log in by Authorization",
+                    facts.template,
+                    fault,
+                    "make server.base_path the path of upstream.url"
+                    if fault == "Path"
+                    else "have the archive leave Domain out",
+                )
 
     def _warn_of_coding(self, template: str, fields: Mapping[bytes, bytes]) -> None:
         """Warn once of text whose URLs cannot be rewritten because it is compressed."""

@@ -110,6 +110,20 @@ def test_base_urls_of_the_archive_become_the_public_one(url: str, expected: str 
 
 
 @pytest.mark.parametrize(
+    ("tag", "is_url"),
+    [("00081190", True), ("0040E010", True), ("0040\\u0045\\u003010", True), ("0040E011", False)],
+)
+def test_the_tags_of_urls(tag: str, is_url: bool) -> None:
+    text = f'{{"0040E023":{{"Value":[{{"{tag}":{{"vr":"UR","Value":["{ARCHIVE}/wado"]}}}}]}}}}'
+    changed = text.replace(ARCHIVE, PUBLIC) if is_url else text
+    assert rewritten(DICOM_JSON, text) == changed
+    if "\\" not in tag:
+        text = f'<DicomAttribute tag="{tag}"><Value number="1">{ARCHIVE}/w</Value></DicomAttribute>'
+        changed = text.replace(ARCHIVE, PUBLIC) if is_url else text
+        assert rewritten(DICOM_XML, text) == changed
+
+
+@pytest.mark.parametrize(
     ("service", "url", "expected"),
     [
         ("http://archive", "http://archive/studies", f"{PUBLIC}/studies"),

@@ -421,3 +421,35 @@ async def test_an_archive_that_compresses_all_the_same_is_named_once(
             assert gzip.decompress(body) == b"[]"
     assert caplog.text.count("asked not to") == (template is not None)
     assert template is None or template in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cookie", "changes", "words"),
+    [
+        ("a=secret; Path=/dcm4chee-arc", {}, "whose Path does not cover"),
+        ("a=secret; Domain=archive.internal", {}, "whose Domain does not cover"),
+        ("a=secret; Path=/dicom-web", {}, None),
+        ("a=secret; Domain=proxy.example", {}, None),
+        ("a=secret", {}, None),
+        ("a=secret; Path=/arc", {"public_url": "https://pacs.example/arc/rs"}, None),
+        ("a=secret; Domain=proxy.example", {"public_url": "https://pacs.example/x"}, "Domain"),
+        ("a=secret; Path=/arc", {"server": {"base_path": "/"}}, None),
+        ("a=secret; Path=/arc", {"rewrite_urls": False}, "whose Path does not cover"),
+    ],
+)
+async def test_a_cookie_that_does_not_come_back_is_named_once(
+    cookie: str, changes: dict[str, Any], words: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = JSON, b"Set-Cookie: b=c", f"Set-Cookie: {cookie}".encode()
+    root = changes.get("server", {}).get("base_path", "/dicom-web").rstrip("/")
+    async with (
+        archive(lambda wire, _: wire.send(answer(b"[]", *lines))) as a,
+        proxy(settings(a.url, **changes)) as p,
+    ):
+        for _ in range(2):
+            head, _ = await p.ask(request("GET", f"{root}/studies"))
+            assert head.all(b"set-cookie") == [b"b=c", cookie.encode()]
+    assert caplog.text.count("sets a cookie on studies") == (words is not None)
+    assert words is None or words in caplog.text
+    assert "secret" not in caplog.text
+    assert "/dcm4chee-arc" not in caplog.text
