@@ -25,6 +25,7 @@ from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.server.acceptor import ClientConnections
 from dicomweb_cors_proxy.server.connection import ClientConnection
 from dicomweb_cors_proxy.server.head_cache import HeadCache
+from dicomweb_cors_proxy.server.http2_head import HTTP2Heads
 from dicomweb_cors_proxy.server.turns import Turns
 from dicomweb_cors_proxy.upstream.response_parser import ResponseParser
 from tests.support.sockets import settings
@@ -213,6 +214,8 @@ async def serve(
         turns=Turns(1),
         clients=ClientConnections(1),
         known_heads=HeadCache() if known_heads is None else known_heads,
+        http2_heads=HTTP2Heads(LIMITS),
+        running_streams=1,
     )
     client = Client()
     protocol = ClientConnection(cast("Any", config), ServerState(), {})

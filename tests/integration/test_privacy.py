@@ -46,8 +46,8 @@ CANARIES = (
 )
 
 KEYS = (
-    "time level event method resource status upstream_status origin cors duration_ms ttfb_ms "
-    "bytes_in bytes_out request_id client"
+    "time level event method http_version resource status upstream_status origin cors "
+    "duration_ms ttfb_ms bytes_in bytes_out request_id client"
 )
 
 # `serve`, made as talkative as it can be, with bugs that a header calls up.

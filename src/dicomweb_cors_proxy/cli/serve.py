@@ -96,7 +96,7 @@ def _serve(source: SettingsSource) -> None:
         )
     certificates = None
     if server.tls_cert_file is not None and server.tls_key_file is not None:
-        certificates = Certificates(server.tls_cert_file, server.tls_key_file)
+        certificates = Certificates(server.tls_cert_file, server.tls_key_file, http2=server.http2)
     lines = greeting(settings, sockets[0].getsockname()[1], source.fingerprint)
     if warning := descriptor_warning(settings):
         lines += _column("warning", [warning])

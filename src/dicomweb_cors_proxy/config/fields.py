@@ -230,6 +230,11 @@ class ServerSettings(Group):
         1,
         description="Number of processes that serve; limits such as max_connections hold for each.",
     )
+    http2: bool = Field(
+        True,  # noqa: FBT003
+        description="Speak HTTP/2 to clients that want it: chosen in the TLS handshake, or begun "
+        "directly on a plain port.",
+    )
     max_connections: Count = Field(
         2000,
         description="Maximum number of client connections; the longest idle is closed for a new "

@@ -9,11 +9,22 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-__all__ = ["EMPTY_QUERY", "ON_DISCONNECT", "PUSH_BODY", "REJECTION", "BodyFlow", "BodyReceiver"]
+__all__ = [
+    "EMPTY_QUERY",
+    "HAS_BODY",
+    "ON_DISCONNECT",
+    "PUSH_BODY",
+    "REJECTION",
+    "BodyFlow",
+    "BodyReceiver",
+]
 
 # Present if the target ends with a question mark: `query_string` is empty then as without one, but
 # `/x?` and `/x` are two resources (RFC 3986 §6.2.3).
 EMPTY_QUERY: Final = "dicomweb_cors_proxy.empty_query"
+
+# Present if a body may follow an HTTP/2 request, which need not announce it in its head.
+HAS_BODY: Final = "dicomweb_cors_proxy.has_body"
 
 # The `HTTPProblem` for which the server rejects a head. The application raises it, so that the
 # response has CORS headers like any other.

@@ -68,6 +68,7 @@ class JSONFormatter(logging.Formatter):
         return (
             f"{begin}{_json(request.event)},"
             f'"method":"{request.method}",'
+            f'"http_version":"{request.http_version}",'
             f'"resource":{_json(request.resource)},'
             f'"status":{request.status},'
             f'"upstream_status":{request.upstream_status or "null"},'

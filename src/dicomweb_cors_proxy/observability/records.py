@@ -35,6 +35,7 @@ class RequestRecord:
 
     Attributes:
         method: one of HTTP's, else `METHOD_OTHER`.
+        http_version: of the request: 1.0, 1.1 or 2.
         client: the address of the client, as a trusted proxy forwards it.
         event: `EVENT_REQUEST`, or a sentence of ours about a failure.
         resource: the template of the path, `studies/{study}/series`, else `UNMATCHED`.
@@ -54,6 +55,7 @@ class RequestRecord:
     method: str
     request_id: str
     client: str | None
+    http_version: str = "1.1"
     event: str = EVENT_REQUEST
     resource: str = UNMATCHED
     status: int = 0

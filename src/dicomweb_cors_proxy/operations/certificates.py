@@ -29,6 +29,7 @@ class Certificates:
     Args:
         certificate: file of the chain, PEM.
         key: file of its private key, PEM, without a passphrase.
+        http2: offer HTTP/2 (by ALPN, RFC 7301).
 
     Attributes:
         context: for the listener; a handshake is given what was read last.
@@ -36,10 +37,11 @@ class Certificates:
     Raises OSError or ssl.SSLError if the files are of no use.
     """
 
-    def __init__(self, certificate: Path, key: Path) -> None:
+    def __init__(self, certificate: Path, key: Path, *, http2: bool = True) -> None:
+        self._protocols = ["h2", "http/1.1"] if http2 else ["http/1.1"]
         self._files = (certificate, key)
         self._read = self._seen = _state(self._files)
-        self.context = self._latest = _context(self._files)
+        self.context = self._latest = _context(self._files, self._protocols)
         # Called in every handshake, whether the client names a server or not.
         self.context.sni_callback = self._choose
 
@@ -74,7 +76,7 @@ class Certificates:
         fault = pair_fault(*self._files)
         if fault is None:
             try:
-                self._latest = _context(self._files)
+                self._latest = _context(self._files, self._protocols)
             except (OSError, ValueError) as error:  # the files changed in between
                 fault = f"{str(self._files[0])!r} can't be used ({type(error).__name__})"
         if fault is not None:
@@ -82,10 +84,10 @@ class Certificates:
         return fault is None
 
 
-def _context(files: _Files) -> ssl.SSLContext:
+def _context(files: _Files, protocols: list[str]) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*files, password="")  # or it would ask on the terminal
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(protocols)
     # A resumed session keeps the certificate that it began with. TLS 1.3 lets a session be
     # resumed again and again, past the end of that certificate. Viewers keep their connections.
     context.num_tickets = 0

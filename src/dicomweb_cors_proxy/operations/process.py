@@ -56,6 +56,7 @@ class ServingProcess:
                 self.app,
                 settings.server,
                 None if certificates is None else certificates.context,
+                running_streams=_running_streams(settings),
             ),
             on_stop=self._stop,
             on_reload=on_reload,
@@ -80,6 +81,15 @@ class ServingProcess:
             await self.app.reload(settings)
         except Exception as error:  # noqa: BLE001  (a file that is gone by now, or a bug)
             logger.error("not reloaded: %s", traceback_summary(error))  # noqa: TRY400
+
+
+def _running_streams(settings: Settings) -> int:
+    """Return how many requests of one HTTP/2 connection run at a time.
+
+    Half of the connections to the archive stay free for others, even if a client opens many
+    streams and reads none of them.
+    """
+    return max(1, settings.upstream.max_connections // 2)
 
 
 async def _feed_watchdog() -> None:

@@ -144,11 +144,14 @@ class AccessLog:
         if peer in self._trusted_proxies:
             identity = _request_id(scope)
             peer = client_address(scope["headers"], peer=peer, trusted=self._trusted_proxies)
-        return RequestRecord(
+        record = RequestRecord(
             method=method if method in _METHODS else METHOD_OTHER,
             request_id=identity or f"{getrandbits(128):032x}",
             client=peer,
         )
+        if (version := scope["http_version"]) != record.http_version:
+            record.http_version = version
+        return record
 
     def _finish(self, scope: Scope, context: RequestContext, level: int) -> None:
         record = context.record

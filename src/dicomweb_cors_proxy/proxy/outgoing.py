@@ -11,6 +11,7 @@ from dicomweb_cors_proxy.dicomweb.resources import Service
 from dicomweb_cors_proxy.dicomweb.routes import Text
 from dicomweb_cors_proxy.http import forwarding
 from dicomweb_cors_proxy.http import headers as fields
+from dicomweb_cors_proxy.http.extensions import HAS_BODY
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.messages import SAFE_METHODS, Header
 from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply
@@ -266,6 +267,8 @@ def _is_chunked(scope: Scope, head: RequestHead) -> bool:
     """Return whether a body of unknown length may follow; HTTP/2 does not announce it."""
     if scope["http_version"].startswith("1"):
         return bool(head.transfer_codings)
+    if HAS_BODY in scope.get("extensions", ()):
+        return not head.lengths
     return scope["method"] not in SAFE_METHODS and not head.lengths
 
 

@@ -88,6 +88,12 @@ class ClientConnections:
         """Count a connection that was just accepted."""
         self._open.add(client)
 
+    def replace(self, client: Client, successor: Client) -> None:
+        """Count another object for a connection; it takes the place of `client`."""
+        self._open.discard(client)
+        self._idle.pop(client, None)
+        self._open.add(successor)
+
     def idle(self, client: Client) -> None:
         """Note that a connection has no request in progress from now on."""
         self._idle[client] = None

@@ -9,42 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import typing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.http.replies import HTTPProblem
-from dicomweb_cors_proxy.server.deadline import Deadline
+from dicomweb_cors_proxy.server.base_connection import READ_BYTES, BaseConnection
 from dicomweb_cors_proxy.server.exchange import Exchange, ResponseWriter
+from dicomweb_cors_proxy.server.http2_connection import HTTP2Connection
 from dicomweb_cors_proxy.server.request_reader import RequestReader
-from dicomweb_cors_proxy.server.scopes import connection_scope, request_scope
+from dicomweb_cors_proxy.server.scopes import request_scope
 from dicomweb_cors_proxy.server.socket_state import is_ready, reset_connection
 from dicomweb_cors_proxy.server.watchdogs import (
     ReadPause,
-    WriteWatchdog,
     abort_when_sent,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from starlette.types import ASGIApp, Scope
+    from starlette.types import Scope
     from uvicorn.server import ServerState
 
     from dicomweb_cors_proxy.http.replies import LocalReply
-    from dicomweb_cors_proxy.server.acceptor import ClientConnections
-    from dicomweb_cors_proxy.server.head_cache import HeadCache
-    from dicomweb_cors_proxy.server.limits import ServerLimits
+    from dicomweb_cors_proxy.server.base_connection import ConnectionConfig
     from dicomweb_cors_proxy.server.request_reader import Request
-    from dicomweb_cors_proxy.server.turns import Turns
 
     TryPreflight: typing.TypeAlias = Callable[[Scope], LocalReply | None]
-
-# Bytes of a response to buffer for a slow client before the application has to wait.
-HIGH_WATER_BYTES = 64 * 1024
-
-# Maximum size of one read from a client while the application waits for the body. Larger reads make
-# uploads faster, but a client can hold as much memory when the archive stops reading.
-READ_BYTES = 96 * 1024
 
 # Maximum size of one read at other times: of heads, and of bodies not yet asked for.
 UNASKED_READ_BYTES = 48 * 1024
@@ -60,35 +50,9 @@ REQUESTS_PER_TURN = 16
 # reset, which would destroy the response before the client reads it (RFC 9112 §9.6).
 LINGER_SECONDS = 30.0
 
-# Seconds after which a connection without any request is idle, and may be closed for another one.
-# If this were shorter, a rush of clients would close connections before their first request.
-FIRST_REQUEST_SECONDS = 1.0
 
-
-class ConnectionConfig(typing.Protocol):
-    """The configuration of a server, as far as its connections use it."""
-
-    clients: ClientConnections
-    known_heads: HeadCache
-
-    @property
-    def limits(self) -> ServerLimits: ...
-    @property
-    def loaded_app(self) -> ASGIApp: ...
-
-    read_buffer: memoryview
-    turns: Turns
-
-
-def _limit_buffers(transport: asyncio.Transport) -> None:
-    transport.set_write_buffer_limits(HIGH_WATER_BYTES)
-    if hasattr(transport, "set_read_buffer_limits"):
-        # While reading is paused, TLS would read on until 256 KiB wait to be decrypted.
-        transport.set_read_buffer_limits(high=1)
-
-
-class ClientConnection(asyncio.BufferedProtocol):
-    """The connection of one client.
+class ClientConnection(BaseConnection):
+    """A client's connection that speaks HTTP/1.1, or is about to choose HTTP/2.
 
     Requests are read one at a time, and a body only when the application asks for it. Further
     input waits unparsed. `_exchange` holds the request in progress.
@@ -100,15 +64,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         server_state: ServerState,
         app_state: dict[str, Any],
     ) -> None:
-        self._app = config.loaded_app
-        self._try_preflight: TryPreflight | None = getattr(self._app, "try_preflight", None)
-        self._limits = config.limits
-        self._clients = config.clients
-        self._read_buffer = config.read_buffer
-        self.turns = config.turns
-        self._server_state = server_state
-        self._app_state = app_state
-        self._loop = asyncio.get_running_loop()
+        super().__init__(config, server_state, app_state)
         self._reader = RequestReader(config.limits, config.known_heads, self)
         self._received = self._reader.received
         self._body = self._reader.body
@@ -119,35 +75,17 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._draining = False
         self._going_on = False
         self._awaits_turn = False
-        self._deadline = Deadline(self._loop)  # for a head, the next request, the close
-        self._write_watchdog = WriteWatchdog(self._loop, config.limits.write_timeout)
         self._pause = ReadPause(self._loop)
 
     # asyncio.BufferedProtocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)
-        _limit_buffers(self.transport)
-        self._server_state.connections.add(self)  # type: ignore[arg-type]
-        self._scope = connection_scope(self.transport)
-        seconds = min(FIRST_REQUEST_SECONDS, self._limits.header_timeout)
-        self._deadline.set(seconds, self._first_request_is_late)
-
-    def _first_request_is_late(self) -> None:
-        """Count the connection as idle, and go on waiting for its first request."""
-        self._clients.idle(self)
-        self._deadline.set(max(0, self._limits.header_timeout - FIRST_REQUEST_SECONDS), self.close)
 
     def eof_received(self) -> None:
         if self._exchange is not None:
             self._exchange.client_disconnected()
         self.close()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._server_state.connections.discard(self)
-        self._clients.closed(self)
-        self._deadline.close()
-        self._write_watchdog.stop()
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
         self._pause.stop()
         if self._exchange is not None:
             self._exchange.client_disconnected()
@@ -160,9 +98,6 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._received.data:
             return self._read_buffer[:READ_AHEAD_BYTES]
         return self._read_buffer if self._is_awaited() else self._read_buffer[:UNASKED_READ_BYTES]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self._read_buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Read the bytes that have arrived."""
@@ -178,6 +113,26 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.writable.set()
         if not self.transport.is_closing():
             self._write_watchdog.stop()
+
+    # HTTP/2
+
+    def as_http2(self) -> HTTP2Connection:
+        """Return the connection to use in place of this one, before any request."""
+        self._deadline.close()
+        self._pause.stop()
+        self._reader.close()
+        connection = HTTP2Connection(self._config, self._server_state, self._app_state)
+        self._clients.replace(self, connection)
+        return connection
+
+    def _switch_to_http2(self) -> None:
+        """Hand over to HTTP/2, because the client has begun with its preface."""
+        data = self._received.data
+        connection = self.as_http2()
+        self._server_state.connections.discard(self)
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
+        connection.data_received(data)
 
     # Requests
 
@@ -210,7 +165,9 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _read_head(self) -> None:
         was_in_head = self._reader.is_in_head
         self._reader.read_head()
-        if self._reader.is_in_head and not was_in_head:
+        if self._reader.is_http2:
+            self._switch_to_http2()
+        elif self._reader.is_in_head and not was_in_head:
             self._deadline.set(self._limits.header_timeout, self._head_is_late)
 
     def _head_is_late(self) -> None:
@@ -244,11 +201,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _start(self, exchange: Exchange) -> None:
         exchange.is_running = True
-        exchange.start(self._app, self._try_preflight)
-        if exchange.task is not None:
-            tasks = self._server_state.tasks
-            tasks.add(exchange.task)
-            exchange.task.add_done_callback(tasks.discard)
+        if not self.reply_at_once(exchange):
+            self.run(exchange)
 
     def response_sent(self, exchange: Exchange) -> None:
         """Go on to the next request, or close the connection."""
@@ -284,9 +238,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Close as soon as the client has taken what is written."""
         if not self.transport.is_closing():
             self._received.stop()
-            self._deadline.clear()
-            self.transport.close()
-            self._write_watchdog.start(self.transport)
+            super().close()
 
     def close_if_idle(self) -> bool:
         """Close the connection if its last response is sent and no request has begun."""
@@ -301,11 +253,6 @@ class ClientConnection(asyncio.BufferedProtocol):
             return False
         self._close_without_waiting()
         return True
-
-    def _close_without_waiting(self) -> None:
-        """Close, and under TLS wait only until the end of TLS is sent, not for the client's."""
-        self.close()
-        abort_when_sent(self.transport, self._deadline)
 
     def _end(self) -> None:
         """Close after a complete response without resetting a client that is still sending."""

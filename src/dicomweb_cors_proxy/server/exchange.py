@@ -12,15 +12,16 @@ from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT, PUSH_BODY
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.observability.records import traceback_summary
 from dicomweb_cors_proxy.server.body_push import BodyPush
-from dicomweb_cors_proxy.server.response_head import ResponseHead, build_response_head, date_line
+from dicomweb_cors_proxy.server.response_head import build_response_head, date_line
 from dicomweb_cors_proxy.server.writing import write_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from starlette.types import ASGIApp, Message, Scope
 
     from dicomweb_cors_proxy.http.extensions import BodyReceiver
+    from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.http.replies import LocalReply
     from dicomweb_cors_proxy.server.turns import Turns
 
@@ -87,8 +88,13 @@ class ResponseSink(typing.Protocol):
     def write_continue(self) -> None:
         """Ask the client for the body of the request."""
 
-    def start(self, head: ResponseHead, *, keep_alive: bool) -> bool:
-        """Take the head of the response; return whether the connection is kept alive."""
+    def start(
+        self, status: int, headers: Sequence[Header], *, keep_alive: bool, is_repeated: bool
+    ) -> bool:
+        """Take the head of the response; return whether the connection is kept alive.
+
+        `is_repeated` tells that equal heads are frequent.
+        """
 
     def flush_head(self) -> None:
         """Send the head, if it is still waiting for the body."""
@@ -118,9 +124,17 @@ class ResponseWriter:
         """Send 100 Continue."""
         self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def start(self, head: ResponseHead, *, keep_alive: bool) -> bool:
-        """Complete a head with its framing; return whether the connection is kept alive."""
-        status, lines, length, _, is_dated = head
+    def start(
+        self, status: int, headers: Sequence[Header], *, keep_alive: bool, is_repeated: bool
+    ) -> bool:
+        """Write a head with its framing; return whether the connection is kept alive."""
+        if is_repeated:
+            head = cached_response_head(status, tuple(headers))
+        else:
+            head = build_response_head(status, headers)
+        _, lines, length, closes, is_dated = head
+        if closes:  # "connection: close" of the application
+            keep_alive = False
         end = b"\r\n"
         if self._is_head_only or status in (204, 304):
             pass  # no body follows, even if the head has a Content-Length
@@ -204,18 +218,22 @@ class Exchange:
         self._writer = writer
         self._expects_continue = expects_continue
 
-    def start(
-        self, app: ASGIApp, try_preflight: Callable[[Scope], LocalReply | None] | None
-    ) -> None:
-        """Send the reply of `try_preflight`, or run the application in a task."""
-        if try_preflight is not None and self._connection.writable.is_set():
-            reply = try_preflight(self.scope)
-            if reply is not None:
-                self._send_head(cached_response_head(reply.status, tuple(reply.headers)))
-                self._send_body(reply.body, more=False)
-                return
+    def reply_at_once(self, try_preflight: Callable[[Scope], LocalReply | None]) -> bool:
+        """Send the reply of `try_preflight`, if it has one. Return whether it has."""
+        if not self._connection.writable.is_set():
+            return False
+        reply = try_preflight(self.scope)
+        if reply is None:
+            return False
+        self._send_head(reply.status, reply.headers, is_repeated=True)
+        self._send_body(reply.body, more=False)
+        return True
+
+    def run(self, app: ASGIApp) -> asyncio.Task[None]:
+        """Run the application in a task, and return that."""
         self.scope["extensions"][ON_DISCONNECT] = self._call_on_disconnect
         self.task = asyncio.get_running_loop().create_task(self._run(app))
+        return self.task
 
     async def _run(self, app: ASGIApp) -> None:
         try:
@@ -348,11 +366,11 @@ class Exchange:
         if self._disconnected or self._complete:
             return
         if not self._started:
-            self._send_head(build_response_head(message["status"], message["headers"]))
+            self._send_head(message["status"], message["headers"], is_repeated=False)
         else:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
 
-    def _send_head(self, head: ResponseHead) -> None:
+    def _send_head(self, status: int, headers: Sequence[Header], *, is_repeated: bool) -> None:
         self._started = True
         self._expects_continue = False
         if self._body.more:
@@ -360,8 +378,9 @@ class Exchange:
                 self._read_body()
             if self._body.more:
                 self.keep_alive = False  # nothing is going to read the rest of the body
-        keep_alive = self.keep_alive and not head[3]  # "connection: close" of the application
-        self.keep_alive = self._writer.start(head, keep_alive=keep_alive)
+        self.keep_alive = self._writer.start(
+            status, headers, keep_alive=self.keep_alive, is_repeated=is_repeated
+        )
         if self.task is not None:
             self.task.get_loop().call_soon(self._writer.flush_head)
 

@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class ServerLimits(Protocol):
-    """Seconds and bytes, by the names of the settings under `server`."""
+    """Seconds, bytes and switches, by the names of the settings under `server`."""
+
+    @property
+    def http2(self) -> bool: ...
 
     @property
     def max_connections(self) -> int: ...

@@ -25,6 +25,9 @@ PARSE_CHUNK_BYTES = 16 * 1024
 # many times the limit is the maximum.
 REJECTED_HEAD_FACTOR = 4
 
+# The beginning of the preface of HTTP/2 (RFC 9113 §3.4).
+PREFACE_LINE = b"PRI * HTTP/2.0\r\n"
+
 # Bytes of a head that are searched for the Origin if the head is rejected.
 ORIGIN_SEARCH_BYTES = 4096
 
@@ -69,6 +72,7 @@ class RequestReader:
         received: the bytes to read from.
         body: the body of the request that was read last.
         is_in_head: True if a head has begun and is incomplete.
+        is_http2: True if the connection begins with the preface of HTTP/2, which is not read.
     """
 
     def __init__(
@@ -81,6 +85,8 @@ class RequestReader:
         self.received = ReceivedBytes()
         self.body = RequestBody(self.received)
         self.is_in_head = False
+        self.is_http2 = False
+        self._may_be_http2 = limits.http2
         self._beginning = b""  # of the head that is being parsed
         self._tail = b""  # the last three bytes of it
         self._head_bytes = 0
@@ -101,6 +107,8 @@ class RequestReader:
         received = self.received
         if not (self.is_in_head or received.at) and self._read_known(received.data):
             return
+        if self._may_be_http2 and self._begins_http2(received.data):
+            return
         while received.data:
             if not self._beginning:
                 # RFC 9112 §2.2: empty lines before a request line are ignored.
@@ -115,6 +123,16 @@ class RequestReader:
             self._read_piece(self._next_piece())
             if not self.is_in_head:
                 return
+
+    def _begins_http2(self, data: bytes) -> bool:
+        """Return whether the first bytes of the connection are those of HTTP/2, or may be."""
+        if PREFACE_LINE.startswith(data[: len(PREFACE_LINE)]):
+            self.is_http2 = len(data) >= len(PREFACE_LINE)
+            self._parser.begin()
+            self.is_in_head = True
+            return True
+        self._may_be_http2 = False
+        return False
 
     def reject_head(self, problem: HTTPProblem) -> None:
         """Reject the head that is being read, and ignore further input.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SERVER_LINE = b"server: dicomweb-cors-proxy\r\n"
+SERVER_NAME = b"dicomweb-cors-proxy"
+SERVER_LINE = b"server: %b\r\n" % SERVER_NAME
 
 _STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(200, 600)} | {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -36,13 +37,23 @@ def build_response_head(status: int, headers: Sequence[tuple[bytes, bytes]]) -> 
     return status, b"".join(lines), size, closes, b"date" in known
 
 
-_date = (0, b"")
+_date = (0, b"", b"")
+
+
+def date_value() -> bytes:
+    """Return the current time as a value of Date (RFC 9110 §5.6.7, §6.6.1)."""
+    return _current_date()[1]
 
 
 def date_line() -> bytes:
-    """Return the Date line for the current time (RFC 9110 §5.6.7, §6.6.1)."""
+    """Return the Date line for the current time."""
+    return _current_date()[2]
+
+
+def _current_date() -> tuple[int, bytes, bytes]:
     global _date  # noqa: PLW0603  (one clock for the process)
     now = int(time.time())
     if _date[0] != now:
-        _date = now, b"date: %b\r\n" % formatdate(now, usegmt=True).encode("ascii")
-    return _date[1]
+        value = formatdate(now, usegmt=True).encode("ascii")
+        _date = now, value, b"date: %b\r\n" % value
+    return _date

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import sslproto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -21,20 +21,34 @@ __all__ = ["start_tls_on_accepted"]
 TLS_READ_BYTES = 16 * 1024
 
 # Methods of a protocol that have nothing to do with its buffer.
-_OTHER_METHODS = ("connection_made", "eof_received", "pause_writing", "resume_writing")
+_OTHER_METHODS = ("eof_received", "pause_writing", "resume_writing")
+
+
+class Negotiable(Protocol):
+    """A protocol for HTTP/1.1 that may be replaced by one for HTTP/2."""
+
+    def as_http2(self) -> asyncio.BufferedProtocol:
+        """Return the protocol to use in place of this one."""
 
 
 class _Forwarder(asyncio.BufferedProtocol):
     """A protocol that hands decrypted bytes on to another one, until the connection is lost.
 
+    It asks for the protocol for HTTP/2 if the handshake has chosen that.
+
     The TLS protocols keep bound methods of their application's protocol. Without this class they
     would keep the connection itself, in a reference cycle, until a garbage collection.
     """
 
-    def __init__(self, protocol: asyncio.BufferedProtocol) -> None:
+    def __init__(self, protocol: Any) -> None:  # noqa: ANN401  (both of a protocol's interfaces)
         self._protocol = protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
+            self._protocol = self._protocol.as_http2()
         for name in _OTHER_METHODS:
-            setattr(self, name, getattr(protocol, name))
+            setattr(self, name, getattr(self._protocol, name))
+        self._protocol.connection_made(transport)
 
     def get_buffer(self, sizehint: int) -> Any:  # noqa: ANN401  (a writable buffer)
         return self._protocol.get_buffer(sizehint)
@@ -63,7 +77,7 @@ class _SmallReads(asyncio.BufferedProtocol):
     def __init__(self, tls: Any) -> None:  # noqa: ANN401  (uvloop has no type for it)
         self._get_buffer = tls.get_buffer
         # Methods of this class would take the time of another call per read.
-        for name in ("buffer_updated", "connection_lost", *_OTHER_METHODS):
+        for name in ("buffer_updated", "connection_lost", "connection_made", *_OTHER_METHODS):
             setattr(self, name, getattr(tls, name))
 
     def get_buffer(self, sizehint: int) -> Any:  # noqa: ANN401  (a writable buffer)

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
-from dicomweb_cors_proxy.server.connection import READ_BYTES, ClientConnection
+from dicomweb_cors_proxy.server.base_connection import READ_BYTES
+from dicomweb_cors_proxy.server.connection import ClientConnection
 from dicomweb_cors_proxy.server.head_cache import HeadCache
+from dicomweb_cors_proxy.server.http2_head import HTTP2Heads
+from dicomweb_cors_proxy.server.http2_streams import MAX_STREAMS
 from dicomweb_cors_proxy.server.listening import handling_signals
 from dicomweb_cors_proxy.server.tls import start_tls_on_accepted
 from dicomweb_cors_proxy.server.turns import Turns
@@ -53,16 +56,24 @@ class ServerConfig(uvicorn.Config):
     Args:
         app: the ASGI application.
         limits: of its connections.
+        running_streams: maximum number of requests of an HTTP/2 connection at a time.
         ssl_context: for the listener; default: plain HTTP.
     """
 
     ssl: SSLContext | None
 
     def __init__(
-        self, app: ASGIApp, limits: ServerLimits, ssl_context: SSLContext | None = None
+        self,
+        app: ASGIApp,
+        limits: ServerLimits,
+        ssl_context: SSLContext | None = None,
+        *,
+        running_streams: int = MAX_STREAMS,
     ) -> None:
         self.limits = limits
+        self.running_streams = running_streams
         self.known_heads = HeadCache()
+        self.http2_heads = HTTP2Heads(limits)
         self.clients = ClientConnections(limits.max_connections)
         self.turns = Turns(DECODED_AT_ONCE)
         self.read_buffer = memoryview(bytearray(READ_BYTES))

@@ -966,6 +966,7 @@ def others(pem: dict[str, str]) -> dict[str, Any]:
         "server.base_path": "/",
         "server.allowed_hosts": ["[::1]:8080", "pacs.example"],
         "server.workers": 2,
+        "server.http2": False,
         "server.max_connections": 10,
         "server.tls_cert_file": pem["other.pem"],
         "server.tls_key_file": pem["other.key"],

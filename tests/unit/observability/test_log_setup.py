@@ -176,6 +176,7 @@ def test_a_request_as_json(output: Callable[[], str]) -> None:
         ("level", "info"),
         ("event", "request"),
         ("method", "GET"),
+        ("http_version", "1.1"),
         ("resource", "studies"),
         ("status", 200),
         ("upstream_status", 200),
@@ -330,6 +331,6 @@ main()
     flags = ("--upstream", "http://a", "--allow-origin", "https://viewer.example", "--port", "0")
     with Child([sys.executable, "-c", script, "serve", *flags, "--workers", workers]) as child:
         assert child.wait() == 1
-    assert "fails: ValueError < fail (<string>:" in child.output
+    assert ": ValueError < fail (<string>:" in child.output
     assert PATIENT not in child.output
     assert "Traceback" not in child.output

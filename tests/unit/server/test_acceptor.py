@@ -18,7 +18,7 @@ import uvloop
 from dicomweb_cors_proxy.operations import descriptors
 from dicomweb_cors_proxy.operations.descriptors import descriptor_warning
 from dicomweb_cors_proxy.server import acceptor as server_acceptor
-from dicomweb_cors_proxy.server import connection as server_connection
+from dicomweb_cors_proxy.server import base_connection
 from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
 from tests.support.certificates import Pair
 from tests.support.servers import LOOPBACK
@@ -188,7 +188,7 @@ async def test_a_rush_of_clients_stays_within_the_limit(start: Start) -> None:
 async def test_a_client_without_a_request_is_idle_after_a_while(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_connection, "FIRST_REQUEST_SECONDS", 2 * MOMENT)
+    monkeypatch.setattr(base_connection, "FIRST_REQUEST_SECONDS", 2 * MOMENT)
     async with start(max_connections=1) as front:
         silent = await front.connect()
         waiting = asyncio.create_task(front.ask())

@@ -172,7 +172,7 @@ MALFORMED = {
 
 # Nothing is known of these but that they are none.
 ILLEGIBLE = {
-    "HTTP/2's preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/2's preface behind a space": b" PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "bare LFs": TARGET + b"\n" + HOST + b"\n\n",
     "two Origins": lines(TARGET, b"A : b", FROM_VIEWER, FROM_VIEWER),

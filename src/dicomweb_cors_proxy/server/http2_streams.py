@@ -1,0 +1,239 @@
+"""The streams of one HTTP/2 connection: which are open, which run, and which have ended."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Final, Protocol
+
+from dicomweb_cors_proxy.http.extensions import HAS_BODY, REJECTION
+from dicomweb_cors_proxy.server import http2_frames as frames
+from dicomweb_cors_proxy.server.exchange import Exchange
+from dicomweb_cors_proxy.server.http2_frames import ConnectionFault, ErrorCode, StreamFault
+from dicomweb_cors_proxy.server.http2_output import INITIAL_WINDOW
+from dicomweb_cors_proxy.server.http2_stream import Stream
+from dicomweb_cors_proxy.server.request_reader import Request
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from starlette.types import Scope
+
+    from dicomweb_cors_proxy.server.http2_head import HTTP2Head
+    from dicomweb_cors_proxy.server.http2_output import Output
+    from dicomweb_cors_proxy.server.turns import Turns
+
+# Streams that a client may have open, as RFC 9113 §6.5.2 recommends at least. Browsers wait for
+# one to end before they open another.
+MAX_STREAMS: Final = 100
+
+# Bytes of bodies that a client may send before any is read, on all streams together. Each stream
+# has a window of its own, so an upload that stalls holds up the others only if many do.
+RECEIVE_WINDOW: Final = 4 * 1024 * 1024
+
+# Streams that ended last. Frames for them may still be on their way.
+MAX_ENDED: Final = 1000
+
+
+class StreamsOwner(Protocol):
+    """The connection of the streams.
+
+    Attributes:
+        turns: the queue for further pieces of a body in tiny chunks.
+        running_streams: maximum number of requests that run at a time.
+    """
+
+    turns: Turns
+    running_streams: int
+
+    def request_scope(self, request: Request) -> Scope:
+        """Return the ASGI scope of a request."""
+
+    def reply_at_once(self, exchange: Exchange) -> bool:
+        """Send the reply to a preflight. Return whether there is one."""
+
+    def run(self, exchange: Exchange) -> asyncio.Task[None]:
+        """Run the application."""
+
+    def on_last_stream_ended(self) -> None:
+        """Go on without any open stream."""
+
+
+class ReceiveWindow:
+    """The window of a connection for the bodies of requests (RFC 9113 §5.2)."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._window = INITIAL_WINDOW
+        self._read_bytes = RECEIVE_WINDOW - INITIAL_WINDOW  # since it was last widened
+        self.give_back(0)
+
+    def take(self, count: int) -> None:
+        """Count bytes that arrived. Raise `ConnectionFault` if the client may not send them."""
+        self._window -= count
+        if self._window < 0:
+            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "The client exceeds the window.")
+
+    def give_back(self, count: int) -> None:
+        """Let the client send as many bytes again, because they were read or dropped."""
+        self._read_bytes += count
+        if self._read_bytes * 4 >= RECEIVE_WINDOW:
+            self._window += self._read_bytes
+            self._output.frame(frames.window_update(0, self._read_bytes))
+            self._read_bytes = 0
+
+
+class Streams:
+    """The streams of one connection.
+
+    Attributes:
+        open: those that have not ended, by their ids.
+        last_id: the highest id that the client has used.
+    """
+
+    def __init__(self, owner: StreamsOwner, output: Output) -> None:
+        self._owner = owner
+        self.turns = owner.turns
+        self.output = output
+        self.window = ReceiveWindow(output)
+        self.open: dict[int, Stream] = {}
+        self.last_id = 0
+        # True if we reset the stream, so that the client may not know yet that it has ended.
+        self._ended: dict[int, bool] = {}
+        # Requests that run, and those that wait for them: urgency, id, exchange.
+        self._running = 0
+        self._waiting: list[tuple[int, int, Exchange]] = []
+
+    def close(self) -> None:
+        """End all streams, and break the reference cycle."""
+        self.drop_all()
+        del self._owner
+
+    def is_idle(self, stream_id: int) -> bool:
+        """Return whether the client has not used the id yet (RFC 9113 §5.1)."""
+        return stream_id > self.last_id or not stream_id % 2
+
+    def check_ended(self, stream_id: int) -> None:
+        """Accept a frame that was on its way when its stream ended.
+
+        Raises:
+            ConnectionFault: The stream was never used, or the client has ended it itself.
+        """
+        if self.is_idle(stream_id):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "A frame is for an idle stream.")
+        if self._ended.get(stream_id) is False:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, "A frame is for a stream that ended.")
+
+    def check_new(self, stream_id: int) -> bool:
+        """Return whether a HEADERS frame opens a stream; otherwise it belongs to one that ended.
+
+        Raises:
+            ConnectionFault: The client may not use this id (RFC 9113 §5.1.1).
+            StreamFault: Too many streams are open.
+        """
+        if not stream_id % 2:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "A stream of a client has an odd id.")
+        if stream_id <= self.last_id:
+            self.check_ended(stream_id)
+            if stream_id not in self._ended:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "The id of a stream is too low.")
+            return False
+        self.last_id = stream_id
+        if len(self.open) >= MAX_STREAMS:
+            raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM)
+        return True
+
+    def begin(self, stream_id: int, head: HTTP2Head, *, has_body: bool) -> None:
+        """Run the application for a request, or let the request wait for others."""
+        stream = Stream(
+            self, stream_id, head.method, head.urgency, length=head.length, has_body=has_body
+        )
+        self.open[stream_id] = stream
+        scope = self._owner.request_scope(
+            Request(
+                head.method,
+                "2",
+                # The application must find no resource for a request that is rejected.
+                head.target if head.problem is None else b"/",
+                head.headers,
+                keep_alive=True,
+                expects_continue=head.expects_continue,
+            )
+        )
+        if has_body:
+            scope["extensions"][HAS_BODY] = {}
+        if head.problem is not None:
+            scope["extensions"][REJECTION] = head.problem
+        exchange = stream.exchange = Exchange(
+            stream,
+            stream,
+            stream,
+            scope,
+            keep_alive=True,
+            expects_continue=head.expects_continue and has_body,
+        )
+        if self._owner.reply_at_once(exchange):
+            return
+        exchange.offer_push()
+        if self._running < self._owner.running_streams:
+            self._start(exchange)
+        else:
+            heapq.heappush(self._waiting, (head.urgency, stream_id, exchange))
+
+    def _start(self, exchange: Exchange) -> None:
+        self._running += 1
+        self._owner.run(exchange).add_done_callback(self._on_request_done)
+
+    def _on_request_done(self, _: asyncio.Task[None]) -> None:
+        self._running -= 1
+        while self._waiting and self._running < self._owner.running_streams:
+            stream_id, exchange = heapq.heappop(self._waiting)[1:]
+            if stream_id in self.open:  # it may be cancelled
+                self._start(exchange)
+
+    def reset(self, stream: Stream, code: ErrorCode) -> None:
+        """End a stream before its response is complete."""
+        if not stream.is_closed:
+            self.output.frame(frames.reset_frame(stream.id, code))
+            self.drop(stream, was_reset=True)
+
+    def refuse(self, stream_id: int, code: ErrorCode) -> None:
+        """Reset a stream because of an error of the client, whether it is open or not."""
+        stream = self.open.get(stream_id)
+        if stream is not None:
+            self.reset(stream, code)
+        else:
+            self._note_ended(stream_id, was_reset=True)
+            self.output.frame(frames.reset_frame(stream_id, code))
+
+    def on_stream_sent(self, stream_id: int) -> None:
+        """Go on after the last byte of a response was sent."""
+        stream = self.open[stream_id]
+        # RFC 9113 §8.1: the client may stop sending a body that is not going to be read.
+        if not stream.has_whole_request:
+            self.output.frame(frames.reset_frame(stream.id, ErrorCode.NO_ERROR))
+        self._forget(stream, was_reset=not stream.has_whole_request)
+
+    def drop(self, stream: Stream, *, was_reset: bool) -> None:
+        """End a stream, and with it the application's work for it."""
+        exchange = stream.exchange
+        self._forget(stream, was_reset=was_reset)
+        if exchange is not None:
+            exchange.client_disconnected()
+
+    def drop_all(self) -> None:
+        """End all streams without a word to the client."""
+        self._waiting.clear()
+        for stream in list(self.open.values()):
+            self.drop(stream, was_reset=True)
+
+    def _forget(self, stream: Stream, *, was_reset: bool) -> None:
+        self.open.pop(stream.id, None)
+        self._note_ended(stream.id, was_reset=was_reset)
+        stream.close()
+        if not self.open:
+            self._owner.on_last_stream_ended()
+
+    def _note_ended(self, stream_id: int, *, was_reset: bool) -> None:
+        if len(self._ended) >= MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+        self._ended[stream_id] = was_reset
