@@ -14,12 +14,15 @@ import click
 
 from dicomweb_cors_proxy.cors.origins import OriginPattern
 from dicomweb_cors_proxy.cors.problems import PolicyError
-from dicomweb_cors_proxy.probe.checks import probe as run
+from dicomweb_cors_proxy.probe.checks import run_checks
 from dicomweb_cors_proxy.probe.client import MAX_SECONDS, ProbeClient
 from dicomweb_cors_proxy.probe.findings import Target
+from dicomweb_cors_proxy.probe.network import OutOfTimeError
+from dicomweb_cors_proxy.probe.ohif import adapt
 from dicomweb_cors_proxy.probe.origins import origin_of
 from dicomweb_cors_proxy.probe.report import Text, as_json
 from dicomweb_cors_proxy.probe.safelists import is_forbidden
+from dicomweb_cors_proxy.probe.session import ProbeSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,6 +111,12 @@ class _Header(click.ParamType[tuple[str, str]]):
 @click.option("--write", is_flag=True, help="Also send a store, with an empty body.")
 @click.option("--json", "for_scripts", is_flag=True, help="Print the report as JSON.")
 @click.option(
+    "--ohif",
+    "for_ohif",
+    is_flag=True,
+    help="Print OHIF's app-config.js for this archive; the report goes to standard error.",
+)
+@click.option(
     "--ca-file",
     metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -137,6 +146,7 @@ def probe(  # noqa: PLR0913  (one a flag)
     headers: Headers,
     write: bool,
     for_scripts: bool,
+    for_ohif: bool,
     ca_file: Path | None,
     insecure: bool,
     max_seconds: int,
@@ -147,9 +157,11 @@ def probe(  # noqa: PLR0913  (one a flag)
     Asks as a browser does, and judges the responses by the Fetch standard. Nothing is stored
     without --write, and nothing that tells of a patient is printed.
 
-    Exit status: 0 if all passes, 1 if a browser would block something or the time was up, 2 for
-    wrong usage.
+    Exit status: 0 if all passes; 1 if a browser would block something, no DICOMweb is there, or the
+    time was up; 2 for wrong usage.
     """
+    if for_scripts and for_ohif:
+        raise click.UsageError("--json and --ohif both print to standard output; choose one.")
     cookie = _cookie(headers, credentials=credentials)
     target = Target(
         root,
@@ -172,15 +184,34 @@ def probe(  # noqa: PLR0913  (one a flag)
             f"{ca_file} has no certificate in PEM. Name a file that does.", param_hint="--ca-file"
         ) from None
     with client:
+        session = ProbeSession(target, client)
         if for_scripts:
-            report = run(target, client)
+            report = run_checks(session, client)
             click.echo(json.dumps(as_json(report), indent=2, ensure_ascii=False))
         else:
             text = Text(target)
-            _echo(text.heading())
-            report = run(target, client, tell=lambda finding: _echo(text.finding(finding)))
-            _echo(text.ending(report))
-    sys.exit(1 if report.is_blocked else 0)
+            _echo(text.heading(), err=for_ohif)
+            report = run_checks(
+                session, client, lambda finding: _echo(text.finding(finding), err=for_ohif)
+            )
+            _echo(text.ending(report), err=for_ohif)
+        is_usable = not report.is_blocked
+        if for_ohif and is_usable:
+            is_usable = _print_ohif(session)
+    sys.exit(0 if is_usable else 1)
+
+
+def _print_ohif(session: ProbeSession) -> bool:
+    """Print OHIF's configuration file; return whether OHIF can show images with it."""
+    try:
+        adaptation = adapt(session)
+    except OutOfTimeError:
+        click.echo("The time was up before OHIF's keys were found: raise --timeout.", err=True)
+        return False
+    click.echo(adaptation.file(), nl=False)
+    for fault in adaptation.faults:
+        click.echo(f"OHIF: {fault}", err=True)
+    return not adaptation.faults
 
 
 def _cookie(headers: Headers, *, credentials: bool) -> str | None:
@@ -199,8 +230,8 @@ def _cookie(headers: Headers, *, credentials: bool) -> str | None:
     return "; ".join(value for name, value in headers if name.lower() == "cookie") or None
 
 
-def _echo(lines: Iterable[str]) -> None:
+def _echo(lines: Iterable[str], *, err: bool) -> None:
     # no-color.org: any value but the empty one; else click looks whether it is a terminal.
     colour = False if os.environ.get("NO_COLOR") else None
     for line in lines:
-        click.echo(line, color=colour)
+        click.echo(line, err=err, color=colour)

@@ -11,11 +11,15 @@
 | `page.py`      | a page's `fetch`: preflight, request, redirects         |
 | `session.py`   | the requests of one probe, and their outcomes           |
 | `checks.py`    | the checks in their order, one function each            |
+| `instances.py` | an instance to ask for                                  |
+| `presence.py`  | the check that there is a DICOMweb service at all       |
 | `hints.py`     | remedies for statuses, and for servers out of reach     |
 | `findings.py`  | the results                                             |
 | `reasons.py`   | reasons in words                                        |
 | `advice.py`    | the settings that change a result                       |
 | `links.py`     | URLs and UIDs in responses                              |
 | `addresses.py` | how far away a server is                                |
+| `ohif.py`      | the keys of OHIF's data source, each found by a request |
+| `app_config.py`| OHIF's configuration file                               |
 | `report.py`    | the report as text and as JSON                          |
 """

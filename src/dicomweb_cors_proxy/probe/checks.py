@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
-from uuid import uuid4
 
 from dicomweb_cors_proxy.probe.addresses import Space, space_of_origin
 from dicomweb_cors_proxy.probe.advice import MAX_AGE, Advice, nginx_hide
@@ -15,18 +14,18 @@ from dicomweb_cors_proxy.probe.client import NoResponseError
 from dicomweb_cors_proxy.probe.fetch import DEFAULT_MAX_AGE, exposes, judge_request, max_age
 from dicomweb_cors_proxy.probe.findings import Finding, Report, Target, Verdict
 from dicomweb_cors_proxy.probe.hints import OUT_OF_REACH, first, out_of_reach
-from dicomweb_cors_proxy.probe.links import Instance, aliases, destinations, instance_of, links
+from dicomweb_cors_proxy.probe.instances import find_instance, made_up_uid
+from dicomweb_cors_proxy.probe.links import aliases, destinations, links
 from dicomweb_cors_proxy.probe.network import OutOfTimeError
+from dicomweb_cors_proxy.probe.presence import check_presence
 from dicomweb_cors_proxy.probe.reasons import varies
 from dicomweb_cors_proxy.probe.responses import Response, combined
 from dicomweb_cors_proxy.probe.session import (
-    BELOW,
     ERROR,
     FRAME,
     FRAMES,
     INSTANCES,
     JSON,
-    MAX_BODY,
     METADATA,
     NOWHERE,
     PART,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.probe.client import ProbeClient
 
-__all__ = ["CHECKS", "probe"]
+__all__ = ["CHECKS", "probe", "run_checks"]
 
 _RANGE: Final = ("Range", "bytes=0-63")
 SHORT: Final = 60  # seconds; a preflight kept for less is asked again while its reader looks
@@ -65,7 +64,13 @@ def probe(
 
     The client's deadline ends it early, with a finding that says so.
     """
-    session = ProbeSession(target, client)
+    return run_checks(ProbeSession(target, client), client, tell)
+
+
+def run_checks(
+    session: ProbeSession, client: ProbeClient, tell: Callable[[Finding], None] | None = None
+) -> Report:
+    """Run all checks of a session; otherwise as `probe`."""
     for finding in _until_the_deadline(session, client):
         session.report.findings.append(finding)
         if tell:
@@ -122,21 +127,8 @@ def _check_search(session: ProbeSession) -> Iterator[Finding]:
 
 
 def _check_metadata(session: ProbeSession) -> Iterator[Finding]:
-    session.uids = _find_instance(session)
+    session.uids = find_instance(session)
     yield session.judged(METADATA, session.fetch(METADATA, session.uids, JSON))
-
-
-def _find_instance(session: ProbeSession) -> dict[str, str]:
-    """Return the UIDs of an instance that the search shows, otherwise made-up ones."""
-    found = instance_of(session.exchanges[SEARCH.check].body)
-    if found.study and not (found.series and found.instance):
-        request = session.request(BELOW, {"study": found.study}, JSON)
-        more = instance_of(session.page.fetch(request, body=MAX_BODY).body)
-        found = Instance(found.study, more.series, more.instance)
-    if not (found.study and found.series and found.instance):
-        session.is_made_up = True
-        return dict.fromkeys(("study", "series", "instance"), _made_up())
-    return {"study": found.study, "series": found.series, "instance": found.instance}
 
 
 def _check_frames(session: ProbeSession) -> Iterator[Finding]:
@@ -157,7 +149,7 @@ def _check_store(session: ProbeSession) -> Iterator[Finding]:
 
 def _check_errors(session: ProbeSession) -> Iterator[Finding]:
     planned = ERROR
-    exchange = session.fetch(planned, {"study": _made_up()}, JSON)
+    exchange = session.fetch(planned, {"study": made_up_uid()}, JSON)
     if exchange.response is not None and exchange.response.is_ok:
         planned = NOWHERE
         exchange = session.fetch(planned, {}, JSON)
@@ -358,6 +350,7 @@ CHECKS: Final[tuple[Callable[[ProbeSession], Iterator[Finding]], ...]] = (
     _check_frames,
     _check_store,
     _check_errors,
+    check_presence,
     _check_range,
     _check_preflight_cache,
     _check_vary,
@@ -366,10 +359,6 @@ CHECKS: Final[tuple[Callable[[ProbeSession], Iterator[Finding]], ...]] = (
     _check_certificate,
     _check_local_network,
 )
-
-
-def _made_up() -> str:
-    return f"2.25.{uuid4().int}"
 
 
 def _max_age_fault(value: str | None, seconds: int) -> str | None:

@@ -14,7 +14,15 @@ from dicomweb_cors_proxy.probe.origins import is_trustworthy, origin_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Instance", "Link", "instance_of", "is_dicom_json", "links", "shown_origin"]
+__all__ = [
+    "Instance",
+    "Link",
+    "instance_of",
+    "instances_of",
+    "is_dicom_json",
+    "links",
+    "shown_origin",
+]
 
 STUDY, SERIES, INSTANCE, RETRIEVE_URL = "0020000D", "0020000E", "00080018", "00081190"
 
@@ -68,10 +76,14 @@ def is_dicom_json(body: bytes) -> bool:
 
 def instance_of(body: bytes) -> Instance:
     """Read the UIDs of a search's first result."""
-    match _parsed(body):
-        case [dict() as first, *_]:
-            return Instance(*(_uid(first.get(tag)) for tag in (STUDY, SERIES, INSTANCE)))
-    return Instance()
+    return next(instances_of(body), Instance())
+
+
+def instances_of(body: bytes) -> Iterator[Instance]:
+    """Read the UIDs of a search's results."""
+    for result in _parsed(body):
+        if isinstance(result, dict):
+            yield Instance(*(_uid(result.get(tag)) for tag in (STUDY, SERIES, INSTANCE)))
 
 
 def _uid(attribute: object) -> str | None:

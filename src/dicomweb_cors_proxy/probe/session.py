@@ -40,7 +40,10 @@ __all__ = [
     "NOWHERE",
     "PART",
     "SEARCH",
+    "SERIES_BELOW",
+    "SERIES_INSTANCES",
     "STORE",
+    "STUDIES",
     "PlannedRequest",
     "ProbeSession",
     "rule_of",
@@ -77,7 +80,12 @@ STORE: Final = PlannedRequest("store", "store", "POST", "studies")
 ERROR: Final = PlannedRequest("errors", "read errors", "GET", "studies/{study}/metadata")
 NOWHERE: Final = PlannedRequest("errors", "read errors", "GET", "no-such-resource")
 PART: Final = PlannedRequest("range", "read parts of frames", "GET", f"{_INSTANCE}/frames/1")
+STUDIES: Final = PlannedRequest("studies", "", "GET", "studies?limit=10")
 BELOW: Final = PlannedRequest("instance", "", "GET", "studies/{study}/instances?limit=1")
+SERIES_BELOW: Final = PlannedRequest("series", "", "GET", "studies/{study}/series?limit=1")
+SERIES_INSTANCES: Final = PlannedRequest(
+    "instance", "", "GET", "studies/{study}/series/{series}/instances?limit=1"
+)
 
 
 class ProbeSession:
@@ -142,7 +150,8 @@ class ProbeSession:
         if only_asked or exchange.response is None:
             text = (
                 "A page may try to store: the preflight is granted. Nothing was sent; whether the "
-                "server takes it, --write tells."
+                "server takes it, --write tells (dicomweb-cors-proxy does only with "
+                "access.mode: read-write)."
             )
             return Finding(planned.check, Verdict.PASS, text, str(planned))
         self._succeeded = True

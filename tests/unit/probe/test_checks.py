@@ -53,6 +53,14 @@ def run(root: str, *flags: str, origin: str = VIEWER, colour: bool = False) -> R
     return CliRunner().invoke(main, words, color=colour, catch_exceptions=False)
 
 
+def status(code: int, *, below: str = "/studies") -> Fault:
+    def fault(answer: Answered) -> None:
+        if not answer.is_preflight and below in answer.path:
+            answer.status = code
+
+    return fault
+
+
 # Wrong usage
 
 
@@ -142,6 +150,41 @@ def test_a_store_that_is_refused_names_the_setting() -> None:
     assert report["first"].startswith("Nothing is blocked, but first, have the server accept store")
 
 
+def web_page(answer: Answered) -> None:
+    """Answer every path with a page, as single-page applications do."""
+    if not answer.is_preflight:
+        answer.status, answer.body = 200, b"<!doctype html>"
+        answer.put("Content-Type", "text/html")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (status(404, below="/"), "requests got 404."),
+        (status(404), "requests got 404."),
+        (status(405), "requests got 405."),
+        (status(404, below="/studies?"), "the search got 404."),
+        (web_page, "the search got 200, and the body is not DICOM JSON."),
+    ],
+    ids=["everywhere", "studies", "405", "search", "a page"],
+)
+def test_a_wrong_url_is_never_a_pass(fault: Fault, said: str) -> None:
+    with archive(fault) as there:
+        report = probed(there.url)  # checks the exit status
+    assert report["blocked"]
+    nothing = found(report, "root")
+    assert nothing["verdict"] == "fail"
+    assert nothing["text"].startswith(f"There is no DICOMweb here: {said}")
+    assert found(report, "search")["verdict"] == "pass", "CORS is right all the same"
+
+
+@pytest.mark.parametrize("code", [401, 403, 500, 204])
+def test_a_server_that_refuses_or_has_no_study_is_there(code: int) -> None:
+    with archive(status(code)) as there:
+        report = probed(there.url)
+    assert not [check for check in report["checks"] if check["check"] == "root"]
+
+
 def test_a_store_whose_preflight_is_refused_is_not_sent() -> None:
     with archive(FAULTS["no headers allowed"]) as there:
         report = probed(there.url, "--write")
@@ -220,14 +263,6 @@ def announces_ranges(answer: Answered) -> None:
 def part_refused(answer: Answered) -> None:
     if answer.asked["Range"]:
         answer.put(ALLOW_ORIGIN)
-
-
-def status(code: int, *, below: str = "/studies") -> Fault:
-    def fault(answer: Answered) -> None:
-        if not answer.is_preflight and below in answer.path:
-            answer.status = code
-
-    return fault
 
 
 def empty(answer: Answered) -> None:
@@ -524,7 +559,7 @@ def test_the_header_for_which_a_preflight_is_refused_is_found() -> None:
         (FAULTS["no headers allowed"], "First, name accept in Access-Control-Allow-Headers"),
         (FAULTS["max-age twice"], "Nothing is blocked, but first, let browsers keep preflights"),
         (with_a_login, "Nothing is blocked, but first, get a login for --header"),
-        (status(404), "Nothing is blocked, but first, see whether the URL, or upstream.url of"),
+        (status(404), "First, see whether the URL, or upstream.url of the dicomweb-cors-proxy"),
         (
             status(502),
             "Browsers block nothing, but the server fails (502): see what the page reads",
