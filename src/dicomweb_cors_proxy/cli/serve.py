@@ -24,6 +24,7 @@ from dicomweb_cors_proxy.operations.certificates import Certificates
 from dicomweb_cors_proxy.operations.descriptors import descriptor_warning
 from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 from dicomweb_cors_proxy.operations.memory import tune_allocator
+from dicomweb_cors_proxy.operations.missing import missing_features
 from dicomweb_cors_proxy.operations.process import ServeError, serve_alone, serve_with_workers
 from dicomweb_cors_proxy.operations.settings_source import SELF_SIGNED, SettingsSource
 from dicomweb_cors_proxy.server.listening import bind, handling_signals, lift_descriptor_limit
@@ -98,6 +99,7 @@ def _serve(source: SettingsSource) -> None:
     if server.tls_cert_file is not None and server.tls_key_file is not None:
         certificates = Certificates(server.tls_cert_file, server.tls_key_file, http2=server.http2)
     lines = greeting(settings, sockets[0].getsockname()[1], source.fingerprint)
+    lines += _column("without", list(missing_features()))
     if warning := descriptor_warning(settings):
         lines += _column("warning", [warning])
     tell = _log if settings.logging.format == "json" else print_lines

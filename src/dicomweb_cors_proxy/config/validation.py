@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.config.cors_policies import any_origin_keys, policy_problems
@@ -36,6 +37,9 @@ def problems(settings: SettingFields) -> Iterator[SettingIssue]:
     yield from _pair_problems(
         "server.tls_cert_file", server.tls_cert_file, "server.tls_key_file", server.tls_key_file
     )
+    if server.workers > 1 and not hasattr(os, "fork"):  # Windows
+        reason = "can only be 1 on this system; run several proxies behind a load balancer instead"
+        yield SettingIssue("server.workers", reason)
 
 
 def _missing_urls(upstream: UpstreamSettings) -> Iterator[SettingIssue]:

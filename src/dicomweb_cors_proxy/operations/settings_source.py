@@ -45,9 +45,6 @@ class SettingsSource:
                     reason = f"is given together with {flag}; keep one of the two"
                     raise ConfigurationError([SettingIssue(SELF_SIGNED, reason)])
         settings = load(config_file=self._config_file, flags=flags)
-        if settings.server.workers > 1 and not hasattr(os, "fork"):
-            reason = "can only be 1 on this system; run several proxies instead"
-            raise ConfigurationError([SettingIssue("server.workers", reason)])
         if not self._is_self_signed:
             return settings
         folder = None

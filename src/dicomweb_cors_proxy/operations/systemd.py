@@ -46,7 +46,7 @@ def notify(state: str) -> None:
     abstract namespace. A manager that can't be told is no reason to stop: it is logged.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
         return
     if address.startswith("@"):
         address = "\0" + address[1:]

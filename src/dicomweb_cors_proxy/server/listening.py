@@ -30,7 +30,7 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 def handling_signals(
     on_stop: Callable[[], None], on_reload: Callable[[], None] | None
 ) -> Iterator[None]:
-    """While the block lasts, SIGTERM and SIGINT stop the process, SIGHUP reloads it.
+    """While the block lasts, SIGTERM, SIGINT and SIGBREAK stop the process, SIGHUP reloads it.
 
     A process that was started from a terminal is stopped by SIGHUP, because closing the terminal
     sends it. Under nohup, which ignores SIGHUP, the process reloads.
@@ -38,6 +38,8 @@ def handling_signals(
     handlers: dict[int, Callable[[int, FrameType | None], None]] = dict.fromkeys(
         (signal.SIGINT, signal.SIGTERM), lambda _, __: on_stop()
     )
+    if hasattr(signal, "SIGBREAK"):  # Ctrl+Break on Windows, and what its service managers send
+        handlers[signal.SIGBREAK] = handlers[signal.SIGTERM]
     if on_reload is not None and hasattr(signal, "SIGHUP"):
         is_attached = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and _has_terminal()
         on_hangup = on_stop if is_attached else on_reload
