@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bench import archive, browser, cases
-from bench.peers import NO_PROXY, PEERS, REFERENCE_HTTP2, Running, serving, signing_in
+from bench.peers import (
+    NO_PROXY,
+    OURS,
+    OURS_HTTP2,
+    PEERS,
+    REFERENCE_HTTP2,
+    Running,
+    serving,
+    signing_in,
+)
 from bench.processes import CORES, listens, running
 
 from tests.support.servers import free_port
@@ -30,7 +39,7 @@ def direct() -> Iterator[Running]:
             yield archives
 
 
-@pytest.mark.parametrize("key", ["ours", REFERENCE_HTTP2])
+@pytest.mark.parametrize("key", [OURS, OURS_HTTP2, REFERENCE_HTTP2])
 async def test_a_series_is_loaded_in_every_mode(
     key: str, chromium: Browser, direct: Running
 ) -> None:

@@ -1,37 +1,67 @@
-"""A viewer whose requests share one connection: HTTP/2 under granian."""
+"""A viewer whose requests share one connection: HTTP/2 by `serve`, and under granian."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from tests.support import browser
+from tests.support.certificates import Pair
 from tests.support.granian import granian
+from tests.support.proxy import fronting, serving
 from tests.support.samples import MULTI_FRAME
 from tests.support.sockets import Head, Wire, answer, archive
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from playwright.async_api import Browser
 
     from tests.support.browser import Site
     from tests.support.orthanc import Orthanc
+    from tests.support.processes import Child
 
-pytestmark = [pytest.mark.chromium, pytest.mark.asyncio(loop_scope="session")]
+    class Server(Protocol):
+        """A running one: `url` is the DICOMweb root."""
+
+        @property
+        def child(self) -> Child: ...
+
+        @property
+        def url(self) -> str: ...
+
+    Start = Callable[[str, str, Path], AbstractContextManager[Server]]
+
+
+@contextmanager
+def serve(archive: str, origin: str, directory: Path) -> Iterator[Server]:
+    """Run `serve` with a certificate in front of `archive` for pages of `origin`."""
+    settings = fronting(archive, origin) | {"server": Pair(directory).server}
+    with serving(settings, directory) as proxy:
+        yield proxy
+
+
+pytestmark = [
+    pytest.mark.chromium,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.parametrize("start", [serve, granian], ids=["serve", "granian"]),
+]
 
 QUOTED = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
 
 
 @pytest.mark.orthanc
 async def test_a_viewer_reads_frames(
-    chromium: Browser, site: Site, orthanc: Orthanc, tmp_path: Path
+    start: Start, chromium: Browser, site: Site, orthanc: Orthanc, tmp_path: Path
 ) -> None:
     pixels, count = MULTI_FRAME.dataset.PixelData, MULTI_FRAME.dataset.NumberOfFrames
     size = len(pixels) // count
-    with granian(orthanc.url, site.viewer, tmp_path) as server:
+    with start(orthanc.url, site.viewer, tmp_path) as server:
         async with browser.Viewer.at(site.viewer, chromium, ignore_https_errors=True) as viewer:
             for number in range(1, count + 1):
                 url = f"{server.url}/{MULTI_FRAME.path}/frames/{number}"
@@ -43,7 +73,7 @@ async def test_a_viewer_reads_frames(
 
 
 async def test_a_viewer_that_aborts_cancels_the_archives_request(
-    chromium: Browser, site: Site, tmp_path: Path
+    start: Start, chromium: Browser, site: Site, tmp_path: Path
 ) -> None:
     cancelled = asyncio.Event()
 
@@ -56,7 +86,7 @@ async def test_a_viewer_that_aborts_cancels_the_archives_request(
         cancelled.set()
 
     async with archive(slow) as a, asyncio.timeout(30):
-        with granian(a.url, site.viewer, tmp_path) as server:
+        with start(a.url, site.viewer, tmp_path) as server:
             async with browser.Viewer.at(site.viewer, chromium, ignore_https_errors=True) as viewer:
                 await viewer.abort(f"{server.url}/studies?slow")
                 await cancelled.wait()

@@ -7,7 +7,7 @@ import os
 import signal
 from base64 import b64encode
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.support import browser, samples
 from tests.support.browser import Viewer
 from tests.support.certificates import Pair
+from tests.support.protocols import HTTP2, LOGGING, spoken
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tests.support.browser import Site
@@ -49,6 +50,11 @@ def spki(leaf: trustme.LeafCert) -> str:
     return b64encode(sha256(key).digest()).decode()
 
 
+def reload(proxy: Proxy, settings: Mapping[str, Any]) -> None:
+    proxy.file.write_text(yaml.safe_dump(settings))
+    os.kill(proxy.child.pid, signal.SIGHUP)
+
+
 async def said(proxy: Proxy, pattern: str) -> None:
     await asyncio.to_thread(proxy.child.wait_for, pattern)
 
@@ -72,15 +78,9 @@ async def test_frames_load_through_reloads_and_renewals(
         for name in ("first", "renewed", "other")
     )
     pair = Pair(tmp_path / "tls", first)
-    settings = fronting(orthanc.url, site.viewer) | {
-        "server": {"workers": workers, "keepalive_timeout": KEEPALIVE, **pair.server}
-    }
+    server = {"http2": False, "workers": workers, "keepalive_timeout": KEEPALIVE, **pair.server}
+    settings = fronting(orthanc.url, site.viewer) | {"server": server}
     proxy = await asyncio.to_thread(serve, settings)
-
-    def reload() -> None:
-        proxy.file.write_text(yaml.safe_dump(settings))
-        os.kill(proxy.child.pid, signal.SIGHUP)
-
     trusted = ",".join(map(spki, (first, renewed, other)))
     async with (
         browser.chromium(f"--ignore-certificate-errors-spki-list={trusted}") as chromium,
@@ -92,7 +92,7 @@ async def test_frames_load_through_reloads_and_renewals(
 
         settings["cors"]["max_age"] = -1  # and the archive's connections are new ones
         settings["upstream"]["read_timeout"] = 30
-        reload()
+        reload(proxy, settings)
         await said(proxy, "changed: upstream.read_timeout, cors.max_age\n")
         await viewer.load_more(20)
 
@@ -101,9 +101,53 @@ async def test_frames_load_through_reloads_and_renewals(
         await shown(viewer, "renewed")
 
         settings["server"] |= Pair(tmp_path / "other", other).server
-        reload()
+        reload(proxy, settings)
         await said(proxy, "changed: server.tls_cert_file, server.tls_key_file\n")
         await shown(viewer, "other")
         assert await viewer.stop_asking() == []
     assert "Traceback" not in proxy.child.output
     assert viewer.certificates == {"first", "renewed", "other"}
+
+
+@pytest.mark.parametrize("workers", [1, 2], ids=["alone", "two workers"])
+async def test_frames_over_http2_load_through_reloads_and_a_renewal(
+    workers: int, orthanc: Orthanc, site: Site, serve: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    """One connection carries them all: it stays, and another page's is made with the new one."""
+    authority = trustme.CA()
+    first, renewed = (
+        authority.issue_cert("localhost", LOOPBACK, common_name=name)
+        for name in ("first", "renewed")
+    )
+    pair = Pair(tmp_path / "tls", first)
+    settings: dict[str, Any] = fronting(orthanc.url, site.viewer)
+    settings |= {"server": {"workers": workers, **pair.server}} | LOGGING
+    proxy = await asyncio.to_thread(serve, settings)
+
+    trusted = ",".join(map(spki, (first, renewed)))
+    async with (
+        browser.chromium(f"--ignore-certificate-errors-spki-list={trusted}") as chromium,
+        Viewer.at(site.viewer, chromium) as viewer,
+    ):
+        await viewer.ask_on(f"{proxy.url}/{FRAME}", lanes=6, pause=20, headers=QUOTED)
+        await viewer.load_more(20)
+
+        settings["cors"]["max_age"] = -1  # from now on every frame has a preflight
+        settings["upstream"]["read_timeout"] = 30
+        reload(proxy, settings)
+        await said(proxy, "changed: upstream.read_timeout, cors.max_age")
+        await viewer.load_more(20)
+
+        pair.issue(renewed)
+        await said(proxy, "the certificate is renewed: ")
+        await viewer.load_more(20)
+
+        async with Viewer.at(site.viewer, chromium) as newcomer:
+            frame = await newcomer.ask(f"{proxy.url}/{FRAME}", headers=QUOTED)
+            assert (frame.status, frame.protocol) == (200, "h2")
+            assert newcomer.certificates == {"renewed"}
+        await viewer.load_more(20)
+        assert await viewer.stop_asking() == []
+        assert viewer.certificates == {"first"}
+    assert spoken(proxy) == {HTTP2}
+    assert "Traceback" not in proxy.child.output

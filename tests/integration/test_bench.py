@@ -14,7 +14,16 @@ import pytest
 from bench import archive, browser, cases, http2
 from bench import report as reports
 from bench.cases import CASES, TRANSFERS, Sample, WrongAnswerError
-from bench.peers import NO_PROXY, OURS, PEERS, REFERENCE, REFERENCE_HTTP2, Running, serving
+from bench.peers import (
+    NO_PROXY,
+    OURS,
+    OURS_HTTP2,
+    PEERS,
+    REFERENCE,
+    REFERENCE_HTTP2,
+    Running,
+    serving,
+)
 from bench.processes import CORES, Process, listens, running, tree
 
 from tests.support.servers import Reply, free_port, stub
@@ -107,6 +116,17 @@ def test_searches_have_about_the_size_that_they_are_named_by(size: int) -> None:
     assert 0.6 * size < len(archive.search(size)) <= size
 
 
+def test_a_proxy_that_agrees_on_http_1_1_only_is_found_out(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DICOMWEB_PROXY_SERVER__HTTP2", "false")
+    with serving(PEERS[OURS_HTTP2], port, ORIGIN) as proxy:
+        assert proxy.process
+        proxy.process.wait_until(lambda: cases.answers(proxy))
+        with pytest.raises(WrongAnswerError, match=r"HTTP/1\.1 instead of HTTP/2"):
+            cases.check(FRAME, proxy)
+
+
 @pytest.mark.parametrize("key", [OURS, "naive"])
 def test_a_proxy_that_does_the_job_passes(key: str, port: int, body: Path) -> None:
     with serving(PEERS[key], port, ORIGIN) as proxy:
@@ -121,20 +141,22 @@ def test_a_proxy_that_does_the_job_passes(key: str, port: int, body: Path) -> No
         assert 0 < memory.pss <= memory.rss
 
 
-@pytest.mark.skipif(not PEERS[REFERENCE_HTTP2].version(), reason="caddy is not installed")
 @pytest.mark.skipif(not shutil.which("h2load"), reason="h2load is not installed")
-def test_requests_over_http2_are_checked_and_counted(port: int) -> None:
-    with serving(PEERS[REFERENCE_HTTP2], port, ORIGIN) as proxy:
+@pytest.mark.parametrize("key", [OURS_HTTP2, REFERENCE_HTTP2])
+def test_requests_over_http2_are_checked_and_counted(key: str, port: int) -> None:
+    if not PEERS[key].version():
+        pytest.skip(f"{key} is not installed")
+    with serving(PEERS[key], port, ORIGIN) as proxy:
         assert proxy.process
         proxy.process.wait_until(lambda: cases.answers(proxy))
-        for key, case in http2.KEYS.items():
+        for name, case in http2.KEYS.items():
             size = cases.check(case, proxy)
-            sample = http2.measure(key, proxy, size, (2, 3), 1)
+            sample = http2.measure(name, proxy, size, (2, 3), 1)
             assert sample.cpu
             assert (sample.errors, sample.rate > 0) == (0, True)
-            assert http2.measure(key, proxy, 2 * size, (2, 3), 1).errors > 0
+            assert http2.measure(name, proxy, 2 * size, (2, 3), 1).errors > 0
         nobody = dataclasses.replace(proxy, port=free_port())
-        assert http2.measure(key, nobody, size, (2, 3), 1).errors > 0
+        assert http2.measure(name, nobody, size, (2, 3), 1).errors > 0
 
 
 SAID = """

@@ -55,7 +55,8 @@ def serving(
     }
     inherited["DICOMWEB_PROXY_UPSTREAM__TRANSPORT"] = TRANSPORT
     with Child([*command, "--port", "0", *flags], env=inherited | dict(env or {})) as child:
-        root, base_path = child.wait_for(r"\bat +(https?://[^/\s]+)(/\S*)").groups()
+        url = child.wait_for(r"""\bat +(https?://[^/\s]+)(/[^\s"]*)""")  # a quote ends it in JSON
+        root, base_path = url.groups()
         httpx.get(f"{root}/healthz", verify=False, trust_env=False).raise_for_status()
         yield Proxy(child, root, root + base_path.rstrip("/"), file)
         child.terminate()

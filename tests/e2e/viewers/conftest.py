@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -12,7 +12,9 @@ import trustme
 
 from tests.support import packages
 from tests.support.browser import PAGES, Site
+from tests.support.certificates import Pair
 from tests.support.messages import ISOLATION
+from tests.support.protocols import HTTP2, LOGGING, spoken
 from tests.support.proxy import Proxy, fronting, serving
 from tests.support.servers import LOOPBACK
 from tests.support.sites import Tree, sites
@@ -108,11 +110,38 @@ def secure_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecurePag
         yield SecurePages(f"https://{VIEWER}:{port}", flags)
 
 
-@pytest.fixture(scope="session")
-def proxy(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def settings(orthanc: Orthanc) -> dict[str, dict[str, Any]]:
     """In front of a real archive, WADO-URI included, for pages of `localhost`."""
-    settings = fronting(orthanc.url, "http://localhost:*", wado_uri_url=f"{orthanc.root}/wado") | {
+    return fronting(orthanc.url, "http://localhost:*", wado_uri_url=f"{orthanc.root}/wado") | {
         "access": {"mode": "read-write"}
     }
-    with serving(settings, tmp_path_factory.mktemp("proxy")) as running:
+
+
+@pytest.fixture(scope="session")
+def plain_proxy(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with serving(settings(orthanc), tmp_path_factory.mktemp("proxy")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def http2_proxy(orthanc: Orthanc, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """As `proxy`, with TLS; whatever has asked it has spoken HTTP/2."""
+    directory = tmp_path_factory.mktemp("proxy")
+    server = {"server": Pair(directory / "tls").server}
+    with serving(settings(orthanc) | server | LOGGING, directory) as running:
+        yield running
+    assert spoken(running) == {HTTP2}
+
+
+@pytest.fixture
+def proxy(plain_proxy: Proxy) -> Proxy:
+    """A module whose tests should run over HTTP/2 as well puts `either_proxy` in its place."""
+    return plain_proxy
+
+
+@pytest.fixture(params=["HTTP/1.1", "HTTP/2"])
+def either_proxy(request: pytest.FixtureRequest) -> Proxy:
+    """Both, one after the other."""
+    name = {"HTTP/1.1": "plain_proxy", "HTTP/2": "http2_proxy"}[request.param]
+    running: Proxy = request.getfixturevalue(name)
+    return running

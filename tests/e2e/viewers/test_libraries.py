@@ -25,6 +25,11 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def proxy(either_proxy: Proxy) -> Proxy:
+    return either_proxy
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(tab: Tab, pages: Pages) -> Tab:
     await tab.open(f"{pages.viewer}/")
