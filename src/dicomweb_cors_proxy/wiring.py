@@ -19,6 +19,7 @@ from dicomweb_cors_proxy.proxy.response_plans import ResponsePlans
 from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
 from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, ReverseProxy
 from dicomweb_cors_proxy.proxy.routing import Router
+from dicomweb_cors_proxy.upstream.cloud import azure_tokens, google_tokens
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
 from dicomweb_cors_proxy.upstream.native import NativeTransport
 from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenEndpoint
@@ -101,6 +102,10 @@ def create_tokens(settings: UpstreamSettings) -> Tokens | None:
     auth = settings.auth
     if auth.token_file is not None:
         return TokenFile(auth.token_file)
+    if auth.type == "google":
+        return TokenCache(google_tokens(auth.scope))
+    if auth.type == "azure":
+        return TokenCache(azure_tokens(auth.client_id, auth.scope))
     if auth.token_url is None or auth.client_id is None or auth.client_secret is None:
         return None
     secret = auth.client_secret.get_secret_value()

@@ -25,13 +25,16 @@ from dicomweb_cors_proxy.config.kinds import (
 
 __all__ = ["AccessAuth", "UpstreamAuth"]
 
+UpstreamLogin = Literal["none", "basic", "bearer", "oauth2_client_credentials", "google", "azure"]
+
 
 class UpstreamAuth(Group):
     """The credentials that the proxy itself shows to the archive."""
 
-    type: Literal["none", "basic", "bearer", "oauth2_client_credentials"] = Field(
+    type: UpstreamLogin = Field(
         "none",
-        description="Login of the proxy: none, basic, bearer or oauth2_client_credentials.",
+        description="Login of the proxy: none, basic, bearer, oauth2_client_credentials, google or "
+        "azure.",
     )
     username: UserName | None = Field(None, description="User name for basic.")
     password: Password | None = Field(
@@ -47,12 +50,16 @@ class UpstreamAuth(Group):
     token_url: TokenURL | None = Field(
         None, description="URL at which oauth2_client_credentials requests access tokens."
     )
-    client_id: ClientID | None = Field(None, description="OAuth client ID of the proxy.")
+    client_id: ClientID | None = Field(
+        None, description="OAuth client ID of the proxy; for azure that of its identity."
+    )
     client_secret: Password | None = Field(
         None, description="Secret of client_id; best kept in a secret file."
     )
     scope: Scope | None = Field(
-        None, description="OAuth scope to request, if the server requires one."
+        None,
+        description="OAuth scope to request, if the server requires one; google and azure have a "
+        "default.",
     )
     audience: Audience | None = Field(
         None, description="Audience to request, if the server requires one, as Auth0 does."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from dicomweb_cors_proxy.config.cors_policies import any_origin_keys, policy_problems
@@ -82,12 +83,15 @@ _TYPES: Final = {
     "token": ("bearer",),
     "token_file": ("bearer",),
     "token_url": (_OAUTH,),
-    "client_id": (_OAUTH,),
+    "client_id": (_OAUTH, "azure"),
     "client_secret": (_OAUTH,),
-    "scope": (_OAUTH,),
+    "scope": (_OAUTH, "google", "azure"),
     "audience": (_OAUTH,),
 }
 _OPTIONAL: Final = frozenset({"scope", "audience"})
+
+# The vendors' libraries, which are extras of the same name.
+_LIBRARIES: Final = {"google": "google.auth.transport.requests", "azure": "azure.identity"}
 
 
 def _auth_problems(auth: UpstreamAuth) -> Iterator[SettingIssue]:
@@ -109,15 +113,29 @@ def _auth_problems(auth: UpstreamAuth) -> Iterator[SettingIssue]:
                 f"{' or '.join(types)}"
             )
             yield SettingIssue(subject, reason, because_of=because_of)
+    library = _LIBRARIES.get(auth.type)
+    if library is not None and not _has_library(library):
+        reason = (
+            f"{auth.type!r} needs a library that is not installed; install "
+            f"dicomweb-cors-proxy[{auth.type}]"
+        )
+        yield SettingIssue("upstream.auth.type", reason)
     if auth.type == "bearer" and auth.token is not None and auth.token_file is not None:
         reason = "is set, and upstream.auth.token too; keep one of the two"
         yield SettingIssue("upstream.auth.token_file", reason, because_of=because_of)
 
 
+def _has_library(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ImportError:  # of a package above it, or one that it needs
+        return False
+
+
 def _is_missing(auth: UpstreamAuth, name: str) -> bool:
     if name in ("token", "token_file"):
         return name == "token" and auth.token_file is None
-    return name not in _OPTIONAL
+    return name not in _OPTIONAL and auth.type != "azure"
 
 
 def _access_auth_problems(settings: SettingFields) -> Iterator[SettingIssue]:

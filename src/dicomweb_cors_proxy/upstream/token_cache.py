@@ -1,6 +1,6 @@
 """A cache of the proxy's own access token, and the upstream whose requests carry it.
 
-The module oauth has a source of tokens, and token_file tokens that need no cache.
+The modules oauth and cloud have sources of tokens, and token_file tokens that need no cache.
 """
 
 from __future__ import annotations

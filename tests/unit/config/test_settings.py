@@ -462,6 +462,19 @@ OAUTH = {
             ["token_file: is set, and upstream.auth.token too; keep one of the two"],
         ),
         (OAUTH | {"audience": "https://pacs.example"}, []),
+        ({"type": "google"}, []),
+        ({"type": "google", "scope": "https://www.googleapis.com/auth/cloud-platform"}, []),
+        ({"type": "azure"}, []),
+        ({"type": "azure", "client_id": "0-0", "scope": "https://pacs.example/.default"}, []),
+        (
+            {"type": "google", "client_id": "0-0"},
+            [
+                (
+                    "client_id: is not for upstream.auth.type: google; leave it out, or set "
+                    "oauth2_client_credentials or azure"
+                )
+            ],
+        ),
         (
             {"type": "basic"},
             [
@@ -491,7 +504,12 @@ OAUTH = {
         ),
         (
             {"type": "digest", "username": "u", "password": "p"},
-            ["type: 'digest' is not 'none', 'basic', 'bearer' or 'oauth2_client_credentials'"],
+            [
+                (
+                    "type: 'digest' is not 'none', 'basic', 'bearer', 'oauth2_client_credentials', "
+                    "'google' or 'azure'"
+                )
+            ],
         ),
         (OAUTH, []),
         (OAUTH | {"scope": "dicom.read openid", "client_id": "a:b", "client_secret": 'ü"%'}, []),
@@ -513,9 +531,14 @@ OAUTH = {
             [
                 (
                     f"{key}: is not for upstream.auth.type: bearer; leave it out, or set "
-                    "oauth2_client_credentials"
+                    f"oauth2_client_credentials{others}"
                 )
-                for key in ("token_url", "client_id", "client_secret", "scope")
+                for key, others in (
+                    ("token_url", ""),
+                    ("client_id", " or azure"),
+                    ("client_secret", ""),
+                    ("scope", " or google or azure"),
+                )
             ],
         ),
         (
