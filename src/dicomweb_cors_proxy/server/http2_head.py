@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dicomweb_cors_proxy.http.limits import (
     MAX_CACHED_HEAD_BYTES,
@@ -29,6 +28,7 @@ DEFAULT_URGENCY: Final = 3
 _METHOD: Final = re.compile(rf"{TCHAR}{{1,64}}".encode("ascii"))
 # In lower case (RFC 9113 §8.2.1).
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_TARGET: Final = re.compile(rb"[!-~]+")
 _BAD_VALUE: Final = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _URGENCY: Final = re.compile(rb"(?:\A|,)[ \t]*u=([0-7])[ \t]*(?=[,;]|\Z)")
@@ -45,8 +45,7 @@ class MalformedHead(Exception):  # noqa: N818
     """A head that RFC 9113 §8.1.1 calls malformed. Its stream must end with PROTOCOL_ERROR."""
 
 
-@dataclass(frozen=True, slots=True)
-class HTTP2Head:
+class HTTP2Head(NamedTuple):
     """A request's head.
 
     Attributes:
@@ -71,6 +70,7 @@ class HTTP2Heads:
 
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
+        self._max_target_bytes = limits.max_target_bytes
         self._known: dict[tuple[Header, ...], HTTP2Head] = {}
 
     def read(self, lines: list[Header]) -> HTTP2Head:
@@ -122,27 +122,20 @@ class HTTP2Heads:
         )
 
     def _with_target(self, head: HTTP2Head, target: bytes | None) -> HTTP2Head:
-        if head.method == "CONNECT":
+        method, _, headers, length, expects_continue, urgency, problem = head
+        if method == "CONNECT":
             if target is not None:
                 raise MalformedHead  # RFC 9113 §8.5
             return head
         if not target or not (target[:1] == b"/" or target == b"*"):
             raise MalformedHead
-        problem = head.problem
         if problem is None:
-            if len(target) > self._limits.max_target_bytes:
-                problem = target_too_long(self._limits.max_target_bytes)
-            elif fault := unreadable_target(b"GET %b HTTP/2" % target):
-                problem = HTTPProblem(400, fault)
-        return HTTP2Head(
-            head.method,
-            target,
-            head.headers,
-            length=head.length,
-            expects_continue=head.expects_continue,
-            urgency=head.urgency,
-            problem=problem,
-        )
+            if len(target) > self._max_target_bytes:
+                problem = target_too_long(self._max_target_bytes)
+            elif not _TARGET.fullmatch(target):
+                fault = unreadable_target(b"GET %b HTTP/2" % target)
+                problem = HTTPProblem(400, fault or "The request target is malformed.")
+        return HTTP2Head(method, target, headers, length, expects_continue, urgency, problem)
 
 
 def urgency_of(value: bytes) -> int:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from typing import Final
 
-from dicomweb_cors_proxy.server import http2_frames as frames
+from dicomweb_cors_proxy.server.http2_frames import DATA, END_STREAM, frame_head
 
 # Bytes of a response to buffer before the application has to wait, and at which it goes on.
 HIGH_WATER_BYTES: Final = 64 * 1024
@@ -58,31 +58,38 @@ class ResponseQueue:
         if self.waiting_bytes > HIGH_WATER_BYTES:
             self.writable.clear()
 
-    def take_frame(self, batch: list[bytes | memoryview], limit: int) -> int:
-        """Append a DATA frame with at most `limit` bytes; return how many it has."""
-        pieces: list[bytes | memoryview] = []
-        size = 0
+    def take_frames(self, batch: list[bytes | memoryview], room: int, most: int) -> int:
+        """Append DATA frames of at most `most` bytes, `room` bytes in all; return how many bytes.
+
+        Without any bytes that wait, append an empty one that ends the stream.
+        """
         parts = self._parts
-        while parts and size < limit:
+        size = 0
+        while parts and size < room:
             part = parts.popleft()
-            if len(part) > limit - size:
+            count = len(part)
+            if count > most or count > room - size:
                 part = memoryview(part)
-                parts.appendleft(part[limit - size :])
-                part = part[: limit - size]
-            pieces.append(part)
-            size += len(part)
-        flags = 0
-        if self.is_complete and not parts:
-            flags = frames.END_STREAM
-            self.has_ended = True
-        batch.append(frames.frame_head(size, frames.DATA, flags, self.id))
-        batch += pieces
+                count = min(most, room - size)
+                parts.appendleft(part[count:])
+                part = part[:count]
+            batch.append(frame_head(count, DATA, self._flags(), self.id))
+            batch.append(part)
+            size += count
+        if not (size or parts):
+            batch.append(frame_head(0, DATA, self._flags(), self.id))
         self.waiting_bytes -= size
         self.sent_bytes += size
         self.window -= size
         if self.waiting_bytes <= LOW_WATER_BYTES:
             self.writable.set()
         return size
+
+    def _flags(self) -> int:
+        if self._parts or not self.is_complete:
+            return 0
+        self.has_ended = True
+        return END_STREAM
 
     def resume(self) -> None:
         """Let the application go on, unless too much waits."""

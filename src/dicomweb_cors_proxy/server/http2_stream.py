@@ -231,7 +231,11 @@ class Stream:
         response.is_complete = not more
         ends = response.is_complete and not body and self._lines is not None
         self._send_head(ends=ends)
-        if ends:
+        if ends or (
+            response.is_complete
+            and not response.waiting_bytes
+            and self._output.send_whole(response, body)
+        ):
             response.has_ended = True
             self._connection.on_stream_sent(self.id)
             return True

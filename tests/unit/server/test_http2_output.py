@@ -120,7 +120,7 @@ async def test_the_first_stream_is_whole_first() -> None:
 async def test_an_urgent_stream_goes_first() -> None:
     connection = Connection()
     for number, urgency in ((1, 3), (3, 7), (5, 0)):
-        respond(connection.stream(number, urgency), 1000)
+        respond(connection.stream(number, urgency), 20_000)
     assert order(connection.all_data()) == [5, 1, 3]
 
 
@@ -128,7 +128,7 @@ async def test_a_stream_may_become_urgent_while_it_waits() -> None:
     connection = Connection()
     streams = [connection.stream(number) for number in (1, 3)]
     for stream in streams:
-        respond(stream, 1000)
+        respond(stream, 20_000)
     connection.output.set_urgency(streams[1].response, 0)
     assert order(connection.all_data()) == [3, 1]
 
@@ -152,6 +152,15 @@ async def test_one_turn_sends_a_bounded_number_of_bytes() -> None:
         if isinstance(frame, hyperframe.frame.DataFrame)
     )
     assert sent == WRITE_BYTES
+
+
+async def test_a_short_response_is_sent_in_one_piece() -> None:
+    connection = Connection()
+    respond(connection.stream(1), 1000)
+    assert [set(frame.flags) for frame in connection.frames()] == [{"END_HEADERS"}, {"END_STREAM"}]
+    assert connection.complete == [1]
+    assert connection.data_frames == 1
+    assert connection.output.window == MAX_WINDOW - 1000
 
 
 async def test_no_body_needs_no_data_frame() -> None:
@@ -275,12 +284,12 @@ async def test_the_application_waits_while_much_is_queued() -> None:
 async def test_a_paused_transport_gets_no_bodies() -> None:
     connection = Connection()
     stream = connection.stream(1)
-    respond(stream, 1000)
+    respond(stream, 20_000)
     connection.output.is_paused = True
     assert connection.all_data() == []
     assert not connection.stream(3).writable.is_set()
     connection.output.resume()
-    assert connection.all_data() == [(1, 1000)]
+    assert connection.all_data() == [(1, 16384), (1, 3616)]
 
 
 async def test_a_closed_stream_sends_nothing() -> None:
