@@ -187,7 +187,7 @@ class HTTP2Connection(BaseConnection):
 
     def on_last_stream_ended(self) -> None:
         """Wait for another request, or close."""
-        if self._session.is_ending:
+        if self._streams.is_ending:
             self._loop.call_soon(self._close_if_done)
         else:
             self._wait_for_request()
@@ -247,6 +247,6 @@ class HTTP2Connection(BaseConnection):
 
     def shutdown(self) -> None:
         """Let the requests finish that have begun, tell the client so, and close."""
-        if not (self._session.is_ending or self.transport.is_closing()):
+        if not (self._streams.is_ending or self.transport.is_closing()):
             self._session.end(ErrorCode.NO_ERROR)
             self._close_if_done()

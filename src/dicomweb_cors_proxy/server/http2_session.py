@@ -36,12 +36,7 @@ class SessionOwner(Protocol):
 
 
 class HTTP2Session:
-    """A receiver of the frames of one client.
-
-    Attributes:
-        is_ending: True once GOAWAY is sent: requests that come now are ignored, and the client
-            repeats them on another connection (RFC 9113 §6.8).
-    """
+    """A receiver of the frames of one client."""
 
     def __init__(  # noqa: PLR0913
         self,
@@ -60,11 +55,10 @@ class HTTP2Session:
         self._decoder = HeaderDecoder(DEFAULT_TABLE_BYTES, max_list_bytes)
         self._idle_frames = frames_without_effect(clock)
         self._ended_early = streams_ended_early(clock)
-        self.is_ending = False
 
     def end(self, code: ErrorCode, reason: str = "") -> None:
         """Send GOAWAY."""
-        self.is_ending = True
+        self._streams.is_ending = True
         self._output.frame(frames.goaway_frame(self._streams.last_id, code, reason))
 
     def on_data_sent(self, count: int) -> None:
@@ -84,7 +78,7 @@ class HTTP2Session:
                 raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
             stream.end_request()  # trailers are dropped
             return
-        if self.is_ending or not self._streams.check_new(stream_id):
+        if not self._streams.check_new(stream_id):
             return
         try:
             head = self._heads.read_oversized(lines) if is_oversized else self._heads.read(lines)

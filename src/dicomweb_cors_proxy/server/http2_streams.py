@@ -31,7 +31,7 @@ MAX_STREAMS: Final = 100
 RECEIVE_WINDOW: Final = 4 * 1024 * 1024
 
 # Streams that ended last. Frames for them may still be on their way.
-MAX_ENDED: Final = 1000
+MAX_ENDED: Final = 200
 
 
 class StreamsOwner(Protocol):
@@ -87,7 +87,9 @@ class Streams:
 
     Attributes:
         open: those that have not ended, by their ids.
-        last_id: the highest id that the client has used.
+        last_id: the highest id of a request that is served.
+        is_ending: True once GOAWAY is sent: later requests are ignored, and the client repeats
+            them on another connection (RFC 9113 §6.8).
     """
 
     def __init__(self, owner: StreamsOwner, output: Output) -> None:
@@ -97,6 +99,7 @@ class Streams:
         self.window = ReceiveWindow(output)
         self.open: dict[int, Stream] = {}
         self.last_id = 0
+        self.is_ending = False
         # True if we reset the stream, so that the client may not know yet that it has ended.
         self._ended: dict[int, bool] = {}
         # Requests that run, and those that wait for them: urgency, id, exchange.
@@ -110,7 +113,9 @@ class Streams:
 
     def is_idle(self, stream_id: int) -> bool:
         """Return whether the client has not used the id yet (RFC 9113 §5.1)."""
-        return stream_id > self.last_id or not stream_id % 2
+        if not stream_id % 2:
+            return True
+        return stream_id > self.last_id and not self.is_ending
 
     def check_ended(self, stream_id: int) -> None:
         """Accept a frame that was on its way when its stream ended.
@@ -124,7 +129,7 @@ class Streams:
             raise ConnectionFault(ErrorCode.STREAM_CLOSED, "A frame is for a stream that ended.")
 
     def check_new(self, stream_id: int) -> bool:
-        """Return whether a HEADERS frame opens a stream; otherwise it belongs to one that ended.
+        """Return whether a HEADERS frame opens a stream. Others are ignored.
 
         Raises:
             ConnectionFault: The client may not use this id (RFC 9113 §5.1.1).
@@ -132,6 +137,8 @@ class Streams:
         """
         if not stream_id % 2:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "A stream of a client has an odd id.")
+        if self.is_ending and stream_id > self.last_id:
+            return False
         if stream_id <= self.last_id:
             self.check_ended(stream_id)
             if stream_id not in self._ended:
@@ -177,7 +184,14 @@ class Streams:
         if self._running < self._owner.running_streams:
             self._start(exchange)
         else:
+            self._drop_cancelled()
             heapq.heappush(self._waiting, (head.urgency, stream_id, exchange))
+
+    def _drop_cancelled(self) -> None:
+        """Drop waiting requests that were cancelled, once there are many."""
+        if len(self._waiting) >= 2 * MAX_STREAMS:
+            self._waiting = [entry for entry in self._waiting if entry[1] in self.open]
+            heapq.heapify(self._waiting)
 
     def _start(self, exchange: Exchange) -> None:
         self._running += 1
