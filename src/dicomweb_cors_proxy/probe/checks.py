@@ -34,6 +34,7 @@ from dicomweb_cors_proxy.probe.session import (
     ProbeSession,
     step_of,
 )
+from dicomweb_cors_proxy.probe.timing import check_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -357,6 +358,7 @@ CHECKS: Final[tuple[Callable[[ProbeSession], Iterator[Finding]], ...]] = (
     _check_doubled_headers,
     _check_links,
     _check_certificate,
+    check_time,
     _check_local_network,
 )
 

@@ -140,11 +140,17 @@ class NoResponseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A response, as much of its body as was asked for, and the space that it came from."""
+    """A response, as much of its body as was asked for, and the space that it came from.
+
+    Attributes:
+        first_byte, total: seconds from the start until the head had come, and the body.
+    """
 
     response: Response
     body: bytes
     space: Space | None
+    first_byte: float = 0.0
+    total: float = 0.0
 
 
 class ProbeClient:
@@ -219,10 +225,14 @@ class ProbeClient:
                     }
                 },
             )
+            start = monotonic()
             raw = self._pool.handle_request(_of_httpcore(request))
+            first_byte = monotonic() - start
             try:
                 head = _head(raw)
-                return Received(head, _beginning(raw, head, body), space_of(raw.extensions))
+                beginning = _beginning(raw, head, body)
+                total = monotonic() - start
+                return Received(head, beginning, space_of(raw.extensions), first_byte, total)
             finally:
                 raw.close()
         except PrivateAddressError as error:

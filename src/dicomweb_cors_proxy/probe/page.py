@@ -56,6 +56,7 @@ class FetchResult:
         space: that of the address which sent the last response.
         sent: whether the request itself went out.
         is_away: whether a redirect led to another origin than the one that was asked.
+        first_byte, total: seconds until the last response's head had come, and its body.
     """
 
     asked: Request
@@ -70,6 +71,8 @@ class FetchResult:
     space: Space | None = None
     sent: bool = False
     is_away: bool = False
+    first_byte: float = 0.0
+    total: float = 0.0
 
     @property
     def is_blocked(self) -> bool:
@@ -178,6 +181,8 @@ class Page:
             body=received.body,
             space=received.space,
             sent=True,
+            first_byte=received.first_byte,
+            total=received.total,
         )
 
     def _ask(self, exchange: FetchResult) -> FetchResult:

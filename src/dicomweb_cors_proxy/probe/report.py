@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dicomweb_cors_proxy.probe.findings import Verdict
+from dicomweb_cors_proxy.probe.timing import timed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -128,6 +129,10 @@ def as_json(report: Report) -> dict[str, Any]:
         "credentials": target.credentials,
         "blocked": report.is_blocked,
         "first": report.first,
+        "seconds": {
+            check: {"first_byte": result.first_byte, "total": result.total}
+            for check, result in timed(report.exchanges).items()
+        },
         "checks": [
             {
                 "check": finding.check,

@@ -454,6 +454,41 @@ def test_what_is_found(  # noqa: PLR0917  (the table's columns)
     assert (verdict == "fail") <= bool(finding["step"] or rule == "no-http-answer")
 
 
+def test_search_and_metadata_are_timed() -> None:
+    with archive() as there:
+        report = probed(there.url)
+    assert report["seconds"].keys() == {"search", "metadata"}
+    for times in report["seconds"].values():
+        assert 0 < times["first_byte"] <= times["total"]
+    assert re.fullmatch(
+        r"Search: first byte after \d+\.\d\d s, all after \d+\.\d\d s\. "
+        r"Metadata: first byte after \d+\.\d\d s, all after \d+\.\d\d s\. "
+        r"Each request has opened a connection\.",
+        found(report, "time")["text"],
+    )
+
+
+def test_what_was_not_sent_is_not_timed() -> None:
+    def fault(answered: Answered) -> None:
+        if not answered.is_preflight:
+            answered.status = 500
+
+    with archive(fault) as there:
+        report = probed(there.url)
+    assert report["seconds"] == {}
+    assert "time" not in {check["check"] for check in report["checks"]}
+
+
+def test_a_long_response_is_timed_as_far_as_it_is_read() -> None:
+    def fault(answered: Answered) -> None:
+        if answered.body.startswith(b"["):
+            answered.body += b" " * (5 << 20)
+
+    with archive(fault) as there:
+        report = probed(there.url)
+    assert "the first 4 MiB after" in found(report, "time")["text"]
+
+
 def test_what_is_right_passes() -> None:
     with archive() as there:
         report = probed(there.url)
@@ -461,7 +496,7 @@ def test_what_is_right_passes() -> None:
         **dict.fromkeys(
             ["search", "metadata", "frames", "store", "errors", "range", "max-age", "vary"], "pass"
         ),
-        "local-network": "note",
+        **dict.fromkeys(["time", "local-network"], "note"),
     }
     assert report["first"] == "Nothing to do: pages on this origin can use the archive."
 
@@ -949,6 +984,11 @@ def test_a_redirect_to_plain_http() -> None:
 # The report
 
 
+def untimed(text: str) -> str:
+    """Return a report without the times, which differ."""
+    return re.sub(r"\d+\.\d\d s\b", "0.00 s", " ".join(text.split()))
+
+
 @pytest.mark.parametrize("flags", [(), ("--credentials",)], ids=["plain", "credentials"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_report_fits_a_terminal(fault: Fault, flags: tuple[str, ...]) -> None:
@@ -962,7 +1002,8 @@ def test_a_report_fits_a_terminal(fault: Fault, flags: tuple[str, ...]) -> None:
         f"as a page on {VIEWER} asks it, with{'' if flags else 'out'} credentials",
         "",
     ]
-    assert re.sub(r"\x1b\[\d+m", "", coloured.stdout) == result.stdout
+    plain = re.sub(r"\x1b\[\d+m", "", coloured.stdout)
+    assert untimed(plain) == untimed(result.stdout)
     for verdict, code in (("pass", 32), ("warn", 33), ("FAIL", 31), ("note", 36)):
         assert (f"\x1b[{code}m\x1b[1m{verdict}\x1b[0m" in coloured.stdout) is (
             re.search(f"^{verdict}", result.stdout, re.MULTILINE) is not None
@@ -996,7 +1037,15 @@ def test_what_was_said_is_not_said_again() -> None:
 def test_json() -> None:
     with archive(FAULTS["no headers allowed"]) as there:
         report = probed(there.url)
-    assert list(report) == ["root", "origin", "credentials", "blocked", "first", "checks"]
+    assert list(report) == [
+        "root",
+        "origin",
+        "credentials",
+        "blocked",
+        "first",
+        "seconds",
+        "checks",
+    ]
     assert (report["root"], report["origin"]) == (there.url, VIEWER)
     assert (report["credentials"], report["blocked"]) == (False, True)
     finding = found(report, "frames")
