@@ -249,7 +249,7 @@ def test_half_of_a_pair_is_refused_once(
     assert caplog.messages == [
         (
             f"server.tls_cert_file: '{pair.key}' is not the key of '{pair.certificate}'; "
-            "the certificate in use stays"
+            "name the key that belongs to it; the certificate in use stays"
         )
     ]
     last = pair.issue()

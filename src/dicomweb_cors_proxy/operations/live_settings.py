@@ -54,9 +54,9 @@ class LiveSettings:
         old = self.settings
         self.settings, waiting = reloaded(old, new)
         if waiting:
-            logger.warning("changed, but in force only after a restart: %s", ", ".join(waiting))
+            logger.warning("needs a restart: %s", ", ".join(waiting))
         changed = ", ".join(_changed(old, self.settings)) or "nothing"
-        logger.info("the configuration is reloaded; changed: %s", changed)
+        logger.info("the configuration is read again; changed: %s", changed)
         for warning in self.settings.warnings():
             if warning not in old.warnings():
                 logger.warning(warning)
