@@ -126,6 +126,7 @@ def serving(peer: Peer, archive: int, origin: str) -> Iterator[Running]:
             "ARCHIVE": f"http://127.0.0.1:{archive}",
             "ORIGIN": origin,
             "PYTHONPATH": IMPORTS,
+            "PYTHONDONTWRITEBYTECODE": "",  # an installed package has its bytecode
         }
         with running(peer.command(site), cores=PROXY_CORES, env=env) as process:
             yield Running(peer, origin, site.port, path, process)

@@ -35,6 +35,5 @@ def settle() -> None:
     Requests and connections leave nothing to it, failed ones neither, so it looks ten times less
     often.
     """
-    gc.collect()
-    gc.freeze()
+    gc.freeze()  # without `collect`, which finds nearly nothing and delays the first response
     gc.set_threshold(7_000, 10, 10)
