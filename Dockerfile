@@ -29,6 +29,7 @@ RUN pip uninstall --yes pip setuptools wheel \
     && install -D --mode=644 /dev/null /etc/dicomweb-cors-proxy/config.yaml
 COPY --from=build /opt/dicomweb-cors-proxy /opt/dicomweb-cors-proxy
 ENV PATH=/opt/dicomweb-cors-proxy/bin:$PATH \
+    container=oci \
     DICOMWEB_PROXY_CONFIG=/etc/dicomweb-cors-proxy/config.yaml \
     DICOMWEB_PROXY_SERVER__HOST=0.0.0.0
 LABEL org.opencontainers.image.title="dicomweb-cors-proxy" \

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from dicomweb_cors_proxy.config.surroundings import in_container
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
 from dicomweb_cors_proxy.proxy.archive_check import ArchiveCheck
 from dicomweb_cors_proxy.proxy.checks import RequestChecks
@@ -224,6 +225,7 @@ def create_archive_check(settings: Settings, readiness: ReadinessCheck) -> Archi
         host=(public.netloc or f"{host}:{server.port}").encode("ascii"),
         scheme=public.scheme or ("http" if server.tls_cert_file is None else "https"),
         logs_in=upstream.auth.type != "none",
+        is_in_container=in_container(),
     )
 
 

@@ -361,6 +361,26 @@ def test_check_sends_options_to_the_other_services(
     assert [(method, path) for method, path, _ in other.own] == [("OPTIONS", "/wado")]
 
 
+@pytest.mark.parametrize(
+    ("host", "env", "has_hint"),
+    [
+        (LOOPBACK, {"container": "oci"}, True),
+        ("localhost", {"container": "oci"}, True),
+        (LOOPBACK, {}, False),
+        ("127.0.0.1.example.invalid", {"container": "oci"}, False),
+    ],
+)
+def test_check_explains_loopback_in_a_container(
+    *, host: str, env: dict[str, str], has_hint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicomweb_cors_proxy.config.surroundings._MARKS", ())
+    monkeypatch.delenv("container", raising=False)
+    url = f"http://{host}:{servers.free_port()}/rs"
+    result = run("check", "--upstream", url, "--allow-origin", VIEWER, env=env)
+    assert result.exit_code == 1
+    assert ("this address is the container itself" in result.stdout) is has_hint
+
+
 def test_check_names_the_setting_of_the_search_service(tmp_path: Path) -> None:
     with stub(Reply(404)) as archive:
         file = written(tmp_path, fronting(NOBODY, VIEWER, qido_url=archive.url))

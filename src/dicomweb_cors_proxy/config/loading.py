@@ -16,6 +16,7 @@ from dicomweb_cors_proxy.config.sources import (
     SourceValues,
     config_variable,
     exposure,
+    lookalikes,
     read_environment,
     read_file,
     read_flags,
@@ -63,9 +64,11 @@ def load(
         # A place that can't be read may hold what seems to be missing.
         is_known = all(place.is_whole for place in places)
         problems += [p for p in independent(found, of=problems) if is_known or p.source]
+    ignored = tuple(lookalikes(environ, SCHEMA))
     if problems:
-        raise ConfigurationError(problems)
+        raise ConfigurationError((*problems, *ignored))
     settings._sources = dict(sources)  # noqa: SLF001
+    settings._source_warnings = ignored  # noqa: SLF001
     if config_file:
         in_file = places[-1]
         secrets = [
@@ -75,7 +78,7 @@ def load(
             and value is not None
             and sources[key] == in_file.sources[key]
         ]
-        settings._exposures = tuple(exposure(config_file, secrets))  # noqa: SLF001
+        settings._source_warnings += tuple(exposure(config_file, secrets))  # noqa: SLF001
     return settings
 
 

@@ -9,9 +9,13 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator
 
+from dicomweb_cors_proxy.config.file_errors import unreadable
 from dicomweb_cors_proxy.config.issues import redacted
 
 __all__ = ["CertificateFile", "KeyFile", "key_fault", "pair_fault"]
+
+
+_REMEDY: Final = "name a PEM file that the proxy may read"
 
 
 def _readable_file(path: Path) -> Path:
@@ -19,12 +23,7 @@ def _readable_file(path: Path) -> Path:
         with path.open("rb"):
             return path
     except (OSError, ValueError) as error:
-        raise ValueError(f"{redacted(path)} {_unreadable(error)}") from None
-
-
-def _unreadable(error: OSError | ValueError) -> str:
-    reason = error.strerror if isinstance(error, OSError) else "not a valid path"
-    return f"cannot be read ({reason}); name a PEM file that the proxy may read"
+        raise ValueError(f"{redacted(path)} {unreadable(error, _REMEDY)}") from None
 
 
 def _certificate_file(path: Path) -> Path:
@@ -40,7 +39,7 @@ def _certificate_file(path: Path) -> Path:
         )
         raise ValueError(f"{redacted(path)} has no certificate in PEM form{instead}") from None
     except OSError as error:  # it is being replaced
-        raise ValueError(f"{redacted(path)} {_unreadable(error)}") from None
+        raise ValueError(f"{redacted(path)} {unreadable(error, _REMEDY)}") from None
     return path
 
 
@@ -90,7 +89,7 @@ def key_fault(certificate: Path, key: Path) -> str | None:
             )
         return "has no private key in PEM form; name a file that does"
     except OSError as error:  # one of them is being replaced
-        return _unreadable(error)
+        return unreadable(error, _REMEDY)
     return None
 
 

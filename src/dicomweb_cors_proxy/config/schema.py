@@ -66,13 +66,13 @@ class Schema:
         """Say why no value can stand at `key`; `spell` writes keys as that place has them."""
         if key in self.groups:
             return f"is a section, not a value; set {spell(self.groups[key])} or another key in it"
-        nearest = self._nearest(key)
+        nearest = self.nearest(key)
         hint = (
             f"did you mean {spell(nearest)}?" if nearest else "docs/configuration.md lists all keys"
         )
         return f"is not known; {hint}"
 
-    def _nearest(self, key: str) -> str | None:
+    def nearest(self, key: str) -> str | None:
         """Find the key that was meant, whether under other separators or without its group."""
         parent = key
         while parent := parent.rpartition(".")[0]:

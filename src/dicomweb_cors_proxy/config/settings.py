@@ -39,7 +39,7 @@ class Settings(SettingFields, BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
-    _exposures: tuple[SettingIssue, ...] = PrivateAttr(())
+    _source_warnings: tuple[SettingIssue, ...] = PrivateAttr(())
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401
         super().__init__(**values)
@@ -96,4 +96,4 @@ class Settings(SettingFields, BaseSettings):
 
     def warnings(self) -> tuple[str, ...]:
         """Return warnings, in sentences, about valid settings that are probably mistakes."""
-        return tuple(map(str, (*report.warnings(self), *self._exposures)))
+        return tuple(map(str, (*report.warnings(self), *self._source_warnings)))

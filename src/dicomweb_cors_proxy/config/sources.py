@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 from pydantic import SecretStr
 
+from dicomweb_cors_proxy.config.file_errors import syntax_problem, unreadable
 from dicomweb_cors_proxy.config.issues import SettingIssue
 from dicomweb_cors_proxy.config.schema import (
     POLICIES_EXAMPLE,
@@ -36,6 +37,7 @@ __all__ = [
     "SourceValues",
     "config_variable",
     "exposure",
+    "lookalikes",
     "read_environment",
     "read_file",
     "read_flags",
@@ -51,6 +53,11 @@ _KUBERNETES: Final = re.compile(
     r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)=.*"
     r"|(?:\w+_)?PORT=(?:tcp|udp|sctp)://.*",
     re.IGNORECASE | re.DOTALL,
+)
+
+# Names of this program that are not the prefix, and what follows them.
+_LOOKALIKE: Final = re.compile(
+    r"DICOM_?WEB_?(?:CORS_?)?PROXY_+(\w+)|(?:DICOM|CORS)_PROXY_+(\w+)", re.IGNORECASE
 )
 
 
@@ -143,6 +150,20 @@ def read_environment(environ: Mapping[str, str], schema: Schema) -> SourceValues
     return place
 
 
+def lookalikes(environ: Mapping[str, str], schema: Schema) -> Iterator[SettingIssue]:
+    """Yield a warning for each variable that seems to be ours but has another prefix."""
+    for variable, text in environ.items():
+        match = _LOOKALIKE.fullmatch(variable)
+        if match is None or variable.upper().startswith(VARIABLE_PREFIX):
+            continue
+        name = match[1] or match[2]
+        key = schema.nearest(key_of_name(name))
+        if key is None or _KUBERNETES.fullmatch(f"{name}={text}"):
+            continue
+        reason = f"is not read, because its prefix is not {VARIABLE_PREFIX}; write "
+        yield SettingIssue(variable, reason + variable_of_key(key))
+
+
 def config_variable(environ: Mapping[str, str]) -> Path | None:
     """Return the configuration file that the environment names."""
     return _path_variable(environ, _CONFIG)
@@ -165,7 +186,7 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> SourceValue
         files = sorted(directory.iterdir())
     except (OSError, ValueError) as error:
         if named:
-            reason = f"cannot be read ({_cause(error)}); name a folder that the proxy may read"
+            reason = unreadable(error, "name a folder that the proxy may read")
             place.problems.append(SettingIssue(str(named), reason, f"environment {_SECRETS_DIR}"))
         return place
     for file in files:
@@ -183,7 +204,7 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> SourceValue
             if text is None:
                 continue
         except (OSError, ValueError) as error:
-            reason = f"cannot be read ({_cause(error)}); make it UTF-8 text that the proxy may read"
+            reason = unreadable(error, "make it UTF-8 text that the proxy may read")
             place.problems.append(SettingIssue(source, reason))
             continue
         if setting is None:
@@ -192,13 +213,6 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> SourceValue
         else:
             place.read(setting, text.rstrip("\r\n"), source)
     return place
-
-
-def _cause(error: OSError | ValueError) -> str:
-    """Say what failed without the content that failed."""
-    if isinstance(error, OSError):
-        return error.strerror or "input or output error"
-    return "not UTF-8 text" if isinstance(error, UnicodeError) else "not a valid path"
 
 
 class _Loader(yaml.SafeLoader):
@@ -232,10 +246,10 @@ def read_file(path: Path, schema: Schema) -> SourceValues:
     try:
         document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506 (a safe loader)
     except (OSError, ValueError) as error:
-        reason = f"cannot be read ({_cause(error)}); name a YAML file that the proxy may read"
+        reason = unreadable(error, "name a YAML file that the proxy may read")
         return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
     except (yaml.YAMLError, RecursionError) as error:
-        return SourceValues(problems=[_syntax_problem(source, error)], is_whole=False)
+        return SourceValues(problems=[syntax_problem(source, error)], is_whole=False)
     if not isinstance(document, dict | None):
         reason = "has no mapping at its top; begin with a key such as upstream:"
         return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
@@ -259,23 +273,6 @@ def exposure(path: Path, secrets: Sequence[str]) -> Iterator[SettingIssue]:
             f"chmod 600 {shlex.quote(str(path))}, or move each secret into a secret file"
         )
         yield SettingIssue(f"file {path}", reason)
-
-
-def _syntax_problem(source: str, error: Exception) -> SettingIssue:
-    """Say where the file stops being YAML, without the text that stands there."""
-    if not isinstance(error, yaml.MarkedYAMLError):
-        return SettingIssue(source, "is not YAML; write UTF-8 text, and no deeper than the example")
-    mark = error.problem_mark or error.context_mark
-    where = f"{source}, line {mark.line + 1}" if mark else source
-    problem = error.problem or ""
-    is_alias = "alias" in f"{error.context} {problem}"  # more likely an origin *
-    remedy = "put quotes around what begins with *" if is_alias else "check indentation and quotes"
-    if "'\\t'" in problem:
-        remedy = "indent with spaces, not with tabs"
-    # Quoted there are characters and tokens, '<block end>', but also the names of aliases and tags,
-    # which can be an unquoted *secret or !secret.
-    cause = re.sub(r"""'(?!<|\\|.')[^']+'|"[^"]+\"""", "…", problem)
-    return SettingIssue(where, f"is not valid YAML ({cause}); {remedy}")
 
 
 def _flatten(

@@ -12,10 +12,12 @@ import re
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 
 from dicomweb_cors_proxy.http.content import parse_media_type
+from dicomweb_cors_proxy.http.hosts import is_loopback
 from dicomweb_cors_proxy.proxy.readiness import LOOP, archive_failure
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 
@@ -65,6 +67,7 @@ class ArchiveCheck:
         host: by which browsers reach the proxy, for X-Forwarded-Host.
         scheme: likewise, for X-Forwarded-Proto.
         logs_in: whether the proxy sends credentials of its own.
+        is_in_container: whether the proxy runs in a container.
     """
 
     readiness: ReadinessCheck
@@ -73,6 +76,7 @@ class ArchiveCheck:
     host: bytes
     scheme: str
     logs_in: bool
+    is_in_container: bool = False
 
     @property
     def timeouts(self) -> Timeouts:
@@ -108,7 +112,10 @@ class ArchiveCheck:
                 finally:
                     await response.aclose()
         except (httpx.HTTPError, UpstreamProblem) as error:
-            return Verdict((f"{root}: {archive_failure(error, timeouts)}",), is_good=False)
+            detail = archive_failure(error, timeouts)
+            if isinstance(error, httpx.ConnectError) and self.is_in_container:
+                detail += _container_hint(root)
+            return Verdict((f"{root}: {detail}",), is_good=False)
         except TimeoutError:
             detail = archive_failure(httpx.ReadTimeout(""), timeouts)
             return Verdict((f"{root}: {detail}",), is_good=False)
@@ -181,6 +188,18 @@ class ArchiveCheck:
                 f"responses, and viewers would follow that name. Add below upstream:\n"
                 f"  aliases: [{line}]"
             )
+
+
+def _container_hint(root: str) -> str:
+    """Say what a loopback address means in a container; "" for other addresses."""
+    if not is_loopback(urlsplit(root).hostname or ""):
+        return ""
+    return (
+        " In a container, this address is the container itself. Write the name of the archive's "
+        "service or host. For an archive on the container's host, write host.docker.internal "
+        "(docker run --add-host host.docker.internal:host-gateway) or, with podman, "
+        "host.containers.internal."
+    )
 
 
 async def _read(response: UpstreamResponse) -> bytes:

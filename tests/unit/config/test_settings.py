@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -1247,6 +1248,97 @@ def test_a_file_that_cant_be_read_is_the_only_problem(path: str) -> None:
     assert port.startswith("server.port: 'x'")
 
 
+MAPPING = (
+    "indent this line like its neighbours, write a space after each key's colon (in the line "
+    "above, too), and put quotes around values with a colon"
+)
+BLOCK = (
+    "indent this line like the others of its section, by spaces; a section's keys begin in one "
+    "column"
+)
+
+
+@pytest.mark.parametrize(
+    ("document", "line", "remedy"),
+    [
+        ("upstream:\n  url: 'secret\ncors:\n", 2, "a quote opens in this line"),
+        ('upstream:\n  url: "secret\ncors:\n', 2, "a quote opens in this line"),
+        ("cors:\n  allow_origins: [secret\nserver:\n", 2, "a bracket opens in this line"),
+        ("cors:\n  allow_origins: [secret,\nserver:\n", 4, "a bracket opens above"),
+        ("upstream: {url: secret\n", 1, "a bracket opens in this line"),
+        ("upstream:\n  url: secret\n   aliases: []\n", 3, MAPPING),
+        ("upstream:\n  url:secret\n  aliases: []\n", 3, MAPPING),
+        ("upstream:\n  url: secret\n aliases: []\n", 3, BLOCK),
+        ("upstream:\n   url: secret\n  aliases: []\n", 3, BLOCK),
+        ("upstream:\n  url: secret\n- secret\n", 3, BLOCK),
+        ("upstream:\n  url: @secret\n", 2, "put quotes around what begins with this"),
+        ("upstream:\n  url: a\n  'secret'\n", 3, "write a colon and a space between"),
+    ],
+)
+def test_what_breaks_yaml_has_a_remedy(
+    places: Places, document: str, line: int, remedy: str
+) -> None:
+    places.write(document)
+    (problem,) = places.problems()
+    assert f"{places.file}, line {line}: is not valid YAML (" in problem
+    assert f"); {remedy}" in problem
+    assert "secret" not in problem
+
+
+def test_what_may_not_be_read_says_who_needs_to(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places.write("upstream:\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for number, user in [(0, "0 (root)"), (65533, "65533")]:
+        monkeypatch.setattr(os, "geteuid", lambda number=number: number)
+        (problem,) = places.problems()
+        assert problem == (
+            f"file {places.file}: cannot be read (Permission denied); the proxy runs as user "
+            f"{user}: let this user read it, and enter the folders above it"
+        )
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("DICOMWEB_CORS_PROXY_UPSTREAM__URL", "DICOMWEB_PROXY_UPSTREAM__URL"),
+        ("DICOMWEB_CORS_PROXY_UPSTREAM_URL", "DICOMWEB_PROXY_UPSTREAM__URL"),
+        ("DICOMWEBPROXY_CORS__ALLOW_ORIGINS", "DICOMWEB_PROXY_CORS__ALLOW_ORIGINS"),
+        ("dicomweb_cors_proxy_upstream__url", "DICOMWEB_PROXY_UPSTREAM__URL"),
+        ("CORS_PROXY_UPSTREAM__URL", "DICOMWEB_PROXY_UPSTREAM__URL"),
+    ],
+)
+def test_a_variable_with_another_prefix_is_warned_of(
+    places: Places, variable: str, meant: str
+) -> None:
+    places.environ[variable] = "secret"
+    warning = f"{variable}: is not read, because its prefix is not DICOMWEB_PROXY_; write {meant}"
+    assert warning in places.problems(), "it may be why something is missing"
+    places.write(nested(SUFFICIENT))
+    assert places.load().warnings() == (warning,)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("DICOMWEB_CORS_PROXY_SERVICE_HOST", "10.0.0.1"),
+        ("DICOMWEB_CORS_PROXY_PORT", "tcp://10.0.0.1:8080"),
+        ("DICOMWEB_CORS_PROXY_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("DICOMWEB_CORS_PROXY_VERSION", "1"),
+        ("MY_PROXY_URL", "http://proxy"),
+    ],
+)
+def test_what_others_name_alike_is_not_warned_of(places: Places, variable: str, text: str) -> None:
+    places.environ[variable] = text
+    places.write(nested(SUFFICIENT))
+    assert places.load().warnings() == ()
+
+
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
@@ -1254,10 +1346,7 @@ def test_a_file_that_cant_be_read_is_the_only_problem(path: str) -> None:
         ("secret", ": has no mapping at its top; begin with a key such as upstream:"),
         (
             "a: b: secret",
-            (
-                ", line 1: is not valid YAML (mapping values are not allowed here); "
-                "check indentation and quotes"
-            ),
+            (f", line 1: is not valid YAML (mapping values are not allowed here); {MAPPING}"),
         ),
         (
             "upstream:\n\turl: secret",

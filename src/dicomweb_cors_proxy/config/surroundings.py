@@ -1,0 +1,20 @@
+"""The surroundings in which the proxy runs, as far as advice depends on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+__all__ = ["in_container"]
+
+# Made by Docker and by podman in each container.
+_MARKS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
+
+def in_container() -> bool:
+    """Return whether this process seems to run in a container.
+
+    podman and systemd-nspawn set the variable `container`, as our image does.
+    """
+    return bool(os.environ.get("container")) or any(mark.exists() for mark in _MARKS)  # noqa: SIM112
