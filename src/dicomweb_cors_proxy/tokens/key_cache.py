@@ -21,7 +21,8 @@ __all__ = ["KeyCache", "KeysUnavailable"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two fetches, however many tokens name unknown keys.
+# Seconds between two fetches because of unknown keys, however many tokens name some, and between
+# two attempts to renew old keys.
 REFRESH_INTERVAL_SECONDS: Final = 30.0
 
 # The same while there is no key at all, and so every request fails.
@@ -67,6 +68,7 @@ class KeyCache:
         self._fetching: asyncio.Task[None] | None = None
         self._waiting = 0
         self._may_fetch_at = -math.inf
+        self._may_look_at = -math.inf
         self._stale_at = -math.inf
         self._problem = ""
 
@@ -80,13 +82,27 @@ class KeyCache:
         if key is not None:
             self.refresh_if_old()
             return key
-        if self._fetching is None and self._clock() >= self._may_fetch_at:
+        if self._fetching is not None:
+            await self._wait(self._fetching)
+            key = find_key(self._keys, kid, algorithm)
+        if key is None:
+            await self._look()
+            key = find_key(self._keys, kid, algorithm)
+        if not self._keys:
+            raise KeysUnavailable(self._problem)
+        return key
+
+    async def _look(self) -> None:
+        """Fetch the keys because one is unknown, unless that happened a short time ago."""
+        now = self._clock()
+        if self._fetching is None and now >= (
+            self._may_look_at if self._keys else self._may_fetch_at
+        ):
+            if self._keys:
+                self._may_look_at = now + REFRESH_INTERVAL_SECONDS
             self._start()
         if self._fetching is not None:
             await self._wait(self._fetching)
-        if not self._keys:
-            raise KeysUnavailable(self._problem)
-        return find_key(self._keys, kid, algorithm)
 
     def refresh_if_old(self) -> None:
         """Fetch the keys in the background if they are old."""

@@ -73,15 +73,28 @@ async def test_requests_share_one_fetch() -> None:
 async def test_an_unknown_key_is_looked_for_every_30_seconds() -> None:
     f = Fixture("one")
     assert await f.has("one")
-    for _ in range(100):
-        assert not await f.has("two")
-    assert f.provider.fetches == 1
-    f.now += key_cache.REFRESH_INTERVAL_SECONDS
     f.provider.kids = ("one", "two")
     assert await f.has("two")
     for number in range(100):
         assert not await f.has(f"unknown {number}")
     assert (f.provider.fetches, f.changes) == (2, 2)
+    f.now += key_cache.REFRESH_INTERVAL_SECONDS
+    f.provider.kids = ("one", "two", "three")
+    assert await f.has("three")
+    for number in range(100):
+        assert not await f.has(f"unknown {number}")
+    assert (f.provider.fetches, f.changes) == (3, 3)
+
+
+async def test_a_key_that_a_running_fetch_lacks_is_looked_for() -> None:
+    f = Fixture("one")
+    f.provider.gate.clear()
+    f.cache.refresh_if_old()
+    asking = [asyncio.create_task(f.has("two")) for _ in range(5)]
+    await turns(3)
+    f.provider.gate.set()
+    assert await asyncio.gather(*asking) == [False] * 5
+    assert f.provider.fetches == 2
 
 
 async def test_old_keys_are_fetched_again_in_the_background() -> None:
@@ -91,9 +104,10 @@ async def test_old_keys_are_fetched_again_in_the_background() -> None:
     f.provider.kids = ("two",)
     assert await f.has("one")
     await turns(3)
-    assert not await f.has("one")
+    assert f.provider.fetches == 2
     assert await f.has("two")
     assert f.provider.fetches == 2
+    assert not await f.has("one")
 
 
 async def test_keys_stay_while_the_provider_is_down() -> None:
