@@ -1,7 +1,7 @@
 # docker build --tag dicomweb-cors-proxy .
 #
 # From a package index of your own: --secret id=pip.conf,src=/etc/pip.conf
-ARG BASE=python:3.13-slim
+ARG BASE=python:3.14-slim
 
 FROM ${BASE} AS build
 WORKDIR /build

@@ -43,6 +43,12 @@ def test_release_names_what_does_not_agree(
         NOTES(tag, version, changelog)
 
 
+def supported_versions() -> list[str]:
+    """The versions of Python that the package is for, in their order."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return re.findall(r"Python :: (3\.\d+)", project)
+
+
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_workflow_pins_its_actions_and_grants_nothing_by_default(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
@@ -54,15 +60,33 @@ def test_workflow_pins_its_actions_and_grants_nothing_by_default(file: Path) -> 
     assert all("timeout-minutes" in job for job in workflow["jobs"].values())
 
 
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
+def test_workflow_names_paths_that_exist(file: Path) -> None:
+    jobs = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values()
+    commands = "\n".join(step.get("run", "") for job in jobs for step in job["steps"])
+    named = set(re.findall(r"(?<![\w./-])(?:\.ci|requirements|tests|tools)/[\w./-]+", commands))
+    assert named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_ci_covers_every_supported_python() -> None:
-    versions = re.findall(
-        r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    )
+    versions = supported_versions()
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     assert workflow["jobs"]["everything"]["strategy"]["matrix"]["python"] == versions
 
 
-@pytest.mark.parametrize("script", ["tools/release", "tools/check-distribution", "tools/sbom"])
+def test_image_has_the_newest_supported_python_and_a_release_tests_it() -> None:
+    newest = supported_versions()[-1]
+    assert f"ARG BASE=python:{newest}-slim\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    (used,) = (step["with"] for step in jobs["tests"]["steps"] if "python" in step.get("uses", ""))
+    assert used == {"python-version": newest}
+    assert all("tests" in jobs[name]["needs"] for name in ("python-package", "image"))
+
+
+@pytest.mark.parametrize(
+    "script", ["tools/man", "tools/release", "tools/check-distribution", "tools/sbom"]
+)
 def test_releasing_names_scripts_that_exist(script: str) -> None:
     assert script in (ROOT / "docs" / "releasing.md").read_text(encoding="utf-8")
     assert (ROOT / script).stat().st_mode & 0o111
