@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tests.support.servers import free_port
 
-from bench import archive, http2, report
+from bench import archive, http2, report, targets
 from bench.archive import FRAME_SIZES
 from bench.browser import DELAYS
 from bench.cases import CASES, TRANSFERS
@@ -107,6 +107,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="put them into docs/bench.md and a short one into README.md, between their marks;"
         " `http2` puts those over HTTP/2 and in the browser into docs/bench.md alone",
     )
+    add(
+        "--assert",
+        dest="asserts",
+        action="store_true",
+        help=f"exit with 1 if a figure is {targets.TOLERANCE:.0%} above its target",
+    )
     options = parser.parse_args(arguments)
     quick: bool = options.quick
     options.rounds = options.rounds or (1 if quick else 3)
@@ -173,6 +179,11 @@ def main(arguments: Sequence[str] | None = None) -> Results:
         options.output.write_text(f"{head}\n{requests}{multiplexed}", encoding="utf-8")
     else:
         print(f"{head}\n{requests}{multiplexed}")
+    if options.asserts:
+        lines, is_met = targets.verdict(results)
+        print(lines)
+        if not is_met:
+            sys.exit(1)
     return results
 
 

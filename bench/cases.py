@@ -96,6 +96,13 @@ CASES: Final = (
         },
     ),
     Case("search-2k", "2 KB search", "GET", "/studies?PatientName=SMALL", _JSON, plain=True),
+    Case(
+        "search-2k-gzip",
+        "2 KB search, gzip accepted",
+        "GET",
+        "/studies?PatientName=SMALL",
+        _JSON | {"Accept-Encoding": "gzip"},
+    ),
     Case("search-100k", "100 KB search", "GET", _LARGE, _JSON, plain=True),
     Case(
         "search-100k-gzip",

@@ -278,6 +278,7 @@ REFERENCE: Final = "caddy"
 REFERENCE_HTTP2: Final = "caddy-h2"
 OURS: Final = "ours"
 OURS_PLAIN: Final = "ours-plain"
+OURS_LOGGING: Final = "ours-log"
 OURS_HTTP2: Final = "ours-h2"
 _HTTP1_PEERS: Final = {
     peer.key: peer
@@ -322,6 +323,13 @@ _HTTP1_PEERS: Final = {
             "**this proxy**, rewriting and compression off",
             _our_version,
             _ours(rewrite_urls=False, compress=False),
+        ),
+        Peer(
+            OURS_LOGGING,
+            "**this proxy**, a JSON line for each request",
+            _our_version,
+            _ours(logging={"level": "info", "format": "json"}),
+            rewrites=True,
         ),
     )
 }

@@ -151,7 +151,7 @@ def circumstances(results: Results) -> str:
     load = results.versions.get("load", NONE)
     lines = [
         f"{today}, `{results.options}`, {results.rounds} rounds",
-        f"{_processor()}, {len(CORES)} cores, Linux {platform.release()}",
+        f"{processor()}, {len(CORES)} cores, Linux {platform.release()}",
         f"proxies on core {_cores(PROXY_CORES)}, everything else on {_cores(OTHER_CORES)}",
         f"load average before and after: {load}",
         *(f"{title}: {version}" for title, version in results.versions.items() if title != "load"),
@@ -164,7 +164,8 @@ def _cores(cores: Sequence[int]) -> str:
     return ", ".join(map(str, cores))
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     found = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
     return found[1] if found else platform.machine()
@@ -336,13 +337,13 @@ SHORT: Final = (
 
 
 def short(results: Results) -> str:
-    """Return the ratios alone, for the README."""
+    """Return the ratios alone, for the README, and on which processor."""
     rows = []
     for peer in results.peers:
         values = [column.value(results, peer.key) for column in SHORT]
         if any(value is not None for value in values):
             rows.append([peer.title, *map(ratio, values)])
-    return table(["÷ Caddy", *(column.title for column in SHORT)], rows)
+    return table([f"÷ Caddy, {processor()}", *(column.title for column in SHORT)], rows)
 
 
 def between(text: str, name: str, content: str) -> str:

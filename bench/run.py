@@ -13,7 +13,17 @@ from tests.support.browser import chromium
 
 from bench import browser, cases, http2, report
 from bench.cases import CASES, TRANSFERS, Case, Transfer, WrongAnswerError
-from bench.peers import NO_PROXY, OURS, OURS_PLAIN, PEERS, Peer, Running, serving, signing_in
+from bench.peers import (
+    NO_PROXY,
+    OURS,
+    OURS_LOGGING,
+    OURS_PLAIN,
+    PEERS,
+    Peer,
+    Running,
+    serving,
+    signing_in,
+)
 from bench.report import Results
 
 if TYPE_CHECKING:
@@ -94,7 +104,7 @@ class Bench:
         return [
             peer
             for peer in self.results.peers
-            if peer.key != OURS_PLAIN and http2 in (None, peer.http2)
+            if peer.key not in (OURS_PLAIN, OURS_LOGGING) and http2 in (None, peer.http2)
         ]
 
     @contextmanager
@@ -258,6 +268,8 @@ def _applies(step: Case | Transfer, peer: Peer) -> bool:
         return False
     if peer.key == OURS_PLAIN:
         return isinstance(step, Case) and step.plain
+    if peer.key == OURS_LOGGING:
+        return isinstance(step, Case) and not step.only_ours
     return not (isinstance(step, Case) and step.only_ours) or peer.key == OURS
 
 

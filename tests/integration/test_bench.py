@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from bench import archive, browser, cases, http2
+from bench import archive, browser, cases, http2, targets
 from bench import report as reports
 from bench.cases import CASES, TRANSFERS, Sample, WrongAnswerError
 from bench.peers import (
@@ -24,7 +24,7 @@ from bench.peers import (
     Running,
     serving,
 )
-from bench.processes import CORES, Process, listens, running, tree
+from bench.processes import CORES, Memory, Process, listens, running, tree
 
 from tests.support.servers import Reply, free_port, stub
 
@@ -310,8 +310,9 @@ def test_tables_show_median_ratio_spread_and_errors() -> None:
     assert "| **this proxy** | 1.30 | 130 (65.0\N{EN DASH}390) | 1000, 2.00 | 3 |" in text
 
 
-def test_the_short_table_has_ratios_only() -> None:
-    row = reports.short(results(caddy=1e-4, ours=1.3e-4)).splitlines()[-1]
+def test_the_short_table_has_ratios_only_and_names_the_processor() -> None:
+    head, _, _, row = reports.short(results(caddy=1e-4, ours=1.3e-4)).splitlines()
+    assert head.startswith(f"| ÷ Caddy, {reports.processor()} | Preflight |")
     assert [cell for cell in row.split(" | ")[1:] if cell.strip("| ") != reports.NONE] == ["1.30"]
 
 
@@ -338,6 +339,39 @@ def test_loads_compare_with_the_same_origin_and_with_the_reference_over_http2() 
     assert f"| Caddy | 1.33 | 4.00 | {dashes} | 1 |" in text
     assert "| ÷ Caddy over HTTP/2 | 60 KB, 20 ms, with preflights |" in text
     assert "| **this proxy, HTTP/2** | 0.80 |" in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "mark", "is_met"),
+    [(1.1e-4, "met", True), (1.2e-4, "above, within tolerance", True), (1.3e-4, "MISSED", False)],
+)
+def test_a_figure_is_compared_with_its_target(ours: float, mark: str, *, is_met: bool) -> None:
+    found = results(caddy=1e-4, ours=ours)
+    assert targets.verdict(found) == (
+        f"search-2k 32, CPU in Caddy's: {ours * 1e4:.2f}, target 1.1: {mark}",
+        is_met,
+    )
+
+
+def test_all_kinds_of_targets_are_compared() -> None:
+    found = results("caddy-h2", "ours-h2", caddy=1e-4, ours=1e-4)
+    for key in ("caddy-h2", "ours-h2"):
+        sample = Sample(cpu=1e-4, rate=1, p99=None, errors=0)
+        found.samples["frame-h2", (1, 32), key].append(sample)
+    found.memory["ours"] = Memory(0, 0), Memory(0, 20 << 20)
+    found.starts["ours"] += [0.2, 0.5, 0.1]
+    lines, is_met = targets.verdict(found)
+    assert [line.rpartition(": ")[2] for line in lines.splitlines()] == [
+        "met",
+        "met",
+        "MISSED",
+        "met",
+    ]
+    assert not is_met
+
+
+def test_without_a_figure_no_target_is_met() -> None:
+    assert targets.verdict(results()) == ("none of the targets was measured", False)
 
 
 def test_content_goes_between_the_marks() -> None:
