@@ -17,6 +17,7 @@ import trustme
 
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.loading import load
+from dicomweb_cors_proxy.config.report import warnings
 from tests.support.sockets import ORIGIN, Wire, answer, archive, proxy, request, settings
 
 if TYPE_CHECKING:
@@ -247,3 +248,50 @@ async def test_a_plain_star_lets_apps_read(source: str, origin: str) -> None:
     assert head.get(b"access-control-allow-origin") == b"*", source
     assert refused.status == 403
     assert "a plain * there allows it too" in json.loads(body)["detail"]
+
+
+ORTHANC_TESTS = "orthanc-tests through the proxy, with Orthanc's root as upstream"
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "words"),
+    [
+        (ORTHANC_TESTS, {"access.extra_paths": ["/wado"]}, "set upstream.wado_uri_url"),
+        (
+            ORTHANC_TESTS,
+            {"access.extra_paths": ["/instances"], "access.mode": "read-only"},
+            "further methods are added only with access.mode: read-write",
+        ),
+        (ORTHANC_TESTS, {"access.extra_paths": ["/**"]}, "opens every path of the archive"),
+        (ORTHANC_TESTS, {"access.extra_paths": ["/instances"]}, None),
+    ],
+)
+def test_an_extra_path_that_changes_nothing_is_warned_of(
+    source: str, changes: dict[str, object], words: str | None
+) -> None:
+    flags = {
+        "upstream.url": "http://archive/dicom-web",
+        "cors.allow_origins": ["https://viewer.example"],
+        "access.mode": "read-write",
+        "server.base_path": "/",
+        **changes,
+    }
+    told = [
+        issue.reason
+        for issue in warnings(load(flags=flags, environ={}))
+        if issue.setting == "access.extra_paths"
+    ]
+    assert bool(told) is (words is not None), source
+    assert words is None or words in told[0]
+
+
+async def test_a_method_that_an_extra_path_adds_is_forwarded() -> None:
+    access = {"mode": "read-write", "extra_paths": ["/wado", "/instances", "/**"]}
+    async with archive(lambda wire, _: wire.send(answer(b"ok"))) as a:
+        changed = settings(a.url, access=access, server={"base_path": "/"})
+        async with proxy(changed) as p:
+            stored, _ = await p.ask(request("POST", "/instances"))
+            wado, body = await p.ask(request("GET", "/wado?requestType=WADO&objectUID=1.2.3"))
+    assert stored.status == 200, ORTHANC_TESTS
+    assert wado.status == 404
+    assert "set upstream.wado_uri_url" in json.loads(body)["detail"]
