@@ -209,6 +209,7 @@ def create_adapter(settings: Settings, trusted_proxies: TrustedProxies) -> Respo
         public_url=settings.public_url,
         trusted_proxies=trusted_proxies,
         logs_in=settings.upstream.auth.type != "none",
+        requires_token=settings.access.auth.type != "none",
         resource_policy=settings.cross_origin_resource_policy,
     )
 

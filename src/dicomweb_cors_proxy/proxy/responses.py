@@ -79,6 +79,7 @@ class ResponseAdapter:
         public_url: str | None,
         trusted_proxies: TrustedProxies,
         logs_in: bool,
+        requires_token: bool,
         resource_policy: str | None,
     ) -> None:
         urls = dict(service_urls)
@@ -94,6 +95,7 @@ class ResponseAdapter:
             lambda public, host: URLRewriter(archive.for_public_url(public, hosts=[host]))
         )
         self._logs_in = logs_in
+        self._requires_token = requires_token
         self._resource_policy: Header | None = None
         if resource_policy is not None:
             value = resource_policy.encode("ascii")
@@ -222,6 +224,10 @@ class ResponseAdapter:
             )
         if status == 204:  # RFC 9110 §8.6: no Content-Length
             kept = [header for header in kept if header[0] != b"content-length"]
+        if self._requires_token:
+            # Otherwise a cache could keep what the archive marks as public, and show it to
+            # clients without a token.
+            kept = merge_vary(kept, (b"authorization",))
         if self._resource_policy is not None:
             policy = self._resource_policy
             kept = [header for header in kept if header[0] != policy[0]]

@@ -41,7 +41,7 @@ class Setting(NamedTuple):
 async def hello(wire: Wire, head: Head) -> None:
     if head.get(b"content-length"):
         await wire.body(head)
-    await wire.send(answer(b"hello"))
+    await wire.send(answer(b"hello", b"Cache-Control: public, max-age=60"))
 
 
 @asynccontextmanager
@@ -72,6 +72,14 @@ async def test_a_valid_token_opens_the_archive() -> None:
         for other in (line.replace("Bearer", "bearer"), line.replace("Bearer ", "BEARER  ")):
             assert (await s.ask(other))[0].status == 200
         assert await s.counted("accepted") == 5
+
+
+async def test_a_cache_keeps_responses_apart_by_token() -> None:
+    async with locked() as s:
+        head, _ = await s.ask(bearer(s.provider.token()))
+        assert (head.get(b"vary") or b"").lower().split(b", ") == [b"authorization", b"origin"]
+        head, _ = await s.ask()
+        assert head.get(b"cache-control") == b"no-store"
 
 
 async def test_without_a_token_is_a_401() -> None:
