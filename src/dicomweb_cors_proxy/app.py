@@ -1,4 +1,4 @@
-"""The only place that wires."""
+"""The ASGI application: proxying, the endpoints for operators, reload."""
 
 from __future__ import annotations
 
