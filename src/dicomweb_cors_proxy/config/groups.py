@@ -20,7 +20,7 @@ class Group(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _read_list(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        """Take a text for a list, as variables have it: `*`, or one origin."""
+        """Read a list from text, as variables have it: `*`, or one origin."""
         if isinstance(value, str) and info.field_name is not None:
             types = set(types_in(cls.model_fields[info.field_name].annotation))
             if tuple in map(get_origin, types) and not any(map(is_group, types)):

@@ -142,7 +142,7 @@ def _path_fault(path: str) -> str | None:
 
 
 def _http_url_fault(url: str, credentials: str) -> str | None:
-    """Say what keeps `url` from being http or https, a host, and a path; nothing else."""
+    """Return why `url` is not http or https, a host, and a path; None if it is."""
     if not re.fullmatch("[!-~]+", url):
         return "has a character that a URL cannot have; percent-encode it, in a host write Punycode"
     scheme, separator, rest = url.partition("://")

@@ -63,7 +63,7 @@ class Schema:
         }
 
     def explain_unknown(self, key: str, spell: Callable[[str], str] = str) -> str:
-        """Say why no value can stand at `key`; `spell` writes keys as that place has them."""
+        """Say why `key` cannot have a value; `spell` writes keys as their source does."""
         if key in self.groups:
             return f"is a section, not a value; set {spell(self.groups[key])} or another key in it"
         nearest = self.nearest(key)

@@ -53,7 +53,7 @@ class Settings(SettingFields, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Keep to what is passed: see pydantic-settings."""
+        """Use only the values that are passed; see pydantic-settings."""
         return (init_settings,)
 
     @model_validator(mode="wrap")

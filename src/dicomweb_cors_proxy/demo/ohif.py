@@ -33,7 +33,7 @@ _HEADERS: Final = {
 
 
 class BuildError(Exception):
-    """OHIF's build is missing; the message says where it was looked for and how to get one."""
+    """A missing build of OHIF; the message says where we looked and how to install it."""
 
 
 def find_build(directory: Path | None, start: Path) -> Path:

@@ -29,7 +29,7 @@ Span = tuple[float, float, float]  # row, left and right end, in pixels
 
 
 class Ellipsoid(NamedTuple):
-    """Adds `hu` to what it encloses; x points to the left, y to the back, z to the top."""
+    """A shape that adds `hu` to all points in it; x is left, y is back, z is up."""
 
     hu: int
     semi_axes: tuple[float, float, float]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Header = tuple[bytes, bytes]
 
-KEPT: Final = 1000  # exchanges
+MAX_EXCHANGES: Final = 1000
 
 # Cookies of other servers on this host are not shown.
 _HIDDEN: Final = frozenset({b"cookie", b"set-cookie"})
@@ -48,11 +48,11 @@ class RecordedExchange:
 
 
 class Recorder:
-    """Keeps the latest exchanges of the applications that it is put around."""
+    """A record of the latest exchanges of the applications that it wraps."""
 
     def __init__(self) -> None:
         self.latest = 0  # number of the exchange that began last
-        self._answered: deque[RecordedExchange] = deque(maxlen=KEPT)
+        self._answered: deque[RecordedExchange] = deque(maxlen=MAX_EXCHANGES)
 
     def since(self, number: int) -> list[RecordedExchange]:
         """Return the answered exchanges that began after `number`."""

@@ -151,7 +151,7 @@ def create_page(recorder: Recorder) -> Starlette:
 
 
 class _Files(StaticFiles):
-    """Files that browsers ask for each time: another version of the demo has others."""
+    """Static files that browsers must not cache, because they change with the version."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)

@@ -24,7 +24,7 @@ def _whole(data: bytes, *ends: bytes) -> int:
 
 
 class XMLSections:
-    """Rewrites XML: lets comments, processing instructions and CDATA sections pass.
+    """A filter for XML that passes comments, processing instructions and CDATA sections.
 
     But a CDATA section may begin with a value; that is rewritten if the public URL is written
     there as elsewhere, `verbatim`. A document type may define what follows: nothing is rewritten.
@@ -93,7 +93,7 @@ _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 
 
 class MultipartRewriter:
-    """Rewrites the parts of a multipart/related body that are text of ours.
+    """A filter that rewrites the JSON and XML parts of a multipart/related body.
 
     Args:
         boundary: from the Content-Type of the body.

@@ -102,7 +102,7 @@ def _media_ranges(accept: bytes) -> list[bytes]:
 
 def accepts_gzip(accept_encoding: bytes) -> bool:
     """Tell whether a client takes gzip, and not rather no coding at all (RFC 9110 §12.5.3)."""
-    # What is longer than any browser's could fill the memory.
+    # Do not cache unusually long values: a client could fill the memory.
     known = len(accept_encoding) <= _LONGEST_REMEMBERED
     return (_accepts_gzip if known else _accepts_gzip.__wrapped__)(accept_encoding)
 
@@ -125,7 +125,7 @@ def compressed_headers(headers: Iterable[Header]) -> list[Header]:
 
 
 class Gzip:
-    """Compresses a body on its way. What one `feed` takes, it returns in full: nothing waits."""
+    """A filter that compresses a body; each `feed` returns all of it, so nothing is delayed."""
 
     piece: Final = 64 * 1024  # bytes for one `feed`
 

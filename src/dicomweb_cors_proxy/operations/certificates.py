@@ -68,7 +68,7 @@ class Certificates:
             self.renew()
 
     def renew(self) -> bool:
-        """Show clients what is in the files now, unless something is wrong with it.
+        """Use the certificate that the files hold now, unless it is invalid.
 
         Connections that are open stay as they are. Returns whether it is in use.
         """

@@ -30,7 +30,7 @@ def tune_allocator() -> None:
 
 
 def settle() -> None:
-    """Tell the collector, once all is set up, that what there is now stays.
+    """Exclude the objects that exist now from garbage collection.
 
     Requests and connections leave nothing to it, failed ones neither, so it looks ten times less
     often.

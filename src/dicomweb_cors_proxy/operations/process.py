@@ -73,7 +73,7 @@ class ServingProcess:
             runner.run(main)
 
     async def apply(self, settings: Settings) -> None:
-        """Go by these settings from the next request on."""
+        """Apply these settings from the next request on."""
         setup_logging(settings.logging.level, settings.logging.format)
         if self._certificates is not None:
             self._certificates.follow(settings.server)

@@ -161,7 +161,7 @@ class Supervisor:
             notify(ALIVE)
 
     def _timeout(self) -> float:
-        """Seconds until something is to be done that nothing wakes us for."""
+        """Return the seconds until the next task that no signal or message starts."""
         now = time.monotonic()
         waits = [HEARTBEAT_SECONDS]
         if self._watchdog is not None:
@@ -181,7 +181,7 @@ class Supervisor:
             end.close()
 
     def _stop(self) -> None:
-        """Let the workers end, or end faster."""
+        """Stop the workers; called again, stop them faster."""
         self._pool.send_signal(signal.SIGTERM)
         if self._stopping:
             return

@@ -44,14 +44,14 @@ START_SECONDS: Final = 60.0
 class Worker:
     """A process, in one of the slots for them.
 
-    `answers` is how often it has yet to say that it serves; `is_killed` if it hung.
+    `pending` is the number of messages due that say that it serves; `is_killed` if it hung.
     """
 
     slot: int
     pid: int
     connection: Connection[Any, Any]
     started: float = field(default_factory=time.monotonic)
-    answers: int = 1
+    pending: int = 1
     has_served: bool = False
     is_killed: bool = False
 
@@ -148,11 +148,11 @@ class WorkerPool:
         except (EOFError, OSError):
             self._selector.unregister(worker.connection)  # and reaped, once it is gone
             return False
-        worker.answers -= 1
+        worker.pending -= 1
         if not worker.has_served:
             worker.has_served = True
             self._heartbeats.restart(worker.slot)
-        if any(each.answers for each in self._workers.values()) or self._due or self.is_closing:
+        if any(each.pending for each in self._workers.values()) or self._due or self.is_closing:
             return False
         self.was_ready = True
         return True
@@ -221,4 +221,4 @@ class WorkerPool:
                 continue
             with suppress(OSError):
                 worker.connection.send(message)
-                worker.answers += 1
+                worker.pending += 1

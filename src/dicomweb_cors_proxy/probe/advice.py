@@ -49,7 +49,7 @@ NOTHING: Final = Advice({}, ())
 
 
 class Advisor:
-    """Knows the origin and everything that its pages ask for, so that one round of changes is all.
+    """The advice for one origin and all that its pages request, so one change is enough.
 
     Args:
         root: DICOMweb root that was probed.

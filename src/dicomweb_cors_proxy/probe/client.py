@@ -131,7 +131,7 @@ _ERRORS: Final = (
 
 
 class NoResponseError(Exception):
-    """No response came; the text says why, and holds nothing of what the other side sent."""
+    """A request without a response; the text says why, without anything that the peer sent."""
 
     def __init__(self, reason: Reason, text: str) -> None:
         self.reason = reason
@@ -154,7 +154,7 @@ class Received:
 
 
 class ProbeClient:
-    """Sends one request a connection; HTTP_PROXY and its like are not read.
+    """A client with one request per connection, which ignores HTTP_PROXY and the like.
 
     Args:
         ca_file: authorities to trust beside the system's, PEM.

@@ -47,7 +47,7 @@ def resolve(host: str) -> list[str]:
 
 
 class Network(httpcore.SyncBackend):
-    """Opens connections for httpcore.
+    """A network backend for httpcore.
 
     Args:
         max_seconds: time from now to the deadline, after which OutOfTimeError is raised.

@@ -31,7 +31,7 @@ _CODE: Final = _MARGIN + "  "
 
 
 class Text:
-    """Writes a report line by line; what was said before is not repeated."""
+    """A report as lines of text, without repeating an earlier reason."""
 
     def __init__(self, target: Target) -> None:
         self._target = target

@@ -126,7 +126,7 @@ class RequestHead:
 
 
 class RequestHeadCache:
-    """Reads heads, and remembers those that it has read.
+    """A cache of request heads, which reads those that it lacks.
 
     A viewer sends the same lines with each of hundreds of requests for frames: what they mean, and
     what becomes of them, is found out once.
