@@ -5,7 +5,7 @@ import os
 import signal
 import struct
 from io import BytesIO
-from socket import create_server
+from socket import create_server, gethostname
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -234,6 +234,39 @@ def test_it_ends_with_0(number: signal.Signals) -> None:
         assert httpx.get(f"{running.proxy}/studies").status_code == 200
         os.kill(running.child.pid, number)
         assert running.child.wait() == 0, running.child.output
+
+
+ALLOW_ORIGIN = "access-control-allow-origin"
+
+
+def test_on_all_interfaces_the_names_elsewhere_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("container", "")
+    with demo("--host", "0.0.0.0") as running:
+        port = running.page.rpartition(":")[2]
+        assert f"from elsewhere: http://{gethostname().lower()}:{port}" in running.child.output
+
+
+def test_on_all_interfaces_the_page_works_by_each_name() -> None:
+    with demo("--host", "0.0.0.0") as running:
+        port = running.page.rpartition(":")[2]
+        for host in (gethostname().lower(), "server.example.org", "192.0.2.7"):
+            origin = {"Origin": f"http://{host}:{port}"}
+            assert ALLOW_ORIGIN not in httpx.get(f"{running.proxy}/studies", headers=origin).headers
+            httpx.get(running.page, headers={"Host": f"{host}:{port}"}).raise_for_status()
+            found = httpx.get(f"{running.proxy}/studies", headers=origin)
+            assert found.headers[ALLOW_ORIGIN] == origin["Origin"]
+        for host in ("*.example.org", "exa_mple$.org", ""):
+            httpx.get(running.page, headers={"Host": host})
+        foreign = {"Origin": "http://www.example.org"}
+        assert ALLOW_ORIGIN not in httpx.get(f"{running.proxy}/studies", headers=foreign).headers
+
+
+def test_on_one_address_no_other_name_is_allowed() -> None:
+    with demo("--host", LOOPBACK) as running:
+        assert "from elsewhere" not in running.child.output
+        httpx.get(running.page, headers={"Host": "server.example.org"})
+        origin = {"Origin": "http://server.example.org"}
+        assert ALLOW_ORIGIN not in httpx.get(f"{running.proxy}/studies", headers=origin).headers
 
 
 def test_a_port_in_use() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from dicomweb_cors_proxy.cli.options import CONFIGURATION
+from dicomweb_cors_proxy.cli.options import CONFIGURATION, shown_hosts
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.observability.log_setup import setup_logging
 
@@ -63,8 +63,10 @@ def demo(host: str, port: int, ohif: str | None) -> None:
 
 def greeting(demo_servers: Demo) -> list[str]:
     """Return the lines that say what to open, and what runs where."""
+    elsewhere = [demo_servers.page_at(host) for host in shown_hosts(demo_servers.host)[1:]]
     return [
         f"Open {demo_servers.page} (Ctrl+C ends the demo)",
+        *([f"  from elsewhere: {', '.join(elsewhere)}"] if elsewhere else []),
         f"  archive  {demo_servers.archive}  sends no CORS headers",
         f"  proxy    {demo_servers.proxy}  in front of it, allows that page",
     ]

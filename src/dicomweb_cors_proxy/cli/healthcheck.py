@@ -10,12 +10,12 @@ import httpx
 
 from dicomweb_cors_proxy.cli.options import config_option
 from dicomweb_cors_proxy.config.loading import unchecked_values
+from dicomweb_cors_proxy.server.listening import ALL_INTERFACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104
 _TIMEOUT_SECONDS = 4.0
 
 
@@ -41,6 +41,6 @@ def healthcheck(config_file: Path | None, url: str | None) -> None:
 def _root_url(values: Mapping[str, object]) -> str:
     scheme = "https" if values["server.tls_cert_file"] else "http"
     host = str(values["server.host"])
-    if host in _ALL_INTERFACES:
+    if host in ALL_INTERFACES:
         host = "localhost"
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{values['server.port']}"

@@ -10,7 +10,9 @@ import click
 
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.loading import load
+from dicomweb_cors_proxy.config.surroundings import in_container
 from dicomweb_cors_proxy.observability.log_setup import flush, print_lines
+from dicomweb_cors_proxy.server.listening import ALL_INTERFACES, names_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,6 +46,17 @@ origin_option = setting_option(
     multiple=True,
     help="Origin of a viewer; may be given more than once.",
 )
+
+
+def shown_hosts(host: str) -> list[str]:
+    """Return the hosts to show for an address that is listened on.
+
+    For all interfaces these are localhost and, outside of containers, the machine's name and
+    addresses. A container does not know how its ports are published.
+    """
+    if host not in ALL_INTERFACES:
+        return [host]
+    return ["localhost", *([] if in_container() else names_elsewhere(host))]
 
 
 def settings_or_exit(config_file: Path | None, **flags: Any) -> Settings:  # noqa: ANN401

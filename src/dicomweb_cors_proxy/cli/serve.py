@@ -15,6 +15,7 @@ from dicomweb_cors_proxy.cli.options import (
     origin_option,
     refuse,
     setting_option,
+    shown_hosts,
     upstream_option,
 )
 from dicomweb_cors_proxy.config.issues import ConfigurationError
@@ -135,7 +136,7 @@ def _log(lines: Iterable[str]) -> None:
 def greeting(settings: Settings, port: int, fingerprint: str = "") -> list[str]:
     """Return the archive, the allowed origins, the URL and the warnings, as lines."""
     server = settings.server
-    host = f"[{server.host}]" if ":" in server.host else server.host
+    hosts = [f"[{host}]" if ":" in host else host for host in shown_hosts(server.host)]
     scheme = "https" if server.tls_cert_file else "http"
     services: dict[str, list[str]] = {}
     for service, url in settings.service_urls().items():
@@ -152,7 +153,7 @@ def greeting(settings: Settings, port: int, fingerprint: str = "") -> list[str]:
         *_column("origins", [", ".join(origins)]),
         *_column("access", [settings.access.mode]),
         *_column("workers", [str(server.workers)] if server.workers > 1 else []),
-        *_column("at", [f"{scheme}://{host}:{port}{server.base_path}"]),
+        *_column("at", [f"{scheme}://{host}:{port}{server.base_path}" for host in hosts]),
         *_column("tls", [f"self-signed, SHA-256 {fingerprint}"] if fingerprint else []),
     ]
     return [*lines, *_column("warning", list(settings.warnings()))]

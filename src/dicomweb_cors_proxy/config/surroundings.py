@@ -15,6 +15,8 @@ _MARKS: Final = (Path("/.dockerenv"), Path("/run/.containerenv"))
 def in_container() -> bool:
     """Return whether this process seems to run in a container.
 
-    podman and systemd-nspawn set the variable `container`, as our image does.
+    podman, systemd-nspawn and our image set the variable `container`. If it is set but empty, the
+    process is in none.
     """
-    return bool(os.environ.get("container")) or any(mark.exists() for mark in _MARKS)  # noqa: SIM112
+    name = os.environ.get("container")  # noqa: SIM112 (so named)
+    return any(mark.exists() for mark in _MARKS) if name is None else bool(name)

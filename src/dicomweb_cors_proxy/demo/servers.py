@@ -15,6 +15,8 @@ from starlette.staticfiles import StaticFiles
 
 from dicomweb_cors_proxy.app import create_app
 from dicomweb_cors_proxy.config.settings import Settings
+from dicomweb_cors_proxy.cors.origins import OriginPattern
+from dicomweb_cors_proxy.cors.problems import PolicyError
 from dicomweb_cors_proxy.demo.archive import ROOT, create_archive
 from dicomweb_cors_proxy.demo.ohif import create_ohif
 from dicomweb_cors_proxy.demo.recorder import Recorder
@@ -27,10 +29,15 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import Scope
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from dicomweb_cors_proxy.app import Application
 
 # Addresses to listen on that none can connect to, and one of this machine's that anyone here can.
 _ALL_INTERFACES: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+# Names by which the page may be opened; more are not allowed.
+_MOST_ORIGINS: Final = 20
 
 
 class ListenError(Exception):
@@ -48,11 +55,13 @@ class Demo:
         proxy: the proxy's DICOMweb root.
         archive: the archive's own.
 
+    On all interfaces, the proxy also allows the page by each name by which it was opened.
+
     Raises ConfigurationError where no origin can be made of `host`.
     """
 
     def __init__(self, host: str, port: int, ohif: Path | None = None) -> None:
-        self._host = host
+        self.host = host
         self._ports = page, proxy, archive = range(port, port + 3)
         public = "localhost" if host in _ALL_INTERFACES else host
         self.page = _origin(public, page)
@@ -68,15 +77,21 @@ class Demo:
         )
         recorder = Recorder()
         viewer = create_page(recorder) if ohif is None else create_ohif(ohif, self.proxy)
+        app = create_app(settings)
+        page_app: ASGIApp = viewer
+        if host in _ALL_INTERFACES:
+            page_app = AllowingPage(viewer, app, settings)
         self._servers = (
-            _Companion(ServerConfig(viewer, settings.server)),
-            Server(
-                ServerConfig(recorder.around(create_app(settings), at="proxy"), settings.server)
-            ),
+            _Companion(ServerConfig(page_app, settings.server)),
+            Server(ServerConfig(recorder.around(app, at="proxy"), settings.server)),
             _Companion(
                 ServerConfig(recorder.around(create_archive(), at="archive"), settings.server)
             ),
         )
+
+    def page_at(self, host: str) -> str:
+        """Return the page's URL by another name of this machine."""
+        return _origin(host, self._ports[0])
 
     def run(self, on_start: Callable[[], None]) -> None:
         """Serve until SIGTERM or SIGINT; `on_start` is called once all three can be reached.
@@ -91,11 +106,11 @@ class Demo:
 
     def _listen(self, port: int, listening: ExitStack) -> list[socket.socket]:
         try:
-            return [listening.enter_context(each) for each in bind(self._host, port)]
+            return [listening.enter_context(each) for each in bind(self.host, port)]
         except OSError as error:
             reason = str(error.strerror).partition(" (")[0]  # Python appends the address
             raise ListenError(
-                f"cannot listen on {self._host} port {port}: {reason}. "
+                f"cannot listen on {self.host} port {port}: {reason}. "
                 "The demo needs three ports in a row; --port sets the first."
             ) from error
 
@@ -121,6 +136,38 @@ class _Companion(Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class AllowingPage:
+    """A page whose origin the proxy allows, by each name by which browsers ask for the page.
+
+    A container does not know these names, and the demo has nothing to protect.
+    """
+
+    def __init__(self, page: ASGIApp, proxy: Application, settings: Settings) -> None:
+        self._page = page
+        self._proxy = proxy
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
+            await self._allow(f"http://{host.removesuffix(':80')}")
+        await self._page(scope, receive, send)
+
+    async def _allow(self, origin: str) -> None:
+        cors = self._settings.cors
+        if origin in cors.allow_origins or len(cors.allow_origins) >= _MOST_ORIGINS:
+            return
+        try:
+            if OriginPattern.parse(origin).has_wildcard:
+                return
+        except PolicyError:  # of no page
+            return
+        origins = (*cors.allow_origins, origin)
+        changed = cors.model_copy(update={"allow_origins": origins})
+        self._settings = self._settings.model_copy(update={"cors": changed})
+        await self._proxy.reload(self._settings)
 
 
 def _origin(host: str, port: int) -> str:

@@ -9,6 +9,8 @@ import socket
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from dicomweb_cors_proxy.http.hosts import is_loopback
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
@@ -21,6 +23,12 @@ except ImportError:  # Windows
 # Maximum number of connections that wait to be accepted. Linux drops the first packet of a client
 # beyond it, and the client repeats that only after a second.
 BACKLOG = 2048
+
+# Hosts that mean every address of this machine.
+ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104
+
+# Addresses for documentation (RFC 5737, RFC 3849). The route to them begins at our own address.
+_ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 # `localhost` may resolve to ::1 where there is no IPv6.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -80,7 +88,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     Raises:
         OSError: an address can't be bound, or the name does not resolve.
     """
-    hosts = ("::", "0.0.0.0") if host == "::" else (host,)  # noqa: S104
+    hosts = ALL_INTERFACES[::-1] if host == "::" else (host,)
     sockets: list[socket.socket] = []
     with ExitStack() as bound:
         missing: OSError | None = None
@@ -111,3 +119,17 @@ def _addresses(hosts: Iterable[str], port: int) -> dict[tuple[socket.AddressFami
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     )
+
+
+def names_elsewhere(host: str) -> list[str]:
+    """Return this machine's name and addresses, by which others may reach a listener on `host`.
+
+    Nothing is sent: connecting a datagram socket only looks up the route. No name server is asked,
+    because a slow one would delay the start.
+    """
+    names = [socket.gethostname().lower()]
+    for family, address in _ELSEWHERE if ":" in host else _ELSEWHERE[:1]:
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((address, 9))
+            names.append(asking.getsockname()[0])
+    return [name for name in dict.fromkeys(names) if name and not is_loopback(name)]
