@@ -24,10 +24,11 @@ from dicomweb_cors_proxy.server.http2_streams import MAX_STREAMS, Streams
 from dicomweb_cors_proxy.server.http2_windows import WindowWatchdog
 from dicomweb_cors_proxy.server.request_reader import REJECTED_HEAD_FACTOR
 from dicomweb_cors_proxy.server.scopes import request_scope
-from dicomweb_cors_proxy.server.socket_state import is_ready
+from dicomweb_cors_proxy.server.socket_state import is_ready, unsent_bytes
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from starlette.types import Scope
     from uvicorn.server import ServerState
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 # Frames that are read before other connections get a turn.
 FRAMES_PER_TURN: Final = 32
 
-# Seconds to discard input after an error. A close with bytes unread is a reset, which would
-# destroy GOAWAY before the client reads it.
+# Seconds to discard input before a close. The client sends WINDOW_UPDATE for the last responses, or
+# has more requests on their way. A close with bytes unread is a reset, which would destroy these
+# responses, or GOAWAY, before the client reads them (RFC 9112 §9.6 on HTTP/1.1).
 LINGER_SECONDS: Final = 1.0
 
 
@@ -59,6 +61,7 @@ class HTTP2Connection(BaseConnection):
         self.running_streams = config.running_streams
         self._preface = PREFACE  # the part of it that is still to come
         self._awaits_turn = False
+        self._watched_block: int | None = None  # number of the block that has a deadline
         self._is_lingering = False  # after an error; all input is discarded
 
     # asyncio.BufferedProtocol
@@ -141,7 +144,6 @@ class HTTP2Connection(BaseConnection):
     # Reading
 
     def _read(self) -> None:
-        was_in_block = self._reader.is_in_block
         try:
             has_more = self._reader.read(FRAMES_PER_TURN)
         except ConnectionFault as fault:
@@ -153,12 +155,19 @@ class HTTP2Connection(BaseConnection):
             self._awaits_turn = True
             self.transport.pause_reading()
             self._loop.call_soon(self._take_turn)
-        if self._reader.is_in_block:
-            if not was_in_block:
-                self._deadline.set(self._limits.header_timeout, self._head_is_late)
-        elif was_in_block:
-            self._deadline.clear()
-            self._wait_for_request()
+        self._watch_block()
+
+    def _watch_block(self) -> None:
+        """Give a header block that has begun a deadline, each block one of its own."""
+        reader = self._reader
+        if not reader.is_in_block:
+            if self._watched_block is not None:
+                self._watched_block = None
+                self._deadline.clear()
+                self._wait_for_request()
+        elif self._watched_block != reader.blocks:
+            self._watched_block = reader.blocks
+            self._deadline.set(self._limits.header_timeout, self._head_is_late)
 
     def _take_turn(self) -> None:
         self._awaits_turn = False
@@ -211,12 +220,12 @@ class HTTP2Connection(BaseConnection):
     def close(self) -> None:
         """Close as soon as the client has taken what is written."""
         if not self.transport.is_closing():
-            self.output.flush()
+            self.output.flush(is_last=True)
             super().close()
 
     def close_if_idle(self) -> bool:
         """Close the connection if no stream is open; return whether it was closed."""
-        if self._streams.open or self._reader.has_begun_frame:
+        if self._streams.open or self._reader.is_in_block:
             return False
         if self.transport.get_write_buffer_size() or is_ready(self.transport, "POLLIN"):
             return False
@@ -231,18 +240,29 @@ class HTTP2Connection(BaseConnection):
 
     def fail(self, fault: ConnectionFault) -> None:
         """Tell the client what is wrong, and end the connection."""
-        self._session.end(fault.code, fault.reason)
         self._is_lingering = True
         self._streams.drop_all()
-        self.output.flush()
-        self._deadline.set(LINGER_SECONDS, self.close)
+        self._session.end(fault.code, fault.reason)
+        self._linger(self.close)
+
+    def _linger(self, close: Callable[[], object]) -> None:
+        """Send what is left, discard all input for a while, and close."""
+        self._is_lingering = True
+        self.output.flush(is_last=True)
+        self._deadline.set(LINGER_SECONDS, close)
         if self.transport.can_write_eof():
             with suppress(OSError):
                 self.transport.write_eof()
 
     def _close_if_done(self) -> None:
         if not (self._streams.open or self._is_lingering or self.transport.is_closing()):
-            self.output.flush()
+            self._linger(self._close_if_sent)
+
+    def _close_if_sent(self) -> None:
+        """Close, unless the client is still taking the last responses."""
+        if self.transport.get_write_buffer_size() or unsent_bytes(self.transport):
+            self._deadline.set(LINGER_SECONDS, self._close_if_sent)
+        else:
             self._close_without_waiting()
 
     def shutdown(self) -> None:

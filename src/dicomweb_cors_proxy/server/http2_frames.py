@@ -172,6 +172,9 @@ class FrameReader:
         receiver: is called with each frame that is valid by itself. Whether it is allowed in the
             state of its stream is for the receiver to check.
         max_block_bytes: maximum size of a header block, encoded.
+
+    Attributes:
+        blocks: number of header blocks that were complete.
     """
 
     def __init__(self, receiver: FrameReceiver, max_block_bytes: int) -> None:
@@ -180,6 +183,7 @@ class FrameReader:
         self._data = b""
         self._at = 0
         self._has_settings = False
+        self.blocks = 0
         # The header block that is incomplete.
         self._block: list[bytes] = []
         self._block_stream = 0
@@ -195,11 +199,6 @@ class FrameReader:
         """Drop the input, and break the reference cycle."""
         self._data = b""
         del self._receiver
-
-    @property
-    def has_begun_frame(self) -> bool:
-        """Return whether a frame, or a header block, is incomplete."""
-        return bool(self._block) or self._at < len(self._data)
 
     @property
     def is_in_block(self) -> bool:
@@ -318,6 +317,7 @@ class FrameReader:
             payload = payload[5:]
         ends = bool(flags & END_STREAM)
         if flags & END_HEADERS:
+            self.blocks += 1
             self._receiver.on_headers(stream_id, payload, ends=ends)
             return
         self._block_stream = stream_id
@@ -332,6 +332,7 @@ class FrameReader:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "A header block is too large.")
         if flags & END_HEADERS:
             block, self._block = b"".join(self._block), []
+            self.blocks += 1
             self._receiver.on_headers(self._block_stream, block, ends=self._block_ends)
 
 

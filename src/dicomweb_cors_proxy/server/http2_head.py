@@ -29,7 +29,8 @@ _METHOD: Final = re.compile(rf"{TCHAR}{{1,64}}".encode("ascii"))
 # In lower case (RFC 9113 §8.2.1).
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _TARGET: Final = re.compile(rb"[!-~]+")
-_BAD_VALUE: Final = re.compile(rb"[\0\r\n]|\A[ \t]|[ \t]\Z")
+# RFC 9110 §5.5 forbids all control characters except the tab; HTTP/1.1 rejects them too.
+_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]|\A[ \t]|[ \t]\Z")
 _DIGITS: Final = re.compile(rb"[0-9]{1,18}")
 _URGENCY: Final = re.compile(rb"(?:\A|,)[ \t]*u=([0-7])[ \t]*(?=[,;]|\Z)")
 
@@ -142,6 +143,11 @@ def urgency_of(value: bytes) -> int:
     """Return the urgency that a value of Priority asks for (RFC 9218 §4.1)."""
     found = _URGENCY.search(value)
     return DEFAULT_URGENCY if found is None else int(found[1])
+
+
+def are_trailers(lines: Iterable[Header]) -> bool:
+    """Return whether lines may stand behind a body (RFC 9113 §8.1)."""
+    return all(_NAME.fullmatch(name) and not _BAD_VALUE.search(value) for name, value in lines)
 
 
 def _interpret(lines: tuple[Header, ...], limits: ServerLimits) -> HTTP2Head:

@@ -142,7 +142,7 @@ class Output:
     def resume(self) -> None:
         """Go on, because the transport has room."""
         self.is_paused = False
-        if self._ready:
+        if self._ready or self._frames:
             self._schedule()
 
     def add_window(self, increment: int) -> None:
@@ -210,11 +210,15 @@ class Output:
             self._is_scheduled = True
             self._loop.call_soon(self.flush)
 
-    def flush(self) -> None:
-        """Hand to the transport what may be sent."""
+    def flush(self, *, is_last: bool = False) -> None:
+        """Hand to the transport what may be sent.
+
+        A transport with too many unsent bytes gets no more, except the last ones. Otherwise the
+        responses to PING would look as if the client took bytes (server.write_timeout).
+        """
         self._is_scheduled = False
         self._room = WRITE_BYTES
-        if self._transport.is_closing():
+        if self._transport.is_closing() or (self.is_paused and not is_last):
             return
         batch, self._frames = self._frames, []
         if self._ready and not self.is_paused:

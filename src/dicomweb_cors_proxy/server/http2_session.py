@@ -17,7 +17,7 @@ from dicomweb_cors_proxy.server.http2_budget import (
     streams_ended_early,
 )
 from dicomweb_cors_proxy.server.http2_frames import ConnectionFault, ErrorCode, StreamFault
-from dicomweb_cors_proxy.server.http2_head import MalformedHead, urgency_of
+from dicomweb_cors_proxy.server.http2_head import MalformedHead, are_trailers, urgency_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ class HTTP2Session:
         if stream is not None:
             if stream.has_whole_request:
                 raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED)
-            if not ends or any(name[:1] == b":" for name, _ in lines):
+            if not (ends and are_trailers(lines)):
                 raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR)
             stream.end_request()  # trailers are dropped
             return
@@ -165,6 +165,8 @@ class HTTP2Session:
 
     def on_stream_fault(self, fault: StreamFault) -> None:
         """Reset a stream because of an error of the client."""
+        if self._streams.is_idle(fault.stream_id):  # RFC 9113 §5.1: nothing else may be sent
+            raise ConnectionFault(fault.code, "A frame is in error.")
         self._ended_early.spend()
         self._streams.refuse(fault.stream_id, fault.code)
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 RECEIVE_WINDOW: Final = 65535
 MAX_RECEIVE_WINDOW: Final = 512 * 1024
 
+# Maximum size of a part of a body that is copied to others. Parts of a few bytes, each kept as an
+# object of its own, would take twenty times the memory that the windows allow.
+SMALL_PART_BYTES: Final = 1024
+
 _STATUS_VALUES: Final = {status: b"%d" % status for status in range(100, 600)}
 _SERVER_LINE: Final = (b"server", SERVER_NAME)
 
@@ -96,28 +100,39 @@ class Stream:
         self._connection = connection
         self._is_head_request = method == "HEAD"
         self._length = length  # bytes of the request's body that are still to come
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | bytearray] = []
 
     # The request's body
 
     def receive(self, data: bytes, flow_bytes: int, *, ends: bool) -> None:
         """Take a part of the body. Raise `StreamFault` if the client may not send it."""
         self._receive_window -= flow_bytes
-        if self._receive_window < 0:
-            raise StreamFault(self.id, ErrorCode.FLOW_CONTROL_ERROR)
         if self._length is not None:
             self._length -= len(data)
-            if self._length < 0:
-                raise StreamFault(self.id, ErrorCode.PROTOCOL_ERROR)
+        if self._receive_window < 0 or (self._length is not None and self._length < 0):
+            self._connection.window.give_back(flow_bytes)
+            is_window = self._receive_window < 0
+            raise StreamFault(
+                self.id, ErrorCode.FLOW_CONTROL_ERROR if is_window else ErrorCode.PROTOCOL_ERROR
+            )
         if flow_bytes > len(data):  # padding, which is not read
             self._give_back(flow_bytes - len(data))
         if data:
-            self._parts.append(data)
-            self._unread_bytes += len(data)
+            self._keep(data)
         if ends:
             self.end_request()
         elif data:
             self._wake()
+
+    def _keep(self, data: bytes) -> None:
+        """Keep a part of the body, together with others if it is small."""
+        self._unread_bytes += len(data)
+        if len(data) >= SMALL_PART_BYTES:
+            self._parts.append(data)
+        elif self._parts and isinstance(last := self._parts[-1], bytearray):
+            last += data
+        else:
+            self._parts.append(bytearray(data))
 
     def end_request(self) -> None:
         """Note the end of the request. Raise `StreamFault` if the body is too short."""

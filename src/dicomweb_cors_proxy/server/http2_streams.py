@@ -102,9 +102,9 @@ class Streams:
         self.is_ending = False
         # True if we reset the stream, so that the client may not know yet that it has ended.
         self._ended: dict[int, bool] = {}
-        # Requests that run, and those that wait for them: urgency, id, exchange.
+        # Requests that run, and those that wait for them: urgency, id.
         self._running = 0
-        self._waiting: list[tuple[int, int, Exchange]] = []
+        self._waiting: list[tuple[int, int]] = []
 
     def close(self) -> None:
         """End all streams, and break the reference cycle."""
@@ -185,7 +185,7 @@ class Streams:
             self._start(exchange)
         else:
             self._drop_cancelled()
-            heapq.heappush(self._waiting, (head.urgency, stream_id, exchange))
+            heapq.heappush(self._waiting, (head.urgency, stream_id))
 
     def _drop_cancelled(self) -> None:
         """Drop waiting requests that were cancelled, once there are many."""
@@ -200,9 +200,9 @@ class Streams:
     def _on_request_done(self, _: asyncio.Task[None]) -> None:
         self._running -= 1
         while self._waiting and self._running < self._owner.running_streams:
-            stream_id, exchange = heapq.heappop(self._waiting)[1:]
-            if stream_id in self.open:  # it may be cancelled
-                self._start(exchange)
+            stream = self.open.get(heapq.heappop(self._waiting)[1])
+            if stream is not None and stream.exchange is not None:  # it may be cancelled
+                self._start(stream.exchange)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """End a stream before its response is complete."""

@@ -78,6 +78,7 @@ MALFORMED = {
     "no name": lines((b"", b"")),
     "a NUL in a value": lines((b"a", b"\0")),
     "a line break in a value": lines((b"a", b"b\r\nc: d")),
+    "a control character in a value": lines((b"a", b"b\x01")),
     "a space before a value": lines((b"a", b" b")),
     "a tab behind a value": lines((b"a", b"b\t")),
     "a line break in :authority": lines(authority=b"a\nb"),

@@ -292,6 +292,16 @@ async def test_a_paused_transport_gets_no_bodies() -> None:
     assert connection.all_data() == [(1, 16384), (1, 3616)]
 
 
+async def test_a_paused_transport_gets_nothing_before_the_end() -> None:
+    connection = Connection()
+    connection.output.is_paused = True
+    connection.output.frame(b"ping")
+    connection.output.flush()
+    assert len(connection.transport.sent) == 0
+    connection.output.flush(is_last=True)
+    assert connection.transport.sent == b"ping"
+
+
 async def test_a_closed_stream_sends_nothing() -> None:
     connection = Connection()
     stream = connection.stream(1)
@@ -346,11 +356,17 @@ async def test_a_body_beyond_window_or_length_is_a_fault(
     data: bytes,
     ends: bool,
     code: ErrorCode,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stream = Connection().stream(1, has_body=True, length=length)
+    connection = Connection()
+    given_back: list[int] = []
+    monkeypatch.setattr(connection.window, "give_back", given_back.append)
+    stream = connection.stream(1, has_body=True, length=length)
     with pytest.raises(StreamFault) as raised:
         stream.receive(data, len(data), ends=ends)
     assert raised.value.code is code
+    stream.close()
+    assert sum(given_back) == len(data)
 
 
 async def test_a_connection_takes_bodies_within_its_window() -> None:
