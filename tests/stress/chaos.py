@@ -1,11 +1,11 @@
 """The whole proxy while everything around it fails: `python -m tests.stress.chaos [--seconds 180]`.
 
-`serve` with two workers, TLS on both sides, stands before an archive that lies, cuts and resets
-(see `tests.stress.rogue`), is killed, restarted and stopped, and whose name has a dead address and
-is looked up slowly (see `bench.names`); clients leave in the middle, workers are killed, nobody
-reads the log for a while, the configuration and the certificate are changed under way. What was
-asked is drawn from the seed; how it meets with the rest is up to the machine. Exit status 1 if any
-promise is broken.
+`serve` with two workers and TLS on both sides speaks HTTP/1.1 to half of the clients and HTTP/2 to
+the others. It stands before an archive that lies, cuts and resets (see `tests.stress.rogue`), is
+killed, restarted and stopped, and whose name has a dead address and is looked up slowly (see
+`bench.names`); clients leave in the middle, workers are killed, nobody reads the log for a while,
+the configuration and the certificate are changed under way. What was asked is drawn from the seed;
+how it meets with the rest is up to the machine. Exit status 1 if any promise is broken.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ import yaml
 from bench import names
 from bench.processes import listens
 
+from tests.stress.multiplexed import Shared, StreamExchange
 from tests.stress.rogue import (
     BROKEN,
     EARLY,
@@ -53,6 +54,7 @@ from tests.support.sockets import Wire, request
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tests.support.http2 import Response
     from tests.support.proxy import Proxy
     from tests.support.sockets import Head
 
@@ -61,6 +63,7 @@ ORIGIN: Final = b"https://viewer.example"
 PUBLIC: Final = "https://proxy.example/dicom-web"
 FRAME: Final = "/dicom-web/studies/1.2/series/1.2.3/instances/1.2.3.4/frames/1"
 USERS: Final = 32
+CONNECTIONS: Final = 4  # of HTTP/2, which half of the users share
 PIECE: Final = 1 << 15
 
 TIMEOUT: Final = 2  # seconds, of the proxy's for connecting, reading, and a free connection
@@ -132,6 +135,11 @@ class Plan(NamedTuple):
                 return request("GET", "/elsewhere")
             case _:
                 return request("HEAD" if self.kind == "head" else "GET", frame)
+
+    @property
+    def upload(self) -> bytes | None:
+        """The body of the request, if it has one."""
+        return content(self.order.number, self.order.size) if self.kind == "store" else None
 
     @property
     def body(self) -> bytes:
@@ -212,15 +220,17 @@ class Chaos:
         proxy: Proxy,
         archive: Archive,
         name_server: names.NameServer,
-        trust: ssl.SSLContext,
+        authority: trustme.CA,
         seed: int,
     ) -> None:
         self._proxy = proxy
         self._archive = archive
         self._name_server = name_server
-        self._trust = trust
+        self._trust = trusting(authority)
         self._seed = seed
         self._port = int(proxy.root.rpartition(":")[2])
+        offering = trusting(authority, "h2")
+        self._shared = [Shared(self._port, offering, PATIENCE) for _ in range(CONNECTIONS)]
         self._number = 0
         self._killed_at = 0.0
         self._is_calm = False
@@ -233,34 +243,73 @@ class Chaos:
 
     async def load(self, goes_on: Callable[[], bool]) -> None:
         """Ask as long as `goes_on` returns True."""
-        await asyncio.gather(*(self._user(goes_on) for _ in range(USERS)))
+        await asyncio.gather(*(self._user(user, goes_on) for user in range(USERS)))
+        await self._leave_shared()
 
     async def calm(self, count: int) -> None:
         """With nothing wrong, everything has to be right."""
         self._is_calm = True
         for _ in range(0, count, USERS):
-            connections = await asyncio.gather(*(self._one(None) for _ in range(USERS)))
+            connections = await asyncio.gather(*(self._ask(user, None) for user in range(USERS)))
             for connection in connections:
                 _leave(connection)
+        await self._leave_shared()
         self._is_calm = False
 
-    async def _user(self, goes_on: Callable[[], bool]) -> None:
+    async def _leave_shared(self) -> None:
+        for shared in self._shared:
+            await shared.leave()
+            self.faults += shared.faults
+            shared.faults.clear()
+
+    async def _user(self, user: int, goes_on: Callable[[], bool]) -> None:
         connection = None
         while goes_on():
-            connection = await self._one(connection)
+            connection = await self._ask(user, connection)
             if self._archive.is_down:
                 await asyncio.sleep(0.3)  # else there would be little but refusals
         _leave(connection)
 
-    async def _one(self, connection: Connection | None) -> Connection | None:
-        """One request; the connection, if it can serve another."""
+    async def _ask(self, user: int, connection: Connection | None) -> Connection | None:
+        """Send one request; the connection of its own, if it can serve another."""
+        if user % 2:
+            await self._one_of_many(self._shared[user // 2 % CONNECTIONS])
+            return None
+        return await self._one(connection)
+
+    def _plan(self) -> Plan:
         self._number += 1
         planned = plan(self._seed, self._number)
         if self._is_calm:
             order = planned.order._replace(manner="length")
             planned = planned._replace(order=order, leaves_after=None)
-        self.events["upload in chunks of 2 bytes"] += planned.framing == TINY
         self.events["response in chunks of 2 bytes"] += planned.order.manner == TINY
+        return planned
+
+    async def _one_of_many(self, shared: Shared) -> None:
+        """Send one request over HTTP/2."""
+        planned = self._plan()
+        self.events["request over HTTP/2"] += 1
+        exchange = StreamExchange(planned)
+        try:
+            async with asyncio.timeout(planned.leaves_after or PATIENCE):
+                await exchange.run(shared)
+        except TimeoutError:
+            if planned.leaves_after is None:
+                self._fault("no answer in time", planned)
+            self.answers["the client cancelled"] += 1
+        except OSError:
+            if exchange.client is not None and shared.has_left(exchange.client):
+                self.answers["the client left"] += 1
+            else:
+                self._judge_broken(exchange, exchange.since)
+        else:
+            self._judge_whole(exchange)
+
+    async def _one(self, connection: Connection | None) -> Connection | None:
+        """Send one request over HTTP/1.1; the connection, if it can serve another."""
+        planned = self._plan()
+        self.events["upload in chunks of 2 bytes"] += planned.framing == TINY
         exchange = Exchange(planned)
         try:
             async with asyncio.timeout(planned.leaves_after or PATIENCE):
@@ -272,7 +321,7 @@ class Chaos:
                 self._fault("no answer in time", planned)
             self.answers["the client left"] += 1
         except (OSError, asyncio.IncompleteReadError):
-            self._judge_broken(exchange, connection)
+            self._judge_broken(exchange, None if connection is None else connection.since)
         else:
             self._judge_whole(exchange)
             if connection is not None and exchange.keeps_open:
@@ -289,11 +338,13 @@ class Chaos:
         )
         return Connection(wire, began)
 
-    def _judge_broken(self, exchange: Exchange, connection: Connection | None) -> None:
+    def _judge_broken(
+        self, exchange: Exchange | StreamExchange, connected_at: float | None
+    ) -> None:
         planned = exchange.plan
         if exchange.head is None:
             self.answers["no answer, its worker was killed"] += 1
-            since = time.monotonic() - PATIENCE if connection is None else connection.since
+            since = time.monotonic() - PATIENCE if connected_at is None else connected_at
             if self._killed_at < since and planned.order.manner != EARLY:
                 self._fault("no answer", planned)
             return
@@ -302,7 +353,7 @@ class Chaos:
         if self._is_calm:
             self._fault("broken in a calm", planned)
 
-    def _judge_whole(self, exchange: Exchange) -> None:
+    def _judge_whole(self, exchange: Exchange | StreamExchange) -> None:
         planned, head = exchange.plan, exchange.head
         assert head is not None
         self.answers[f"{head.status}, whole"] += 1
@@ -322,7 +373,7 @@ class Chaos:
                     return
             self._fault("no problem in the body", planned)
 
-    def _judge_head(self, exchange: Exchange, head: Head) -> None:
+    def _judge_head(self, exchange: Exchange | StreamExchange, head: Head | Response) -> None:
         planned = exchange.plan
         allowed = STATUSES[planned.kind]
         if planned.order.manner == EARLY:
@@ -484,7 +535,7 @@ class Exchange:
         self.keeps_open = sent and not early and head.get(b"connection") != b"close"
 
     async def _upload(self, wire: Wire) -> None:
-        body = content(self.plan.order.number, self.plan.order.size)
+        body = self.plan.upload or b""
         for at in range(0, len(body), PIECE):
             await wire.send(framed(body[at : at + PIECE], self.plan.framing))
             await asyncio.sleep(0)
@@ -528,6 +579,15 @@ def held_by(pid: int) -> dict[int, Worker]:
             memory = pages * os.sysconf("SC_PAGESIZE")
             found[worker] = Worker(len(list((folder / "fd").iterdir())), memory)
     return found
+
+
+def trusting(authority: trustme.CA, *protocols: str) -> ssl.SSLContext:
+    """Return a client's context that offers these protocols by ALPN."""
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if protocols:
+        context.set_alpn_protocols([*protocols])
+    return context
 
 
 def certificates(directory: Path) -> tuple[trustme.CA, Callable[[], None]]:
@@ -579,9 +639,7 @@ async def chaos(seconds: float, seed: int) -> list[str]:
         name_server = stack.enter_context(names.NameServer(directory, archive.port))
         proxy = stack.enter_context(serving(options, directory, env=name_server.environment()))
         shrink_pipe(proxy.child.pid)
-        trust = ssl.create_default_context()
-        authority.configure_trust(trust)
-        run = Chaos(proxy, archive, name_server, trust, seed)
+        run = Chaos(proxy, archive, name_server, authority, seed)
 
         def change() -> None:
             renew()

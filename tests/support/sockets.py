@@ -223,7 +223,8 @@ def create_server(app: ASGIApp, settings: ServerSettings) -> Server:
     """A server as `serve` makes it, with the certificate that the settings name."""
     context = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-        context = Certificates(settings.tls_cert_file, settings.tls_key_file).context
+        files = settings.tls_cert_file, settings.tls_key_file
+        context = Certificates(*files, http2=settings.http2).context
     return Server(ServerConfig(app, settings, context))
 
 
