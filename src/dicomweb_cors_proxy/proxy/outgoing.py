@@ -20,6 +20,8 @@ from dicomweb_cors_proxy.proxy.reverse_proxy import body_without_meaning
 from dicomweb_cors_proxy.upstream.interface import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.types import Scope
 
     from dicomweb_cors_proxy.cors.policy import Decision
@@ -117,7 +119,8 @@ class OutgoingRequests:
         incoming = context.incoming
         method: str = scope["method"]
         head = incoming.head
-        self.reject_loop(scope)
+        if not head.memo.is_forwardable:
+            self.reject_loop(scope["headers"])
         route, path = self._router.match(incoming.path, method)
         record.resource = route.template
         upstream = self._router.upstream(route, method)
@@ -137,12 +140,9 @@ class OutgoingRequests:
         target = upstream.target(path) + query
         return Request(upstream.origin, method.encode("ascii"), target, lines, length), route
 
-    def reject_loop(self, scope: Scope) -> None:
+    def reject_loop(self, headers: Iterable[Header]) -> None:
         """Raise the 508 for a request that has passed through this proxy."""
-        context: RequestContext = scope[CONTEXT]
-        if not context.incoming.head.memo.is_forwardable and fields.passed_through(
-            scope["headers"], self._instance_name
-        ):
+        if fields.passed_through(headers, self._instance_name):
             raise HTTPProblem(
                 508,
                 "The request has been through this proxy already. Check that no URL under upstream "

@@ -10,10 +10,11 @@ from dicomweb_cors_proxy.tokens.key_cache import KeysUnavailable
 from dicomweb_cors_proxy.tokens.verifier import TokenRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.proxy.context import RequestContext
     from dicomweb_cors_proxy.tokens.verifier import TokenVerifier
 
@@ -35,7 +36,7 @@ class TokenGate:
         app: ASGIApp,
         *,
         verifier: TokenVerifier,
-        reject_loop: Callable[[Scope], None],
+        reject_loop: Callable[[Iterable[Header]], None],
         required_scopes: Collection[str],
     ) -> None:
         self._app = app
@@ -44,9 +45,10 @@ class TokenGate:
         self._scope = " ".join(required_scopes)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        self._reject_loop(scope)
         context: RequestContext = scope[CONTEXT]
         memo = context.incoming.head.memo
+        if not memo.is_forwardable:
+            self._reject_loop(scope["headers"])
         verifier = self._verifier
         acceptance = memo.acceptance
         if acceptance is None or acceptance.expires <= verifier.clock():
