@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
         (["serve", "--tls-"], {"--tls-cert", "--tls-key", "--tls-self-signed"}),
         (["serve", "--tls-cert", "fi"], {"files"}),
     ],
-    ids=" ".join,
+    ids=["a command", "an option", "a file"],
 )
 @pytest.mark.parametrize("shell", SHELLS)
 def test_shell_completes(folder: Path, shell: str, words: list[str], expected: set[str]) -> None:
