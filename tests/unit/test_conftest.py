@@ -24,13 +24,13 @@ class Leftover:
 
 def test_fails():
     Leftover()
-    gc.set_threshold(200, 1000, 1000)
+    gc.set_threshold(5000, 1000, 1000)
     assert 1 == 2
 """
 
 
 def test_failure_is_reported_although_garbage_is_collected(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(FAILS + "x = [1, 2, 3]\n" * 300)
+    (tmp_path / "test_it.py").write_text(FAILS + "x = [1, 2, 3]\n" * 3000)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest"]
     ended = subprocess.run(
         [*command, "-p", "no:cacheprovider", "--rootdir", tmp_path, "test_it.py"],
