@@ -478,7 +478,6 @@ REQUEST_LINES = {
     "HTTP/1.32": Row(head(b"GET /dicom-web/studies HTTP/1.32"), REFUSED, "http-garden: aiohttp"),
     "HTTP/1.1X": Row(head(b"GET /dicom-web/studies HTTP/1.1X"), REFUSED, "aiohttp CVE-2023-49081"),
     "HTTP/2.0": Row(head(b"GET /dicom-web/studies HTTP/2.0"), REFUSED, "RFC 9112 §2.3"),
-    "HTTP/2's preface": unread(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "RFC 9113 §3.4"),
     "RTSP": Row(head(b"DESCRIBE /dicom-web/studies RTSP/1.0"), "405 closed", "the parser knows it"),
     "ICE": Row(head(b"SOURCE /dicom-web/studies ICE/1.0"), "405 closed", "the parser knows it"),
     "a method of delimiters": Row(
