@@ -278,14 +278,22 @@ def _against_reference(results: Results) -> list[str]:
     cells = dict.fromkeys(
         cell for cell, peer in results.loads if peer == REFERENCE_HTTP2 and cell.mode in COMPARED
     )
-    rows = []
-    for peer in results.peers:
-        ratios = [results.load_ratio(cell, peer.key, REFERENCE_HTTP2) for cell in cells]
-        if peer.http2 and any(value is not None for value in ratios):
-            rows.append([peer.title, *map(ratio, ratios)])
+    peers = [
+        peer
+        for peer in results.peers
+        if any(results.load_ratio(cell, peer.key, REFERENCE_HTTP2) is not None for cell in cells)
+        and peer.http2
+    ]
+    rows = [
+        [
+            f"{cell.size} KB, {cell.delay} ms, {cell.mode}",
+            *(ratio(results.load_ratio(cell, peer.key, REFERENCE_HTTP2)) for peer in peers),
+        ]
+        for cell in cells
+    ]
     if not rows:
         return []
-    head = ["÷ Caddy over HTTP/2", *(f"{size} KB, {ms} ms, {mode}" for size, ms, mode in cells)]
+    head = ["÷ Caddy over HTTP/2", *(peer.title for peer in peers)]
     return [f"### Chromium loads {results.frames} frames over HTTP/2\n", table(head, rows)]
 
 

@@ -337,8 +337,8 @@ def test_loads_compare_with_the_same_origin_and_with_the_reference_over_http2() 
     dashes = " | ".join(4 * [reports.NONE])
     assert f"| **this proxy, HTTP/2** | 0.40 | 1.20 | {dashes} | 1 |" in text
     assert f"| Caddy | 1.33 | 4.00 | {dashes} | 1 |" in text
-    assert "| ÷ Caddy over HTTP/2 | 60 KB, 20 ms, with preflights |" in text
-    assert "| **this proxy, HTTP/2** | 0.80 |" in text
+    assert "| ÷ Caddy over HTTP/2 | Caddy, HTTP/2 | **this proxy, HTTP/2** |" in text
+    assert "| 60 KB, 20 ms, with preflights | 1.00 | 0.80 |" in text
 
 
 @pytest.mark.parametrize(
