@@ -381,6 +381,16 @@ def test_check_explains_loopback_in_a_container(
     assert ("this address is the container itself" in result.stdout) is has_hint
 
 
+def test_check_does_not_take_a_failed_handshake_for_a_refused_connection() -> None:
+    with stub(Reply()) as archive:
+        url = archive.url.replace("http:", "https:")
+        flags = ("--upstream", url, "--allow-origin", VIEWER)
+        result = run("check", *flags, env={"container": "oci"})
+    assert result.exit_code == 1
+    assert "it speaks plain http there" in result.stdout
+    assert "container" not in result.stdout
+
+
 def test_check_names_the_setting_of_the_search_service(tmp_path: Path) -> None:
     with stub(Reply(404)) as archive:
         file = written(tmp_path, fronting(NOBODY, VIEWER, qido_url=archive.url))

@@ -19,7 +19,7 @@ import httpx
 from dicomweb_cors_proxy.http.content import parse_media_type
 from dicomweb_cors_proxy.http.hosts import is_loopback
 from dicomweb_cors_proxy.proxy.readiness import LOOP, archive_failure
-from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
+from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, upstream_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -113,7 +113,7 @@ class ArchiveCheck:
                     await response.aclose()
         except (httpx.HTTPError, UpstreamProblem) as error:
             detail = archive_failure(error, timeouts)
-            if isinstance(error, httpx.ConnectError) and self.is_in_container:
+            if self.is_in_container and _is_refused(error, timeouts):
                 detail += _container_hint(root)
             return Verdict((f"{root}: {detail}",), is_good=False)
         except TimeoutError:
@@ -188,6 +188,13 @@ class ArchiveCheck:
                 f"responses, and viewers would follow that name. Add below upstream:\n"
                 f"  aliases: [{line}]"
             )
+
+
+def _is_refused(error: httpx.HTTPError | UpstreamProblem, timeouts: Timeouts) -> bool:
+    """Return whether nothing could be connected to; a failed TLS handshake is another failure."""
+    return (
+        isinstance(error, httpx.HTTPError) and upstream_problem(error, timeouts).reason == "connect"
+    )
 
 
 def _container_hint(root: str) -> str:
