@@ -232,7 +232,7 @@ def pair(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> dic
 def trust(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    context.set_alpn_protocols(["h2", "http/1.1"])
+    context.set_alpn_protocols(["http/1.1"])
     return context
 
 
