@@ -214,7 +214,7 @@ def handshake(server: ssl.SSLContext) -> str:
     for end in (ours, its, ours, its):
         with suppress(ssl.SSLWantReadError):
             end.do_handshake()
-    assert ours.selected_alpn_protocol() == "http/1.1"
+    assert ours.selected_alpn_protocol() == "h2"
     return fingerprint(ours.getpeercert(binary_form=True))
 
 

@@ -128,7 +128,7 @@ async def test_answers_that_take_longer_are_cut(serve: Callable[..., Proxy], wor
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
             await running.client.chunk()
         assert await running.ended() == 0
-    assert "server.shutdown_timeout is 0.2 s" in running.proxy.child.output
+    assert "cancelled after 0.2 s (server.shutdown_timeout)" in running.proxy.child.output
     assert "Traceback" not in running.proxy.child.output
 
 
