@@ -147,7 +147,9 @@ class Upload:
             try:
                 async for chunk in chunks:
                     self._write(chunk)
-                    while self._is_paused:
+                    # A closed connection takes everything, and a body that never waits would keep
+                    # the event loop from noticing. `stop` follows then.
+                    while self._is_paused or self._transport.is_closing():
                         await self._resumed()
                 self._write_end()
             finally:

@@ -19,6 +19,9 @@ class Transport:
     def __init__(self) -> None:
         self.calls: list[bytes] = []
 
+    def is_closing(self) -> bool:
+        return False
+
     def write(self, data: bytes) -> None:
         self.calls.append(data)
 
