@@ -308,7 +308,7 @@ async def bombed(
 async def test_a_bomb_goes_through(bombed: Front, bombing: Bombing, name: str) -> None:
     memory = Memory(bombed.process.child.pid)
     query = name.replace(" ", "_")
-    _, body = await bombed.ask(request("GET", f"{SEARCH}?{query}"))
+    _, body = await bombed.ask(request("GET", f"{SEARCH}?{query}"), patience=60)
     assert hashlib.sha256(body).hexdigest() == bombing.digests[query]
     assert memory.growth < HELD
 

@@ -76,9 +76,11 @@ class Front:
         local = (source, 0)
         return Wire(*await asyncio.open_connection("127.0.0.1", self.port, local_addr=local))
 
-    async def ask(self, raw: bytes, *, source: str = "127.0.0.1") -> tuple[Head, bytes]:
+    async def ask(
+        self, raw: bytes, *, source: str = "127.0.0.1", patience: float = PATIENCE
+    ) -> tuple[Head, bytes]:
         """Send raw bytes on a connection of their own; the answer to the first request."""
-        async with asyncio.timeout(PATIENCE), await self.connect(source) as wire:
+        async with asyncio.timeout(patience), await self.connect(source) as wire:
             await wire.send(raw)
             return await read_answer(wire)
 
