@@ -28,7 +28,7 @@ __all__ = ["Adaptation", "adapt"]
 _ANY: Final = ("Accept", "*/*")
 _UNQUOTED: Final = (FRAMES[0], FRAMES[1].replace('"', ""))
 
-# What OHIF asks the search for, beside the matching.
+# Attributes that OHIF requests with includefield.
 _STUDY_FIELDS: Final = "00081030,00080060,00080090,00100030"
 _SERIES_FIELDS: Final = "00080021,00080031,0008103E,00200011"
 

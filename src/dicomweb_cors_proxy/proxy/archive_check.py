@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # Bytes of a response to read. One study of DICOM JSON is much shorter.
 _READ_BYTES_MAX: Final = 2**20
 
-# Where most archives have their DICOMweb root.
+# The usual DICOMweb roots of archives.
 _USUAL_ROOTS: Final = (
     "Orthanc has it at /dicom-web, dcm4chee at /dcm4chee-arc/aets/{AET}/rs (with its AE title)"
 )

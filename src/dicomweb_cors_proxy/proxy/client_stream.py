@@ -122,7 +122,7 @@ class ClientStream:
             self._watcher = asyncio.create_task(self._wait_for_disconnect())
 
     async def _wait_for_disconnect(self) -> None:
-        # What still comes of the body is dropped: the archive responded without it.
+        # The rest of the body is dropped, because the archive responded without it.
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._on_disconnect()

@@ -8,7 +8,6 @@ resets a client that it rejects in the middle of an upload.
 from __future__ import annotations
 
 import asyncio
-import typing
 from typing import TYPE_CHECKING, Any
 
 from dicomweb_cors_proxy.http.extensions import REJECTION
@@ -19,22 +18,13 @@ from dicomweb_cors_proxy.server.http2_connection import HTTP2Connection
 from dicomweb_cors_proxy.server.request_reader import RequestReader
 from dicomweb_cors_proxy.server.scopes import request_scope
 from dicomweb_cors_proxy.server.socket_state import is_ready, reset_connection
-from dicomweb_cors_proxy.server.watchdogs import (
-    ReadPause,
-    abort_when_sent,
-)
+from dicomweb_cors_proxy.server.watchdogs import ReadPause, abort_when_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.types import Scope
     from uvicorn.server import ServerState
 
-    from dicomweb_cors_proxy.http.replies import LocalReply
     from dicomweb_cors_proxy.server.base_connection import ConnectionConfig
     from dicomweb_cors_proxy.server.request_reader import Request
-
-    TryPreflight: typing.TypeAlias = Callable[[Scope], LocalReply | None]
 
 # Maximum size of one read at other times: of heads, and of bodies not yet asked for.
 UNASKED_READ_BYTES = 48 * 1024

@@ -84,7 +84,7 @@ class Output:
         self._ready.clear()
         del self._owner
 
-    # What is sent
+    # Frames to send
 
     def frame(self, data: bytes) -> None:
         """Send a control frame."""
@@ -137,7 +137,7 @@ class Output:
         self._owner.on_data_sent(1)
         return True
 
-    # What the client allows
+    # The client's windows and settings
 
     def resume(self) -> None:
         """Go on, because the transport has room."""
