@@ -81,6 +81,8 @@ async def test_a_lack_of_descriptors_is_named(tmp_path: Path) -> None:
         asyncio.timeout(PATIENCE),
         await front.connect() as w,
     ):
+        # The check after the start holds a connection, which a request could use later.
+        await asyncio.to_thread(front.process.child.wait_for, "right path")
         pid = front.process.child.pid
         await w.send(request())
         assert (await read_answer(w))[0].status == 200
