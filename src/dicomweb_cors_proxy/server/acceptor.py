@@ -245,14 +245,36 @@ class Acceptor:
 
 async def _accept(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> socket.socket:
     try:
-        sock, _ = listener.accept()  # takes a tenth of the time of sock_accept
+        sock, _ = listener.accept()
     except (BlockingIOError, InterruptedError):
-        sock, _ = await loop.sock_accept(listener)
+        sock = await _accept_next(loop, listener)
     sock.setblocking(False)  # noqa: FBT003
     enable_keepalive(sock)
     with suppress(OSError):  # asyncio sets it on sockets of IPPROTO_TCP only
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+async def _accept_next(loop: asyncio.AbstractEventLoop, listener: socket.socket) -> socket.socket:
+    """Wait for a client, and accept it.
+
+    `loop.sock_accept` loses a client that connects while it is cancelled, and asyncio's then logs
+    a traceback with the client's address.
+    """
+    arrived = asyncio.Event()
+    try:
+        loop.add_reader(listener, arrived.set)
+    except NotImplementedError:  # Windows
+        sock, _ = await loop.sock_accept(listener)
+        return sock
+    try:
+        while True:
+            await arrived.wait()
+            arrived.clear()
+            with suppress(BlockingIOError, InterruptedError):  # another process was faster
+                return listener.accept()[0]
+    finally:
+        loop.remove_reader(listener)
 
 
 async def _connected(connecting: Coroutine[Any, Any, None]) -> None:

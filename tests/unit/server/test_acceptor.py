@@ -10,7 +10,7 @@ import socket
 import ssl
 import weakref
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import uvloop
@@ -23,6 +23,7 @@ from dicomweb_cors_proxy.server.acceptor import Acceptor, ClientConnections
 from tests.support.certificates import Pair
 from tests.support.servers import LOOPBACK
 from tests.support.sockets import Head, Proxy, Wire, answer, archive, proxy, request, settings
+from tests.support.upstream import turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -396,6 +397,46 @@ async def test_a_failure_of_accept_is_logged_and_outlasted(
     assert len(caplog.messages) == (word is not None)
     assert (word or "") in caplog.text
     assert idle.is_closed == (word is not None)
+
+
+@pytest.mark.parametrize("iterations", range(5))
+async def test_a_client_that_connects_while_accepting_ends_is_not_lost(
+    iterations: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    served: list[socket.socket] = []
+
+    async def connect(sock: socket.socket) -> None:
+        served.append(sock)
+
+    acceptor = Acceptor(ClientConnections(limit=10), connect, is_slow=False)
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        acceptor.listen(listener)
+        await turns(3)  # it waits for a client
+        with socket.create_connection(listener.getsockname()) as client:
+            await turns(iterations)
+            await acceptor.close()
+            (accepted,) = served or [listener.accept()[0]]
+            with accepted:
+                assert accepted.getpeername() == client.getsockname()
+    assert caplog.messages == []
+
+
+async def test_clients_are_accepted_in_a_loop_that_watches_no_sockets() -> None:
+    class ProactorLoop:
+        """The part of Windows' event loop that differs."""
+
+        sock_accept = staticmethod(asyncio.get_running_loop().sock_accept)
+
+        def add_reader(self, *_: object) -> None:
+            raise NotImplementedError
+
+    loop = cast("asyncio.AbstractEventLoop", ProactorLoop())
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        listener.setblocking(False)
+        accepting = asyncio.create_task(server_acceptor._accept(loop, listener))  # noqa: SLF001
+        await turns(3)
+        with socket.create_connection(listener.getsockname()) as client, await accepting as sock:
+            assert sock.getpeername() == client.getsockname()
 
 
 @pytest.mark.parametrize(("limit", "word"), [(2149, "need 2150"), (2150, None), (None, None)])
