@@ -219,13 +219,33 @@ def settings(upstream: str, /, **changes: object) -> Settings:
     return Settings(**sections)
 
 
+class PromptServer(Server):
+    """A server that shuts down at once; uvicorn looks at `should_exit` ten times a second."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._told_to_exit = asyncio.Event()
+        super().__init__(config)
+
+    @property
+    def should_exit(self) -> bool:
+        return self._told_to_exit.is_set()
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        if value:
+            self._told_to_exit.set()
+
+    async def main_loop(self) -> None:
+        await self._told_to_exit.wait()
+
+
 def create_server(app: ASGIApp, settings: ServerSettings) -> Server:
     """A server as `serve` makes it, with the certificate that the settings name."""
     context = None
     if settings.tls_cert_file is not None and settings.tls_key_file is not None:
         files = settings.tls_cert_file, settings.tls_key_file
         context = Certificates(*files, http2=settings.http2).context
-    return Server(ServerConfig(app, settings, context))
+    return PromptServer(ServerConfig(app, settings, context))
 
 
 @asynccontextmanager
