@@ -13,6 +13,9 @@ from tests.support.servers import LOOPBACK, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+OHIF_PAGE = "<h1>viewer</h1>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,11 @@ def demo(*flags: str) -> Iterator[Demo]:
         said = child.wait_for(r"Open (\S+)[^$]*archive +(\S+)[^$]*proxy +(\S+).*\n")
         page, archive, proxy = said.groups()
         yield Demo(child, page, proxy, archive)
+
+
+def ohif_build(folder: Path) -> Path:
+    """Write what stands for a build of OHIF into a new folder, and return the folder."""
+    folder.mkdir(parents=True)
+    (folder / "index.html").write_text(OHIF_PAGE)
+    (folder / "app-config.js").write_text("window.config = 'the default';")
+    return folder

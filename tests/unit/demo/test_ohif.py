@@ -15,27 +15,18 @@ from dicomweb_cors_proxy.demo.ohif import (
     find_build,
 )
 from tests.support import packages
-from tests.support.demo import command, demo
+from tests.support.demo import OHIF_PAGE, ohif_build
 from tests.support.guides import blocks, guide
-from tests.support.processes import Child
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGE = "<h1>viewer</h1>"
 PROXY = "http://localhost:8001/dicom-web"
-
-
-def build_in(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "index.html").write_text(PAGE)
-    (folder / "app-config.js").write_text("window.config = 'the default';")
-    return folder
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Path:
-    return build_in(tmp_path / BUILD)
+    return ohif_build(tmp_path / BUILD)
 
 
 async def get(build: Path, url: str) -> httpx.Response:
@@ -50,7 +41,7 @@ def test_find_build_without_a_folder_looks_upwards(below: str, build: Path, tmp_
 
 
 def test_find_build_takes_the_folder_that_is_named(build: Path, tmp_path: Path) -> None:
-    other = build_in(tmp_path / "other")
+    other = ohif_build(tmp_path / "other")
     assert find_build(other, build) == other
 
 
@@ -86,7 +77,7 @@ async def test_configuration_names_the_proxy_at_the_host_of_the_page(
 @pytest.mark.parametrize("path", ["", "viewer?StudyInstanceUIDs=1.2", "segmentation/archive"])
 async def test_routes_of_the_script_get_the_page(path: str, build: Path) -> None:
     response = await get(build, f"http://localhost/{path}")
-    assert (response.status_code, response.text) == (200, PAGE)
+    assert (response.status_code, response.text) == (200, OHIF_PAGE)
     assert response.headers["cross-origin-embedder-policy"] == "require-corp"
     assert response.headers["cross-origin-opener-policy"] == "same-origin"
 
@@ -105,16 +96,3 @@ def test_the_version_is_that_of_the_browser_tests() -> None:
 def test_the_guide_has_the_same_commands() -> None:
     lines = [line for block in blocks(guide("ohif"), "console") for line in block.text.splitlines()]
     assert tuple(lines[: len(INSTALL)]) == INSTALL
-
-
-def test_the_command_finds_the_build_that_is_named(build: Path) -> None:
-    with demo("--ohif", str(build)) as running:
-        assert httpx.get(running.page).text == PAGE
-        assert f'"{running.proxy}"' in httpx.get(f"{running.page}/app-config.js").text
-
-
-def test_the_command_without_a_build_says_how_to_get_one(tmp_path: Path) -> None:
-    with Child(command("--ohif", str(tmp_path))) as child:
-        assert child.wait() == 2
-    assert "npm pack" in child.output
-    assert "Traceback" not in child.output

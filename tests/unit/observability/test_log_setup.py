@@ -18,7 +18,6 @@ from dicomweb_cors_proxy.observability.log_setup import (
     setup_logging,
 )
 from dicomweb_cors_proxy.observability.records import RequestRecord, request_id
-from tests.support.processes import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -314,23 +313,3 @@ def test_what_python_itself_would_print(output: Callable[[], str]) -> None:
     text = output()
     assert "not raised: ValueError < __del__" in text
     assert PATIENT not in text
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_what_ends_the_process(workers: str) -> None:
-    script = f"""
-from dicomweb_cors_proxy.cli import main
-from dicomweb_cors_proxy.server.uvicorn_server import Server
-
-async def fail(*_, **__):
-    raise ValueError("{PATIENT}")
-
-Server.startup = fail
-main()
-"""
-    flags = ("--upstream", "http://a", "--allow-origin", "https://viewer.example", "--port", "0")
-    with Child([sys.executable, "-c", script, "serve", *flags, "--workers", workers]) as child:
-        assert child.wait() == 1
-    assert ": ValueError < fail (<string>:" in child.output
-    assert PATIENT not in child.output
-    assert "Traceback" not in child.output

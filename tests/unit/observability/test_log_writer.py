@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-import signal
-import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -14,7 +12,6 @@ from typing import TYPE_CHECKING, TextIO
 import pytest
 
 from dicomweb_cors_proxy.observability.log_writer import ATOMIC_WRITE_BYTES, QUEUE_LINES, Writer
-from tests.support.processes import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -231,55 +228,3 @@ def test_a_flush_with_nothing_written_starts_no_thread() -> None:
     before = threading.active_count()
     assert Writer().flush(SECONDS)
     assert threading.active_count() == before
-
-
-FORKS = """
-import os, sys, warnings
-from dicomweb_cors_proxy.observability.log_setup import setup_logging
-from dicomweb_cors_proxy.observability.log_setup import flush
-from dicomweb_cors_proxy.observability.log_setup import print_lines
-
-# Python 3.12 and later warn of a fork in a process with threads.
-warnings.simplefilter("ignore", DeprecationWarning)
-setup_logging()
-if sys.argv[1] == "before":
-    print_lines(["parent"])
-pid = os.fork()
-if pid == 0:
-    print_lines(["child"])
-    flush()
-    os._exit(0)
-os.waitpid(pid, 0)
-print_lines(["end"])
-"""
-
-
-@pytest.mark.parametrize(("parent", "count"), [("before", 1), ("silent", 0)])
-def test_a_forked_process_writes_its_own_lines_once(parent: str, count: int) -> None:
-    with Child([sys.executable, "-c", FORKS, parent]) as child:
-        assert child.wait() == 0
-    lines = child.output.splitlines()
-    assert sorted(lines) == ["child", "end", *["parent"] * count]
-    assert lines[-1] == "end"
-
-
-SIGNALLED = """
-import signal, sys
-from dicomweb_cors_proxy.observability.log_setup import setup_logging
-from dicomweb_cors_proxy.observability.log_setup import print_lines
-
-setup_logging()
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-print_lines(["ready"])
-input()
-"""
-
-
-def test_a_signal_interrupts_the_main_thread() -> None:
-    reader, end = os.pipe()
-    with Child([sys.executable, "-c", SIGNALLED], stdin=reader) as child:
-        child.wait_for("ready")
-        os.kill(child.pid, signal.SIGTERM)
-        assert child.wait() == 7
-    os.close(reader)
-    os.close(end)

@@ -7,16 +7,12 @@ import asyncio
 import json
 import logging
 import math
-import os
-import re
 import ssl
-import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
-import yaml
 
 from dicomweb_cors_proxy import create_app
 from dicomweb_cors_proxy.upstream import json_endpoint, token_cache
@@ -24,7 +20,6 @@ from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenEndpoint
 from dicomweb_cors_proxy.upstream.token_cache import RETRY_INTERVAL, TokenCache
 from tests.support.login import CLIENT, SECRET, Login, login, refusal, saying
-from tests.support.processes import Child
 from tests.support.servers import free_port
 from tests.support.sockets import (
     ORIGIN,
@@ -562,7 +557,7 @@ def test_the_secret_is_not_shown() -> None:
     assert SECRET not in repr(ClientCredentials("http://a", CLIENT, SECRET))
 
 
-# Reload, and `check`
+# Reload
 
 
 async def test_a_reload_takes_another_client_and_lets_the_old_one_finish() -> None:
@@ -608,28 +603,3 @@ def scope() -> dict[str, Any]:
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
     }
-
-
-@pytest.mark.parametrize(
-    ("reads", "code", "said"),
-    [
-        (("header",), 0, "right path"),
-        ((), 1, "the token endpoint responded 401 (invalid_client)"),
-    ],
-)
-async def test_check_tries_it(reads: tuple[str, ...], code: int, said: str, tmp_path: Path) -> None:
-    async with login(reads=reads) as there, guarded() as (_, a):
-        file = tmp_path / "config.yaml"
-        sections = {
-            "upstream": {"url": a.url, "auth": there.auth()},
-            "cors": {"allow_origins": [ORIGIN.decode()]},
-        }
-        file.write_text(yaml.safe_dump(sections))
-        env = {k: v for k, v in os.environ.items() if not k.startswith("DICOMWEB_PROXY_")}
-        command = [sys.executable, "-m", "dicomweb_cors_proxy", "check", "--config", str(file)]
-        with Child(command, env=env) as child:
-            assert await asyncio.to_thread(child.wait) == code
-    assert said in child.output
-    assert SECRET not in child.output
-    assert re.search(r"^upstream\.auth\.client_secret +\*{8}  \(file", child.output, re.MULTILINE)
-    assert there.asked == (1 if code == 0 else 2)
