@@ -256,7 +256,8 @@ def test_a_piece_of_a_body_becomes_a_bounded_size(
 ) -> None:
     text = body(media_type, URLRewriter(ArchiveURLs([base]).for_public_url(public)))
     data = b"\r\n--edge\r\nContent-Type: application/dicom+json\r\n\r\n"
-    data += f'{{"BulkDataURI":"{base}"}}<BulkData uri="{base}"/>'.encode() * 3000
+    urls = f'{{"BulkDataURI":"{base}"}}<BulkData uri="{base}"/>'.encode()
+    data += urls * (80_000 // len(urls))
     sizes = [len(text.feed(data[at : at + text.piece])) for at in range(0, len(data), text.piece)]
     assert max(*sizes, len(text.flush())) < 3 * 64 * 1024
     assert text.piece == 64 * 1024 or len(public) > 2 * len(base)
@@ -558,7 +559,7 @@ def full_of(base: str, times: int, random: Random) -> Iterator[tuple[str, str]]:
 
 
 @settings(deadline=None)
-@given(BASES, PUBLICS, st.integers(0, 300), randoms)
+@given(BASES, PUBLICS, st.integers(0, 100), randoms)
 def test_a_body_grows_by_a_bounded_factor(
     base: str, public: bytes, times: int, random: Random
 ) -> None:
@@ -983,9 +984,9 @@ def test_little_is_held_back(
         ARCHIVE.replace("archive", "reached").encode()
     )
     rewriter = body(media_type, URLRewriter(same_length))
-    chunk = (start if again is None else again) * 200
+    chunk = (start if again is None else again) * (bound // 16)
     late = len(start) - len(rewriter.feed(start))
-    for _ in range(100):
+    for _ in range(32):
         late += len(chunk) - len(rewriter.feed(chunk))
         assert late <= bound
 
@@ -1017,14 +1018,17 @@ def test_a_base_url_too_long_stays() -> None:
 
 
 def takes_linear_time(work: Callable[[int], object], few: int) -> bool:
-    """Whether eight times as much takes less than sixteen times as long, not sixty-four times."""
+    """Return whether eight times as much takes less than sixteen times as long, not sixty-four.
+
+    One of three attempts is enough, because the machine may be busy with other things.
+    """
 
     def seconds(size: int) -> float:
         begun = time.process_time()
         work(size)
         return time.process_time() - begun
 
-    return min(seconds(8 * few) for _ in range(3)) < 16 * min(seconds(few) for _ in range(3))
+    return any(seconds(8 * few) < 16 * seconds(few) for _ in range(3))
 
 
 def test_a_multipart_of_many_parts_takes_linear_time() -> None:
