@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dicomweb_cors_proxy.observability import log_writer
 from dicomweb_cors_proxy.observability.log_setup import (
     ACCESS_LOGS,
     dropped_lines,
@@ -119,6 +120,7 @@ def full_disk(*_: object) -> int:
 def test_dropped_lines_are_told_of_in_the_logs_format(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(log_writer, "NOTICE_SECONDS", 0.05)
     file = tmp_path / "log"
     before = dropped_lines()
     with file.open("w") as stream:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
+from dicomweb_cors_proxy.observability import log_writer
 from dicomweb_cors_proxy.observability.log_writer import ATOMIC_WRITE_BYTES, QUEUE_LINES, Writer
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def test_a_reader_that_stalls_makes_nobody_wait() -> None:
 
 
 def test_one_dropped_line_is_told_in_the_singular(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dicomweb_cors_proxy.observability.log_writer.QUEUE_LINES", 2)
+    monkeypatch.setattr(log_writer, "QUEUE_LINES", 2)
     with pipe() as (stream, reader):
         writer = Writer()
         writer.attach(stream, notice)
@@ -146,7 +147,10 @@ class Failing(io.StringIO):
         (ValueError("I/O operation on closed file"), "ValueError"),
     ],
 )
-def test_what_cannot_be_written_is_counted_and_told_of(error: Exception, reason: str) -> None:
+def test_what_cannot_be_written_is_counted_and_told_of(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "NOTICE_SECONDS", 0.05)
     stream = Failing()
     writer = Writer()
     writer.attach(stream, notice)
@@ -158,7 +162,7 @@ def test_what_cannot_be_written_is_counted_and_told_of(error: Exception, reason:
     stream.error = None
     told = f"5 log lines were dropped because writing to the log failed: {reason}\n"
     writer.put("next\n")
-    while told not in stream.getvalue():  # at most once a second
+    while told not in stream.getvalue():  # at most once in NOTICE_SECONDS
         assert writer.flush(SECONDS)
     assert stream.getvalue() in (f"next\n{told}", f"{told}next\n")
     assert writer.dropped == 5

@@ -772,7 +772,7 @@ async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(server_connection, "Exchange", Counted)
     gate = Gate()
-    many = 4000
+    many = 1000
     async with archive(gate) as a, proxy(settings(a.url)) as p, await p.connect() as wire:
         sending = asyncio.create_task(wire.send(named("first") + request("POST") * many))
         await gate.reached.wait()
@@ -787,7 +787,7 @@ async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> None:
-    many, most = 6_000, 50 * server_connection.REQUESTS_PER_TURN
+    many, most = 2_000, 50 * server_connection.REQUESTS_PER_TURN
     answered = 0
 
     async def read(flood: Wire) -> None:
@@ -801,7 +801,7 @@ async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> Non
         reading = asyncio.create_task(read(flood))
         while not answered:  # noqa: ASYNC110  (until the flood is there)
             await asyncio.sleep(0)
-        for _ in range(5):
+        for _ in range(2):
             before = answered
             await wire.send(request())
             assert await wire.body(await wire.head()) == b"hello"
