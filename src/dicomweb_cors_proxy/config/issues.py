@@ -15,7 +15,7 @@ __all__ = ["ConfigurationError", "SettingIssue", "independent", "redacted"]
 _SHOWN_CHARACTERS: Final = 100
 _SHOWN_NUMBERS: Final = 10**15
 
-# What stands before the last @ of a URL is user information, and a query can be a signature.
+# A URL's user information ends at its last @, and a query can be a signature.
 _USER_INFORMATION: Final = re.compile(r"(?:(?<=://)|^(?!.*://)).*@")
 _QUERY: Final = re.compile(r"\?.+")
 

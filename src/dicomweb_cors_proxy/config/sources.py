@@ -47,8 +47,8 @@ __all__ = [
 _CONFIG: Final = "DICOMWEB_PROXY_CONFIG"
 _SECRETS_DIR: Final = "DICOMWEB_PROXY_SECRETS_DIR"
 
-# What Kubernetes sets in every container of a namespace for a Service named dicomweb-proxy or
-# dicomweb-proxy-anything. Only its own values pass as …_PORT: 8080 there is meant for server.port.
+# Kubernetes sets these variables in every container of a namespace for a Service named
+# dicomweb-proxy or dicomweb-proxy-anything. A …_PORT that holds a number is a setting of ours.
 _KUBERNETES: Final = re.compile(
     r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)=.*"
     r"|(?:\w+_)?PORT=(?:tcp|udp|sctp)://.*",

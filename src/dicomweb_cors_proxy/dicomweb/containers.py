@@ -81,7 +81,7 @@ class XMLSections:
 
     def _pass(self, data: bytes, pieces: list[bytes]) -> None:
         if self._closer and self._is_text and (at := data.find(b"<")) >= 0:
-            # What looks like markup in a CDATA section is none.
+            # A CDATA section holds no markup, even if a part of it looks like some.
             pieces += self._text.feed(data[:at]), self._text.flush(), data[at:]
             self._is_text = False
         else:

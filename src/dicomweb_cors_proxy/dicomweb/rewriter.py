@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["URL_HEADERS", "URLRewriter"]
 
 
-# What of a header is a URL: all of it; in Link the targets; in Warning the agent, for which
-# PS3.18 puts the service's URL, and a colon after it. A quoted string that doesn't end is one to
-# the end: looked for from each of its quotes anew, it would take quadratic time.
+# The URLs in each header. In Warning it is the agent, which is the service's URL and a colon in
+# PS3.18. A quoted string without an end lasts to the end of the header, because a search from each
+# of its quotes would take quadratic time.
 _WHOLE: Final = re.compile(rb"\A.+")
 _URLS_IN: Final = {
     b"location": _WHOLE,

@@ -30,7 +30,7 @@ __all__ = ["RENEWED", "become_worker", "follow_supervisor", "shared_metrics"]
 logger = logging.getLogger(__name__)
 
 
-# What supervisor and worker tell each other, beside new settings.
+# Messages between supervisor and worker, besides new settings.
 SERVING: Final = "serving"  # the worker: I am ready, or done with what you told me
 RENEWED: Final = "renewed"  # the supervisor: read the certificate again
 

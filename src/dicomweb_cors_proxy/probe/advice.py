@@ -24,7 +24,7 @@ __all__ = ["MAX_AGE", "NOTHING", "Advice", "Advisor", "nginx_hide"]
 Value: TypeAlias = "str | int | bool | list[str]"
 
 MAX_AGE: Final = 7200  # seconds; Chromium's limit
-# What viewers read and set most; short, for a line of a terminal.
+# The headers that viewers read and set most, few enough for one line of a terminal.
 NGINX_EXPOSED: Final = "accept-ranges,content-location,content-range,etag,location,warning"
 NGINX_ALLOWED: Final = ("accept", "authorization", "content-type", "range")
 NGINX_NAMES: Final = 60  # columns of names in one line
@@ -163,7 +163,7 @@ class Advisor:
         )
 
     def _lets_credentials(self, sent: Response | None) -> bool:
-        # What other pages may need is left to them, if it can count for anything.
+        # Other pages may need credentials, so a server that allows them keeps doing so.
         return self._credentials or (
             self._origin != "null"
             and sent is not None
@@ -217,7 +217,7 @@ def nginx_hide(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"proxy_hide_header {name};" for name in names)
 
 
-# What the archive may send, too: whose line came first can't be seen.
+# The archive may send these headers, too: the response does not show which layer added a line.
 _HIDDEN: Final = {
     Rule.ALLOW_ORIGIN_SEVERAL: ("Access-Control-Allow-Origin", "Access-Control-Allow-Credentials"),
     Rule.CREDENTIALS_NOT_ALLOWED: ("Access-Control-Allow-Credentials",),

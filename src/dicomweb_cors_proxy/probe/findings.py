@@ -111,7 +111,7 @@ class Report:
 
     @property
     def _first(self) -> str | None:
-        # What was passed but leaves much unseen (a login is asked for) comes before warnings.
+        # A passed check that leaves much unseen, such as one without a login, precedes warnings.
         for verdict in (Verdict.FAIL, Verdict.PASS, Verdict.WARN):
             for finding in self.findings:
                 if finding.verdict is verdict and finding.advice.first:

@@ -154,7 +154,7 @@ _FAULTS: Final[Mapping[Rule, Fault]] = {
     Rule.ALLOW_HEADERS_MALFORMED: "has an Access-Control-Allow-Headers that is no list of names",
     Rule.METHOD_NOT_ALLOWED: "does not allow the method",
 }
-# Where the response, if there was one, has nothing to do with it.
+# These rules block a request whatever its response says, if it gets any.
 _UNASKED: Final = {
     Rule.MIXED_CONTENT: (
         "The page is on https and the {url} on plain http: mixed content, which browsers don't "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.messages import Header
 
-# Where the URL of a service stands, if there is none for all of them.
+# The setting that names a service's URL, if upstream.url names none for all services.
 _URL_KEYS = {
     Service.ROOT: "upstream.url",
     Service.STORE: "upstream.stow_url",
@@ -27,7 +27,7 @@ _URL_KEYS = {
 
 _FOR_NO_RESOURCE = frozenset({"CONNECT", "TRACE"})
 
-# What an extra path takes in read-write mode, of the methods that are known.
+# The methods of an extra path that need the read-write mode.
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
