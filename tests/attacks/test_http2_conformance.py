@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from tests.support.attacks import Front, standing
 from tests.support.http2 import Client, bare, connected, name_of
+from tests.support.http2_archive import HOLD, STUDIES, Script
 from tests.support.http2_frames import (
     ACK,
     END_HEADERS,
@@ -45,7 +46,6 @@ from tests.support.http2_frames import (
     string,
     window_update,
 )
-from tests.support.sockets import Head, Wire, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,9 +53,6 @@ if TYPE_CHECKING:
     from tests.support.http2_frames import Line
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-STUDIES: Final = b"/dicom-web/studies"
-HOLD: Final = STUDIES + b"?hold"  # the archive does not respond
 
 RESPONSE: Final = "the response on stream 1"  # a step that waits for it
 
@@ -604,20 +601,10 @@ async def goes_on(client: Client) -> bool:
     return True
 
 
-async def archive(wire: Wire, head: Head) -> None:
-    """Respond as the query says."""
-    if head.get(b"content-length") or head.get(b"transfer-encoding"):
-        await wire.body(head)
-    target = head.first_line.split()[1]
-    if target.endswith(b"?hold"):
-        await wire.closed()
-    await wire.send(answer(b"hello"))
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
     directory = tmp_path_factory.mktemp("serve")
-    async with standing(directory, archive, access={"mode": "read-write"}) as running:
+    async with standing(directory, Script(), access={"mode": "read-write"}) as running:
         yield running
 
 

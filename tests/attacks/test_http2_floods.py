@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from tests.support.attacks import PATIENCE, Front, standing
 from tests.support.http2 import Client, bare, connected, name_of
+from tests.support.http2_archive import ENDLESS, HOLD, STUCK, STUDIES, Script
 from tests.support.http2_frames import (
     ACK,
     FRAME_BYTES,
@@ -42,7 +43,7 @@ from tests.support.http2_frames import (
     window_update,
 )
 from tests.support.memory import Memory, measured
-from tests.support.sockets import ORIGIN, Head, Wire, answer
+from tests.support.sockets import ORIGIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -52,11 +53,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-STUDIES: Final = b"/dicom-web/studies"
 ELSEWHERE: Final = b"/dicom-web/elsewhere"
-HOLD: Final = STUDIES + b"?hold"
-ENDLESS: Final = STUDIES + b"?endless"
-STUCK: Final = STUDIES + b"?stuck"
 MIB: Final = 2**20
 
 MOST: Final = 20_000  # frames after which a flood has not been stopped
@@ -69,46 +66,6 @@ CONNECTION_BYTES: Final = 48 * MIB
 # So few that one client could take all of them.
 UPSTREAM_CONNECTIONS: Final = 20
 SHORT: Final = 0.5  # seconds
-
-
-class Script:
-    """An archive that responds as the query says; `left` counts the connections that ended."""
-
-    def __init__(self) -> None:
-        self.left = 0
-        self.news = asyncio.Event()
-
-    async def __call__(self, wire: Wire, asked: Head) -> None:
-        match asked.first_line.split()[1].partition(b"?")[2]:
-            case b"hold":
-                await wire.closed()
-                self._count()
-            case b"endless":
-                with suppress(ConnectionError):
-                    await wire.send(answer(length=2**40))
-                    while True:
-                        await wire.send(bytes(FRAME_BYTES))
-                self._count()
-                raise ConnectionError
-            case b"stuck":  # reads nothing of a body
-                transport = wire.writer.transport
-                assert isinstance(transport, asyncio.Transport)
-                transport.pause_reading()
-                await asyncio.Event().wait()
-            case _:
-                if asked.get(b"content-length") or asked.get(b"transfer-encoding"):
-                    await wire.body(asked)
-                await wire.send(answer(b"hello"))
-
-    def _count(self) -> None:
-        self.left += 1
-        self.news.set()
-
-    async def until_left(self, number: int) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while self.left < number:
-                self.news.clear()
-                await self.news.wait()
 
 
 def settings_of(**server: object) -> dict[str, dict[str, Any]]:
