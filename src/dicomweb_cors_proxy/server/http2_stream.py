@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.server.exchange import Exchange
+    from dicomweb_cors_proxy.server.http2_head import HTTP2Head
     from dicomweb_cors_proxy.server.http2_output import Output
     from dicomweb_cors_proxy.server.turns import Turns
 
@@ -78,28 +79,21 @@ class Stream:
     _receive_window = RECEIVE_WINDOW
     _receive_window_size = RECEIVE_WINDOW
 
-    def __init__(  # noqa: PLR0913
-        self,
-        connection: StreamOwner,
-        stream_id: int,
-        method: str,
-        urgency: int,
-        *,
-        length: int | None,
-        has_body: bool,
+    def __init__(
+        self, connection: StreamOwner, stream_id: int, head: HTTP2Head, *, has_body: bool
     ) -> None:
         self.id = stream_id
         self.turns = connection.turns
         output = self._output = connection.output
         self.response = ResponseQueue(
-            stream_id, urgency, output.initial_window, is_paused=output.is_paused
+            stream_id, head.urgency, output.initial_window, is_paused=output.is_paused
         )
         self.writable = self.response.writable
         self.more = has_body
         self.has_whole_request = not has_body
         self._connection = connection
-        self._is_head_request = method == "HEAD"
-        self._length = length  # bytes of the request's body that are still to come
+        self._is_head_request = head.method == "HEAD"
+        self._length = head.length  # bytes of the request's body that are still to come
         self._parts: list[bytes | bytearray] = []
 
     # The request's body

@@ -155,9 +155,7 @@ class Streams:
 
     def begin(self, stream_id: int, head: HTTP2Head, *, has_body: bool) -> None:
         """Run the application for a request, or let the request wait for others."""
-        stream = Stream(
-            self, stream_id, head.method, head.urgency, length=head.length, has_body=has_body
-        )
+        stream = Stream(self, stream_id, head, has_body=has_body)
         self.open[stream_id] = stream
         scope = self._owner.request_scope(
             Request(

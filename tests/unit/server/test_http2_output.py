@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import hyperframe.frame
 import pytest
@@ -17,6 +17,7 @@ from dicomweb_cors_proxy.server.http2_frames import (
     Setting,
     StreamFault,
 )
+from dicomweb_cors_proxy.server.http2_head import HTTP2Head
 from dicomweb_cors_proxy.server.http2_output import QUANTUM_BYTES, WRITE_BYTES, Output
 from dicomweb_cors_proxy.server.http2_queue import HIGH_WATER_BYTES
 from dicomweb_cors_proxy.server.http2_stream import (
@@ -59,9 +60,11 @@ class Connection:
         self.output.flush()
         self.transport.sent = b""
 
-    def stream(self, number: int, urgency: int = 3, **changes: Any) -> Stream:  # noqa: ANN401
-        options: dict[str, Any] = {"length": None, "has_body": False} | changes
-        return Stream(self, number, "GET", urgency, **options)
+    def stream(
+        self, number: int, urgency: int = 3, *, length: int | None = None, has_body: bool = False
+    ) -> Stream:
+        head = HTTP2Head("GET", b"/", (), length, False, urgency, None)
+        return Stream(self, number, head, has_body=has_body)
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         self.resets.append((stream.id, code))
