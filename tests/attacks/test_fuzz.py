@@ -389,7 +389,7 @@ methods = choice(b"GET", b"HEAD", b"POST")
 @given(mutated(answers, 3), cuts, methods)
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\n\r\n", [43], b"GET")
 @example(b"HTTP/1.1 204 x\r\nContent-Length: 5\r\n\r\nhello", [], b"GET")
-def test_answers_are_read_alike_however_they_are_split(
+def test_responses_are_read_alike_however_they_are_split(
     data: bytes, cuts: list[int], method: bytes
 ) -> None:
     whole = receive([data], method)
@@ -400,7 +400,7 @@ def test_answers_are_read_alike_however_they_are_split(
 @hypothesis.settings(deadline=None)
 @given(mutated(answers, 2), methods)
 @example(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n", b"GET")
-def test_a_whole_answer_is_the_one_that_h11_reads(data: bytes, method: bytes) -> None:
+def test_a_whole_response_is_the_one_that_h11_reads(data: bytes, method: bytes) -> None:
     ours, theirs = receive([data], method), as_h11_receives(data, method)
     if ours is not None and theirs is not None and ours.is_whole and theirs.is_whole:
         assert ours == theirs

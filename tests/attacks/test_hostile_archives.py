@@ -188,7 +188,7 @@ async def front(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front
         for name in ROWS
     ],
 )
-async def test_what_an_archive_sends_is_its_answer_or_none(
+async def test_what_an_archive_sends_is_its_response_or_none(
     front: Front, name: str, path: str
 ) -> None:
     query = name.replace(" ", "_")

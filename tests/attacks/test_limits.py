@@ -328,7 +328,7 @@ async def test_an_idle_connection(brief: Front) -> None:
         assert await wire.closed()
 
 
-async def test_an_archive_that_stops_in_its_answer_is_seen_to(brief: Front) -> None:
+async def test_an_archive_that_stops_in_its_response_is_seen_to(brief: Front) -> None:
     async with asyncio.timeout(PATIENCE), await brief.connect() as wire:
         await wire.send(search("half"))
         with pytest.raises(asyncio.IncompleteReadError):
@@ -366,7 +366,7 @@ async def test_a_body_in_drips_is_taken(brief: Front) -> None:
         assert (await read_answer(wire))[1] == b"hello"
 
 
-async def test_an_answer_in_drips_is_passed_on(brief: Front) -> None:
+async def test_a_response_in_drips_is_passed_on(brief: Front) -> None:
     assert (await brief.ask(search("drip")))[1] == b"hello"
 
 

@@ -221,7 +221,7 @@ def test_health_check_follows_port_and_tls(folder: Path) -> None:
         assert container.is_healthy()
 
 
-async def test_stops_once_running_answers_are_out() -> None:
+async def test_stops_once_running_responses_are_out() -> None:
     stopping = asyncio.Event()
 
     async def handle(wire: Wire, _: Head) -> None:

@@ -70,7 +70,7 @@ def test_unit_exposes_little(systemd_analyze: str, unit: Path) -> None:
     output(systemd_analyze, "security", "--offline=true", "--threshold=15", unit)
 
 
-def test_unit_waits_for_running_answers() -> None:
+def test_unit_waits_for_running_responses() -> None:
     timeout = re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE)
     assert timeout
     assert int(timeout[1]) >= ServerSettings().shutdown_timeout + 5

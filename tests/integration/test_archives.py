@@ -283,7 +283,7 @@ def _answer(case: Case, root: str) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-async def test_an_answer(case: Case) -> None:
+async def test_a_response(case: Case) -> None:
     async def handle(wire: Wire, head: Head) -> None:
         if case.method == "POST":
             await wire.body(head)

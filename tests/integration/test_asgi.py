@@ -76,7 +76,7 @@ async def test_it_serves_and_keeps_urls_to_itself(http: str, root_path: str) -> 
         assert "/patients" not in plain.child.output
 
 
-async def test_a_cut_answer_is_seen_as_cut() -> None:
+async def test_a_cut_response_is_seen_as_cut() -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
         wire.writer.close()

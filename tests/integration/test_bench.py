@@ -97,7 +97,7 @@ def test_frames_have_the_size_of_their_study(port: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("key", http2.KEYS)
-def test_all_paths_of_a_case_get_the_same_answer(port: int, key: str) -> None:
+def test_all_paths_of_a_case_get_the_same_response(port: int, key: str) -> None:
     first, *_, last = http2.paths(http2.KEYS[key])
     assert first != last
     assert get(port, first) == get(port, last) == get(port, http2.KEYS[key].path)

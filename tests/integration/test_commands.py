@@ -656,7 +656,7 @@ def test_a_signal_ends_an_idle_server(tmp_path: Path, number: signal.Signals) ->
 
 
 @pytest.mark.parametrize("number", STOPPING)
-def test_a_signal_lets_answers_finish(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_lets_responses_finish(tmp_path: Path, number: signal.Signals) -> None:
     with half(tmp_path) as (child, client, finish):
         os.kill(child.pid, number)
         child.wait_for("stopping")
@@ -666,7 +666,7 @@ def test_a_signal_lets_answers_finish(tmp_path: Path, number: signal.Signals) ->
 
 
 @pytest.mark.parametrize("timeout", [0, 0.2])
-def test_answers_that_outlast_the_timeout_are_cut(tmp_path: Path, timeout: float) -> None:
+def test_responses_that_outlast_the_timeout_are_cut(tmp_path: Path, timeout: float) -> None:
     with half(tmp_path, shutdown_timeout=timeout) as (child, client, _):
         os.kill(child.pid, signal.SIGTERM)
         assert received(client) == b""
@@ -675,7 +675,7 @@ def test_answers_that_outlast_the_timeout_are_cut(tmp_path: Path, timeout: float
     assert "Traceback" not in child.output
 
 
-def test_a_second_interrupt_cuts_answers(tmp_path: Path) -> None:
+def test_a_second_interrupt_cuts_responses(tmp_path: Path) -> None:
     with half(tmp_path) as (child, client, _):
         os.kill(child.pid, signal.SIGINT)
         child.wait_for("stopping")

@@ -80,7 +80,7 @@ async def half(serve: Callable[..., Proxy], workers: int, **server: object) -> A
                 go_on.set()
 
 
-async def test_first_readyz_then_the_listener_then_the_answers(
+async def test_first_readyz_then_the_listener_then_the_responses(
     serve: Callable[..., Proxy], workers: int
 ) -> None:
     async with half(serve, workers, drain_delay=3600) as running:
@@ -122,7 +122,7 @@ async def test_each_further_signal_ends_what_is_waited_for(
         assert await running.ended() == 0
 
 
-async def test_answers_that_take_longer_are_cut(serve: Callable[..., Proxy], workers: int) -> None:
+async def test_responses_that_take_longer_are_cut(serve: Callable[..., Proxy], workers: int) -> None:
     async with half(serve, workers, shutdown_timeout=0.2) as running:
         running.signal()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):

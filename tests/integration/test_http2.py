@@ -49,7 +49,7 @@ async def test_it_is_agreed_on_in_the_handshake(tmp_path: Path) -> None:
             await writer.wait_closed()
 
 
-async def test_requests_answers_log_and_metrics(tmp_path: Path) -> None:
+async def test_requests_responses_log_and_metrics(tmp_path: Path) -> None:
     async with archive(hello) as a:
         with granian(a.url, ORIGIN.decode(), tmp_path, ACCESS__MODE="read-write") as server:
             async with client(server) as asking:
@@ -81,7 +81,7 @@ async def test_requests_answers_log_and_metrics(tmp_path: Path) -> None:
     assert "Traceback" not in lines
 
 
-async def test_a_cut_answer_is_seen_as_cut(tmp_path: Path) -> None:
+async def test_a_cut_response_is_seen_as_cut(tmp_path: Path) -> None:
     async def half(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"half", length=8))
         wire.writer.close()

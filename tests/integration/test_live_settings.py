@@ -202,7 +202,7 @@ def test_a_secret_file(tmp_path: Path, workers: int) -> None:
 # What doesn't
 
 
-async def test_running_answers_go_on_and_then_leave_the_old_pool(
+async def test_running_responses_go_on_and_then_leave_the_old_pool(
     tmp_path: Path, workers: int
 ) -> None:
     go_on = asyncio.Event()

@@ -299,7 +299,7 @@ def dripping(start: bytes, drop: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("start", "drop"), DRIPS.values(), ids=DRIPS)
-def test_an_answer_without_an_end_is_left_at_the_deadline(start: bytes, drop: bytes) -> None:
+def test_a_response_without_an_end_is_left_at_the_deadline(start: bytes, drop: bytes) -> None:
     with dripping(start, drop) as root:
         report = probed(root, "--timeout", "1", origin="http://viewer.example")
     assert found(report, "deadline")["verdict"] == "fail"
@@ -342,7 +342,7 @@ def compressed(pack: Callable[[bytes], bytes], coding: str) -> Fault:
     ("pack", "coding"),
     [(gzip.compress, "gzip"), (gzip.compress, "GZIP"), (zlib.compress, "deflate")],
 )
-def test_compressed_answers_are_read(pack: Callable[[bytes], bytes], coding: str) -> None:
+def test_compressed_responses_are_read(pack: Callable[[bytes], bytes], coding: str) -> None:
     with archive(compressed(pack, coding)) as there:
         report = probed(there.url)
     assert found(report, "search")["text"] == "A page can search (200)."
@@ -350,7 +350,7 @@ def test_compressed_answers_are_read(pack: Callable[[bytes], bytes], coding: str
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_compressed_answer_takes_no_more_memory_than_is_read(times: int) -> None:
+def test_a_compressed_response_takes_no_more_memory_than_is_read(times: int) -> None:
     packer = zlib.compressobj(1, wbits=31)
     bomb = b"".join([packer.compress(bytes(1 << 20)) for _ in range(128)]) + packer.flush()
     for _ in range(times - 1):

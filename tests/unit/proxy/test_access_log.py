@@ -122,7 +122,7 @@ async def test_a_failure_says_where_and_what_to_do(caplog: pytest.LogCaptureFixt
     assert not {"Doe", "secret"} & set(caplog.text.replace("=", " ").split())
 
 
-async def test_a_cut_answer_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cut_response_is_told(caplog: pytest.LogCaptureFixture) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(CHUNKED, b"4\r\nhalf\r\n")
         wire.writer.close()
@@ -225,7 +225,7 @@ async def test_a_trusted_proxy_speaks_for_its_client(
     assert told(caplog)[0].client == client
 
 
-async def test_a_preflights_answer_has_no_id() -> None:
+async def test_a_preflights_response_has_no_id() -> None:
     async with archive(hello) as a, proxy(settings(a.url)) as p:
         head, _ = await p.ask(request("OPTIONS", STUDIES, ASK))
     assert head.get(b"x-request-id") is None

@@ -625,7 +625,7 @@ async def test_the_client_gets_the_end_to_end_headers_as_they_came() -> None:
     ("policy", "expected"),
     [("cross-origin", b"cross-origin"), ("same-origin", b"same-origin"), (None, b"same-site")],
 )
-async def test_who_may_embed_an_answer(policy: str | None, expected: bytes) -> None:
+async def test_who_may_embed_a_response(policy: str | None, expected: bytes) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"hello", b"Cross-Origin-Resource-Policy: same-site"))
 
@@ -667,7 +667,7 @@ async def test_a_stored_page_runs_no_script_on_our_origin(own: bytes) -> None:
         ("GET", answer(b"late", status=b"599 Odd"), b"4", b"late"),
     ],
 )
-async def test_an_answer_passes_as_it_is(
+async def test_a_response_passes_as_it_is(
     method: str, raw: bytes, announced: bytes | None, body: bytes
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
@@ -812,7 +812,7 @@ def test_end_to_end_request_headers_arrive_unchanged(headers: list[tuple[bytes, 
 
 @hypothesis.settings(deadline=None)
 @given(lines(b"set-cookie", b"www-authenticate", b"access-control-allow-origin", b"etag"))
-def test_end_to_end_answer_headers_arrive_unchanged(headers: list[tuple[bytes, bytes]]) -> None:
+def test_end_to_end_response_headers_arrive_unchanged(headers: list[tuple[bytes, bytes]]) -> None:
     SPY.headers = headers
     _, received, _ = asyncio.run(asgi.call(APP, asgi.scope()))
     assert received.pop()[0] == b"x-request-id"

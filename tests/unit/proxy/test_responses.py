@@ -271,7 +271,7 @@ async def test_text_is_rewritten_wherever_it_comes(path: str) -> None:
 
 
 @pytest.mark.parametrize("lines", [[], [GZIP]])
-async def test_where_the_archive_splits_its_answer_is_all_one(lines: list[str]) -> None:
+async def test_where_the_archive_splits_its_response_is_all_one(lines: list[str]) -> None:
     async def handle(wire: Wire, head: Head) -> None:
         url = f"http://{head.get(b'host').decode()}/pacs"  # type: ignore[union-attr]
         await wire.send(CHUNKED + JSON + b"\r\n\r\n")

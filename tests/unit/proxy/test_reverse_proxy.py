@@ -74,7 +74,7 @@ async def test_an_upload_reaches_the_archive_before_the_client_has_finished(fram
     ],
     ids=["length", "chunked", "until close"],
 )
-async def test_an_answer_reaches_the_client_before_the_archive_has_finished(
+async def test_a_response_reaches_the_client_before_the_archive_has_finished(
     first: bytes, last: bytes
 ) -> None:
     arrived = asyncio.Event()
@@ -309,7 +309,7 @@ class Lingering(httpx.AsyncByteStream):
         self.is_closed.set()
 
 
-async def test_the_end_of_an_answer_is_no_departure() -> None:
+async def test_the_end_of_a_response_is_no_departure() -> None:
     stream = Lingering()
     transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=stream))
     async with proxy(settings("http://archive.example"), transport=transport) as p:
@@ -340,7 +340,7 @@ CUTS = {
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 @pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-async def test_a_cut_answer_is_seen_as_cut(
+async def test_a_cut_response_is_seen_as_cut(
     cut: Cut, version: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = asyncio.Event()
@@ -383,7 +383,7 @@ async def test_a_cut_answer_is_seen_as_cut(
 
 
 @full_duplex
-async def test_an_upload_that_fails_under_an_answer_cuts_it() -> None:
+async def test_an_upload_that_fails_under_a_response_cuts_it() -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"half", length=8))
         assert await wire.chunk() == b"few"
@@ -407,7 +407,7 @@ class Broken(httpx.AsyncByteStream):
         raise ValueError("Doe^Jane")
 
 
-async def test_a_bug_in_the_middle_of_an_answer_cuts_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_in_the_middle_of_a_response_cuts_it(caplog: pytest.LogCaptureFixture) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200, stream=Broken()))
     async with (
         proxy(settings("http://archive.example"), transport=transport) as p,

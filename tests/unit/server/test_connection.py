@@ -412,7 +412,7 @@ async def test_malformed_chunks_are_a_400_and_cut_the_archives_request(malformed
 
 
 @pytest.mark.native_only("httpx reads no answer before the upload has ended")
-async def test_malformed_chunks_behind_the_answers_head_cut_it() -> None:
+async def test_malformed_chunks_behind_the_responses_head_cut_it() -> None:
     cut = asyncio.Event()
 
     async def handle(wire: Wire, _: Head) -> None:
@@ -437,7 +437,7 @@ async def test_malformed_chunks_behind_the_answers_head_cut_it() -> None:
     ("method", "status"),
     [("HEAD", b"200 OK"), ("GET", b"304 Not Modified"), ("GET", b"204 No Content")],
 )
-async def test_an_answer_without_a_body_keeps_the_connection(method: str, status: bytes) -> None:
+async def test_a_response_without_a_body_keeps_the_connection(method: str, status: bytes) -> None:
     async def handle(wire: Wire, head: Head) -> None:
         if head.get(b"a") == b"b":
             await wire.send(answer(b"hello"))
@@ -558,7 +558,7 @@ async def test_what_an_application_leaves_unfinished_is_cut(
     assert len(bugs) == isinstance(failure, ValueError)
 
 
-async def test_an_application_after_its_answer() -> None:
+async def test_an_application_after_its_response() -> None:
     async def app(receive: Receive, send: Send) -> None:
         for message in (start(299), body(more=True), body(b"whole", more=True), body()):
             await send(message)
@@ -695,7 +695,7 @@ async def test_nothing_is_read_behind_a_last_request(front: Front) -> None:
 
 
 @pytest.mark.parametrize("framing", [f"Content-Length: {16 * MIB}", "Transfer-Encoding: chunked"])
-async def test_who_is_refused_in_the_middle_of_an_upload_gets_the_answer(
+async def test_who_is_refused_in_the_middle_of_an_upload_gets_the_response(
     front: Front, framing: str
 ) -> None:
     async with await front.proxy.connect() as wire:
@@ -811,7 +811,7 @@ async def test_a_flood_of_refusals_leaves_others_their_turn(front: Front) -> Non
 
 
 @pytest.mark.parametrize("garbage", [b"\0\r\n\r\n", lines(TARGET, HOST, b"A : b")])
-async def test_a_refusal_stands_in_line_behind_a_running_answer(garbage: bytes) -> None:
+async def test_a_refusal_stands_in_line_behind_a_running_response(garbage: bytes) -> None:
     gate = Gate()
     async with archive(gate) as a, proxy(settings(a.url)) as p, await p.connect() as wire:
         await wire.send(named("first") + garbage + named("never"))
@@ -963,7 +963,7 @@ async def test_a_late_second_head_is_a_408(impatient: Front) -> None:
         assert (await wire.head()).status == 408
 
 
-async def test_a_late_head_is_answered_behind_the_running_answer() -> None:
+async def test_a_late_head_is_answered_behind_the_running_response() -> None:
     gate = Gate()
     async with (
         archive(gate) as a,
@@ -1067,7 +1067,7 @@ async def test_who_takes_what_the_system_has_is_served() -> None:
 
 
 @pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
-async def test_an_answer_that_nobody_takes_is_not_kept(connection: bytes) -> None:
+async def test_a_response_that_nobody_takes_is_not_kept(connection: bytes) -> None:
     async def app(_: Receive, send: Send) -> None:
         await send(start(200, (b"connection", connection)))
         await send(body(bytes(64 * MIB)))
@@ -1081,7 +1081,7 @@ async def test_an_answer_that_nobody_takes_is_not_kept(connection: bytes) -> Non
             await wire.body(head)
 
 
-async def test_an_answer_that_is_written_is_delivered_at_the_end() -> None:
+async def test_a_response_that_is_written_is_delivered_at_the_end() -> None:
     written = asyncio.Event()
 
     async def app(_: Receive, send: Send) -> None:

@@ -130,7 +130,7 @@ async def refused(p: Proxy) -> None:
             return
 
 
-async def test_running_answers_finish_and_idle_connections_close() -> None:
+async def test_running_responses_finish_and_idle_connections_close() -> None:
     gate = Gate(CHUNKED + b"5\r\nfirst\r\n", b"4\r\nlast\r\n0\r\n\r\n")
     async with running(gate) as (p, _), await p.connect() as idle, await p.connect() as wire:
         await wire.send(request())
@@ -146,7 +146,7 @@ async def test_running_answers_finish_and_idle_connections_close() -> None:
         assert await wire.closed()
 
 
-async def test_an_answer_that_begins_late_says_that_it_is_the_last() -> None:
+async def test_a_response_that_begins_late_says_that_it_is_the_last() -> None:
     gate = Gate(b"", answer(b"hello"))
     async with running(gate) as (p, _), await p.connect() as wire:
         await wire.send(request())
@@ -183,7 +183,7 @@ async def test_a_head_that_has_begun_is_answered() -> None:
     ],
     ids=["chunked", "length", "HTTP/1.0"],
 )
-async def test_answers_that_outlast_the_timeout_are_cut(
+async def test_responses_that_outlast_the_timeout_are_cut(
     asked: bytes, half: bytes, read: Callable[[Wire], Awaitable[bytes]]
 ) -> None:
     gate = Gate(half, b"")
@@ -196,7 +196,7 @@ async def test_answers_that_outlast_the_timeout_are_cut(
             await read(wire)
 
 
-async def test_requests_without_an_answer_by_the_timeout_are_told_so() -> None:
+async def test_requests_without_a_response_by_the_timeout_are_told_so() -> None:
     gate = Gate(b"", b"")
     async with running(gate, shutdown_timeout=0.2) as (p, _), await p.connect() as wire:
         await wire.send(request())
@@ -249,7 +249,7 @@ async def test_tls(pair: dict[str, Path], trust: ssl.SSLContext) -> None:
         assert a.requests[0].get(b"x-forwarded-proto") == b"https"
 
 
-async def test_a_tls_client_that_is_refused_in_the_middle_of_an_upload_gets_the_answer(
+async def test_a_tls_client_that_is_refused_in_the_middle_of_an_upload_gets_the_response(
     pair: dict[str, Path], trust: ssl.SSLContext
 ) -> None:
     gate = Gate(b"", b"")

@@ -57,7 +57,7 @@ async def ask(transport: HTTPXTransport, outgoing: httpx.Request) -> bytes:
 
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize(("method", "first"), SURPLUS.values(), ids=SURPLUS)
-async def test_bytes_after_an_answer_are_nobodys_answer(
+async def test_bytes_after_a_response_are_nobodys_response(
     method: str, first: bytes, tls: bool, transport: HTTPXTransport, authority: trustme.CA
 ) -> None:
     async def handle(wire: Wire, head: Head) -> None:
@@ -75,7 +75,7 @@ async def test_bytes_after_an_answer_are_nobodys_answer(
     ("method", "status"),
     [("HEAD", b"200 OK"), ("GET", b"204 No Content"), ("GET", b"304 Not Modified")],
 )
-async def test_what_comes_late_is_nobodys_answer(
+async def test_what_comes_late_is_nobodys_response(
     method: str, status: bytes, transport: HTTPXTransport
 ) -> None:
     async def handle(wire: Wire, head: Head) -> None:

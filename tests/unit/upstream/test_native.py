@@ -363,7 +363,7 @@ def splits(script: bytes) -> Iterator[list[bytes]]:
 
 
 @pytest.mark.parametrize("good", GOOD.values(), ids=GOOD)
-def test_a_good_answer_is_the_same_however_it_is_split(good: Good) -> None:
+def test_a_good_response_is_the_same_however_it_is_split(good: Good) -> None:
     whole = parse([good.script], good.method, closes=good.closes)
     assert whole.error is None
     assert whole.head is not None
@@ -385,7 +385,7 @@ def test_bytes_after_the_end_are_dropped_however_they_are_split(good: Good) -> N
 
 
 @pytest.mark.parametrize(("script", "error"), BAD.values(), ids=BAD)
-def test_a_bad_answer_is_refused_however_it_is_split(script: bytes, error: str) -> None:
+def test_a_bad_response_is_refused_however_it_is_split(script: bytes, error: str) -> None:
     whole = parse([script])
     assert whole.error is not None
     assert error in whole.error
@@ -454,7 +454,7 @@ def test_a_body_of_small_and_large_pieces_keeps_its_order() -> None:
     assert taken == b"".join(pieces)
 
 
-def test_an_answer_that_was_given_up_is_freed_at_once() -> None:
+def test_a_response_that_was_given_up_is_freed_at_once() -> None:
     answer = ResponseParser(b"GET", MAX_HEAD)
     answer.feed(head(b"Transfer-Encoding: chunked") + b"5\r\nhe")
     reference = weakref.ref(answer)
@@ -480,7 +480,7 @@ def script(pieces: Iterable[bytes], *, closes: bool) -> Callable[[Wire, Head], A
 
 
 @pytest.mark.parametrize("good", GOOD.values(), ids=GOOD)
-async def test_good_answers_arrive(good: Good, transport: NativeTransport) -> None:
+async def test_good_responses_arrive(good: Good, transport: NativeTransport) -> None:
     pieces = (good.script[at : at + 7] for at in range(0, len(good.script), 7))
     async with archive(script(list(pieces), closes=good.closes)) as upstream:
         for _ in range(2):
@@ -503,7 +503,7 @@ async def test_a_connection_with_bytes_after_the_end_is_not_used_again(
 
 
 @pytest.mark.parametrize(("script_", "error"), BAD.values(), ids=BAD)
-async def test_bad_answers_are_refused(
+async def test_bad_responses_are_refused(
     script_: bytes, error: str, transport: NativeTransport
 ) -> None:
     closed = asyncio.Event()
@@ -555,7 +555,7 @@ async def test_version_and_reason_are_told(transport: NativeTransport) -> None:
     assert response.extensions == {"http_version": b"HTTP/1.0", "reason_phrase": b"Tr\xe8s bien"}
 
 
-async def test_an_answer_streams_before_the_archive_has_finished(
+async def test_a_response_streams_before_the_archive_has_finished(
     transport: NativeTransport,
 ) -> None:
     proceed = asyncio.Event()
@@ -745,7 +745,7 @@ async def test_an_upload_streams_before_its_source_has_finished(transport: Nativ
         assert (await asking).status == 200
 
 
-async def test_a_2xx_answer_and_its_upload_run_side_by_side(transport: NativeTransport) -> None:
+async def test_a_2xx_response_and_its_upload_run_side_by_side(transport: NativeTransport) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(head(b"Transfer-Encoding: chunked", b"Connection: close"))
         while chunk := await wire.chunk():
@@ -799,7 +799,7 @@ async def test_an_early_refusal_arrives_and_stops_the_upload(
         assert body.pulled == pulled
 
 
-async def test_an_answer_that_is_complete_ends_its_upload(transport: NativeTransport) -> None:
+async def test_a_response_that_is_complete_ends_its_upload(transport: NativeTransport) -> None:
     async def handle(wire: Wire, _: Head) -> None:
         await wire.send(answer(b"thanks"))
         with pytest.raises(asyncio.IncompleteReadError):
@@ -856,7 +856,7 @@ async def test_an_archive_that_closes_its_side_stops_an_upload_that_it_does_not_
 
 
 @pytest.mark.parametrize("lost", ["reset", "closed"])
-async def test_a_connection_lost_after_its_answer_is_not_kept(
+async def test_a_connection_lost_after_its_response_is_not_kept(
     lost: str, transport: NativeTransport
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
@@ -926,7 +926,7 @@ async def test_what_the_source_raises_is_raised(
         await cut.wait()
 
 
-async def test_a_source_that_fails_in_mid_answer_cuts_it(transport: NativeTransport) -> None:
+async def test_a_source_that_fails_in_mid_response_cuts_it(transport: NativeTransport) -> None:
     async with archive(script([head(FIVE) + b"he"], closes=False)) as upstream:
         body = Source()
         response = await transport.handle_async_request(

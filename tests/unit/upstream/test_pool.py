@@ -249,7 +249,7 @@ async def test_tls(authority: trustme.CA) -> None:
         await transport.aclose()
 
 
-async def test_an_archive_that_closes_behind_its_answer(authority: trustme.CA) -> None:
+async def test_an_archive_that_closes_behind_its_response(authority: trustme.CA) -> None:
     """As nginx does after its keepalive_requests; what is decrypted later belongs to the answer."""
     body = bytes(600_000)
 
@@ -418,7 +418,7 @@ async def test_the_last_used_connection_is_used_first(transport: NativeTransport
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-async def test_an_answer_closed_unread_costs_its_connection_if_bytes_are_missing(
+async def test_a_response_closed_unread_costs_its_connection_if_bytes_are_missing(
     missing: int, transport: NativeTransport
 ) -> None:
     async def handle(wire: Wire, _: Head) -> None:
@@ -526,7 +526,7 @@ async def test_a_stale_connection_is_replaced_once(
     [("HEAD", b"200 OK"), ("GET", b"204 No Content"), ("GET", b"304 Not Modified")],
 )
 @pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
-async def test_what_comes_late_is_no_other_requests_answer(
+async def test_what_comes_late_is_no_other_requests_response(
     method: str, status: bytes, framing: bytes, transport: NativeTransport
 ) -> None:
     """Some archives send the body that such an answer announces, and not in one go."""
