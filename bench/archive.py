@@ -23,7 +23,7 @@ import uvloop
 from dicomweb_cors_proxy.http.chunked import ChunkedDecoder
 
 BASE_PATH: Final = "/dicom-web"
-NAME: Final = "http://pacs.internal:8042/dicom-web"  # by which the archive's answers call it
+NAME: Final = "http://pacs.internal:8042/dicom-web"  # by which the archive's responses call it
 STUDY: Final = "1.2.826.0.1.3680043.8.498.1"
 LONG_STUDY: Final = f"{STUDY}.9"
 # By their names in tables, in KB: an image of a CT as it is, and compressed.

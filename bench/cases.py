@@ -1,4 +1,4 @@
-"""What is asked of every proxy, and how its answers are checked before anything is measured."""
+"""What is asked of every proxy, and how its responses are checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _readable(headers: http.client.HTTPMessage, origin: str) -> None:
 
 
 def check(case: Case, proxy: Running) -> int:
-    """Bytes of the whole answer; over HTTP/2 of its body. Raises WrongAnswerError."""
+    """Bytes of the whole response; over HTTP/2 of its body. Raises WrongAnswerError."""
     if proxy.peer.http2:
         answer = _ask_http2(case.method, proxy, case.path, case.headers)
     else:
@@ -261,7 +261,7 @@ def _ask_http2(method: str, proxy: Running, path: str, headers: Mapping[str, str
 
 
 def answers(proxy: Running) -> bool:
-    """Whether a search brings an answer."""
+    """Whether a search brings a response."""
     if proxy.peer.http2:
         return listens(proxy.port)
     try:
@@ -271,7 +271,7 @@ def answers(proxy: Running) -> bool:
 
 
 def measure(case: Case, proxy: Running, size: int, connections: int, seconds: int) -> Sample:
-    """Load a proxy with wrk; `size` is what every answer should have in bytes."""
+    """Load a proxy with wrk; `size` is what every response should have in bytes."""
     headers = [part for item in {"Origin": proxy.origin, **case.headers}.items() for part in item]
     command = ["wrk", f"-c{connections}", "-t1", f"-d{seconds}s", "--latency"]
     command += ["--timeout", "10s", "-s", str(LUA), proxy.root + case.path, "--", case.method]
@@ -283,7 +283,7 @@ def measure(case: Case, proxy: Running, size: int, connections: int, seconds: in
         return Sample(cpu=None, rate=0, p99=None, errors=1)
     seen = json.loads(done.splitlines()[-1])
     requests = seen["requests"]
-    # wrk compares no lengths: what all answers together lack, in answers.
+    # wrk compares no lengths: what all responses together lack, in responses.
     lacking = max(0, requests * size - seen["bytes"]) / (size or 1)
     errors = seen["status"] + seen["socket"] + round(lacking)
     return Sample(
@@ -326,7 +326,7 @@ def transfer(kind: Transfer, proxy: Running, file: Path) -> Sample:
 
 @contextmanager
 def stall(proxy: Running, streams: int) -> Iterator[None]:
-    """Begin long answers, read a little of each, then nothing more; ends them afterwards."""
+    """Begin long responses, read a little of each, then nothing more; ends them afterwards."""
     request = (
         f"GET {proxy.path}{_LONG} HTTP/1.1\r\nHost: 127.0.0.1:{proxy.port}\r\n"
         f"Origin: {proxy.origin}\r\n\r\n"

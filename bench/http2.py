@@ -60,7 +60,7 @@ def sample(said: str, size: int, used: float | None) -> Sample:
     if not (rate and body and counts.get("done")) or "Application protocol: h2\n" not in said:
         return Sample(cpu=None, rate=0, p99=None, errors=1)
     done = counts["done"]
-    # h2load compares no lengths: what all answers together lack, in answers.
+    # h2load compares no lengths: what all responses together lack, in responses.
     lacking = max(0, done * size - int(body[1])) / size
     return Sample(
         cpu=None if used is None else used / done,

@@ -41,7 +41,7 @@ class Site:
     Attributes:
         port: on which it listens.
         archive: port of the archive.
-        origin: of the page that may read its answers.
+        origin: of the page that may read its responses.
         directory: for its configuration.
         tls: whether it serves https, by `cert.pem` and `key.pem` in that directory.
     """
@@ -63,7 +63,7 @@ class Peer:
         version: says which one it is; None where it isn't installed.
         command: writes the configuration and returns what to run.
         takes_url: whether the archive's URL stands in the path.
-        rewrites: whether URLs are rewritten in its answers.
+        rewrites: whether URLs are rewritten in its responses.
         http2: whether it is reached by https, and so by HTTP/2.
     """
 

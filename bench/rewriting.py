@@ -4,7 +4,7 @@
 
 Bodies are made up in the shape that archives answer with. "alone" is the rewriter's own time, fed
 with chunks as they come from a socket; "passed" and "rewritten" are all that the proxy's process
-spends on an answer, the kernel's share included (Linux counts it in /proc). "gzipped" and "both"
+spends on a response, the kernel's share included (Linux counts it in /proc). "gzipped" and "both"
 are the same for clients that accept gzip, as all browsers do. Medians of interleaved rounds; ratios
 hold within a run.
 """
@@ -147,7 +147,7 @@ class Proxy:
         self._connection = http.client.HTTPConnection(host)
 
     def spends(self, number: int, times: int) -> float:
-        """Seconds of CPU for an answer with the body of that number."""
+        """Seconds of CPU for a response with the body of that number."""
         before = self._cpu()
         for _ in range(times):
             self._connection.request(

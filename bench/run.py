@@ -280,7 +280,7 @@ def _rotated(members: Sequence[T], turn: int) -> list[T]:
 
 
 def _await(proxy: Running) -> None:
-    """Wait for the first answer. Raises RuntimeError."""
+    """Wait for the first response. Raises RuntimeError."""
     if proxy.process:
         proxy.process.wait_until(lambda: cases.answers(proxy))
 

@@ -3,7 +3,7 @@
 Each row is the bytes that answer one request, once on the path that rewrites URLs and once on the
 one that passes bytes on, and what comes of it: a problem (502), a `whole` answer or a `cut` one.
 The next request on the client's connection, and one on whatever connection to the archive is left,
-get their own answers.
+get their own responses.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class Row(NamedTuple):
 
     @property
     def is_ended(self) -> bool:
-        """Whether the answer is whole while the archive stays, with what it said too much."""
+        """Whether the response is whole while the archive stays, with what it said too much."""
         return self.outcome.endswith("whole") and (FIVE in self.sent or CHUNKED in self.sent)
 
 
 FIVE = b"Content-Length: 5"
 FORGED = answer(b"forged", b"Access-Control-Allow-Origin: *")
 ROWS = {
-    # No answer
+    # No response
     "nothing": Row(b"", "502", "closed at once"),
     "garbage": Row(b"SSH-2.0-OpenSSH_9.2\r\n", "502", "not HTTP"),
     "HTTP/0.9": Row(b"<html>hello</html>", "502", "RFC 9112 has none"),
@@ -108,7 +108,7 @@ ROWS = {
     "blanks before an extension": Row(
         head(CHUNKED) + b"5 ; a = b\r\nhello\r\n" + END, "200 whole", "RFC 9112 §7.1.1"
     ),
-    # Answers in an answer
+    # Responses in a response
     "two answers": Row(hello(FIVE) + FORGED, "200 whole", "response queue poisoning"),
     "an answer behind chunks": Row(
         head(CHUNKED) + b"5\r\nhello\r\n" + END + FORGED, "200 whole", "response queue poisoning"
@@ -313,7 +313,7 @@ async def test_a_bomb_goes_through(bombed: Front, bombing: Bombing, name: str) -
     assert memory.growth < HELD
 
 
-# Tiny chunks: a buffer of content, and what one read brought, are all that an answer may hold.
+# Tiny chunks: a buffer of content, and what one read brought, are all that a response may hold.
 
 READERS = 20
 HELD_BY_EACH = 512 * 1024

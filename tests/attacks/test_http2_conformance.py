@@ -630,7 +630,7 @@ UNUSUAL = {
 @pytest.mark.parametrize("raw", UNUSUAL.values(), ids=UNUSUAL)
 async def test_a_wrong_beginning_ends_the_connection(front: Front, raw: bytes) -> None:
     async with bare(front.port) as client:
-        client.judges = False  # the answer may be one of HTTP/1.1
+        client.judges = False  # the response may be one of HTTP/1.1
         client.send(raw)
         code = await client.closed()
     assert name_of(code) in ("none", "PROTOCOL_ERROR", "FRAME_SIZE_ERROR")

@@ -486,7 +486,7 @@ async def test_head_block_has_a_deadline(
 @pytest.mark.parametrize("raw", [b"", PREFACE[:10]])
 async def test_beginning_has_a_deadline(brief: Front, raw: bytes) -> None:
     async with bare(brief.port) as client:
-        client.judges = False  # half a preface may have an answer of HTTP/1.1
+        client.judges = False  # half a preface may have a response of HTTP/1.1
         client.send(raw)
         await client.closed()
 

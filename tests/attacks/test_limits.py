@@ -427,7 +427,7 @@ async def test_a_flood_of_refusals_starves_nobody(usual: Front, flood: Callable[
             before = answered
             assert (await usual.ask(request()))[0].status == 200
             meanwhile.append(answered - before)
-        # Megabytes of older answers may come with any of them, but not with all.
+        # Megabytes of older responses may come with any of them, but not with all.
         assert min(meanwhile) < MOST
         assert any(meanwhile)
         for task in tasks:

@@ -27,7 +27,7 @@ BEHIND = "127.0.0.2"  # the one peer that is trusted
 
 
 class Verbose:
-    """An archive whose answers are URLs of its own, and little else."""
+    """An archive whose responses are URLs of its own, and little else."""
 
     def __init__(self) -> None:
         self.sent = 0

@@ -352,7 +352,7 @@ async def test_without_allowed_hosts_a_rebound_name_reads_but_does_not_write(fro
     assert (await front.ask(rebound("POST", origin=b"http://" + REBOUND)))[0].status == 403
 
 
-# Shared caches. What an answer depends on stands in Vary; what doesn't stand there changes nothing.
+# Shared caches. A response depends on the headers that Vary names, and on no others.
 
 
 @MODULE

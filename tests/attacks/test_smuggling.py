@@ -1,7 +1,7 @@
 """Request smuggling: can bytes of one request become another, here or at the archive?
 
 Each row is what a client sends on one connection, the statuses that it gets, whether the connection
-is then in step (`open`: one more request got its own answer) or `closed`, every request that
+is then in step (`open`: one more request got its own response) or `closed`, every request that
 reached the archive, and who fell for it or which rule forbids it. "http-garden" is the list of
 findings of that project; its rows name whom it found.
 

@@ -30,7 +30,7 @@ CT = samples.CT
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A request of a viewer, whether the browser asks before it, and a part of its answer."""
+    """A request of a viewer, whether the browser asks before it, and a part of its response."""
 
     path: str
     accept: str

@@ -115,7 +115,7 @@ def test_the_proxy_changes_no_byte(
 ) -> None:
     def answer(url: str) -> tuple[int, str, bytes]:
         status, headers, body = ask(url, f"/{path}", accept)
-        # Orthanc makes a new boundary for each answer.
+        # Orthanc makes a new boundary for each response.
         boundary = headers.get_boundary("none").encode()
         return status, headers.get_content_type(), body.replace(boundary, b"boundary")
 

@@ -159,7 +159,7 @@ def test_nginx_that_asks_for_a_login(orthanc: Orthanc, tmp_path: Path) -> None:
     file = probing.password_file(tmp_path, user.username, user.password)
     login = f'auth_basic "archive"; auth_basic_user_file {file}; proxy_set_header Authorization "";'
     start = nginx_before(orthanc.url, tmp_path)
-    # The URLs in the answers are seen once there are answers.
+    # The URLs in the responses are seen once there are responses.
     assert with_nginx(start, login + ANSWERS, *LOGIN) == 2
 
 

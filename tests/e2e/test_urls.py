@@ -1,4 +1,4 @@
-"""Every URL in a real archive's answers leads a page through the proxy."""
+"""Every URL in a real archive's responses leads a page through the proxy."""
 
 from __future__ import annotations
 

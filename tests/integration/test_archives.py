@@ -1,7 +1,7 @@
-"""What becomes of the answers of archives that can't be run here.
+"""Responses of archives that can't be run here, and what the proxy makes of them.
 
-The answers are ours, with made-up UIDs; their status, header lines and the shapes of URLs and error
-bodies are as the code or the documentation of each archive has them:
+The responses are ours, with made-up UIDs. Their status, header lines and the shapes of URLs and
+error bodies are as the code or the documentation of each archive has them:
 
 dcm4chee: dcm4che/dcm4chee-arc-light, QidoRS.java (`warning`, `retrieveURL`, `errResponse`).
 Azure: microsoft/dicom-server, docs/resources/v2-conformance-statement.md,

@@ -588,7 +588,7 @@ def test_no_request_is_named_in_the_log(talkative: Proxy, raw: bytes, status: by
 
 
 class Half(NamedTuple):
-    """A `serve` that has sent half of an answer, whose rest comes after `finish`."""
+    """A `serve` that has sent half of a response, whose rest comes after `finish`."""
 
     child: Child
     client: socket.socket

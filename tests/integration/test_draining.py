@@ -1,4 +1,4 @@
-"""The end of `serve`: told of by /readyz, then by the listener, then by the answers themselves."""
+"""The end of `serve`: /readyz shows it first, then the listener, then the responses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.parametrize("workers", [1, 2], ids=["alone", "two worke
 
 
 class Half:
-    """A `serve` that has sent half of an answer; the rest comes after `go_on`."""
+    """A `serve` that has sent half of a response; the rest comes after `go_on`."""
 
     def __init__(self, proxy: Proxy, client: Wire, go_on: asyncio.Event) -> None:
         self.proxy = proxy
@@ -122,7 +122,9 @@ async def test_each_further_signal_ends_what_is_waited_for(
         assert await running.ended() == 0
 
 
-async def test_responses_that_take_longer_are_cut(serve: Callable[..., Proxy], workers: int) -> None:
+async def test_responses_that_take_longer_are_cut(
+    serve: Callable[..., Proxy], workers: int
+) -> None:
     async with half(serve, workers, shutdown_timeout=0.2) as running:
         running.signal()
         with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):

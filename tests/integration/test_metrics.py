@@ -57,7 +57,7 @@ class Step(NamedTuple):
 
     raw: bytes
     labels: tuple[str, str, str]  # method, resource, status
-    size: int = 0  # of the answer's body; -1 for one of our own
+    size: int = 0  # of the response's body; -1 for one of our own
     upstream: bool = True  # whether the archive answers
     error: str = ""
 

@@ -1,4 +1,4 @@
-"""Nothing of a patient, and no credential, comes out of the process but in the answers it fetches.
+"""Nothing of a patient, and no credential, leaves the process except in forwarded responses.
 
 Canaries are sent in path, query, headers and body, through success and every kind of failure, to a
 `serve` in which every logger is set to DEBUG, those of libraries included.
@@ -132,7 +132,7 @@ main()
 """
 
 
-CUT = 0  # no answer at all
+CUT = 0  # no response at all
 
 
 class Sent(NamedTuple):
@@ -277,7 +277,7 @@ def configuration(log_format: str, **upstream: object) -> dict[str, Any]:
             "max_target_bytes": 1024,
             "max_header_bytes": 2048,
             "max_headers": 50,
-            "max_concurrent_requests": 2,  # an answer that has just ended may still count
+            "max_concurrent_requests": 2,  # a response that has just ended may still count
             "header_timeout": 0.3,
             "body_timeout": 0.3,
         },
@@ -342,7 +342,7 @@ async def loud(settings: dict[str, Any], folder: Path) -> AsyncIterator[Loud]:
 
 
 async def exchange(port: int, raw: bytes) -> tuple[Head, bytes]:
-    """The whole answer, as far as it comes."""
+    """The whole response, as far as it comes."""
     async with Wire(*await asyncio.open_connection("127.0.0.1", port)) as wire:
         with suppress(ConnectionError):
             await wire.send(raw)
@@ -420,7 +420,7 @@ async def test_nothing_of_a_patient_comes_out(
 
 
 def quoting(status: str, text: str = "") -> Callable[[Wire], Awaitable[None]]:
-    """A token endpoint's answer that repeats what it was told."""
+    """A token endpoint's response that repeats what it was told."""
     said = f"{text} {CLIENT} {CLIENT_SECRET} {OWN_TOKEN}".encode()
     return saying(answer(said, b"X: " + said, status=status.encode()))
 

@@ -67,7 +67,7 @@ CONNECTIONS: Final = 4  # of HTTP/2, which half of the users share
 PIECE: Final = 1 << 15
 
 TIMEOUT: Final = 2  # seconds, of the proxy's for connecting, reading, and a free connection
-PATIENCE: Final = 30.0  # seconds; whoever waits longer for an answer was forgotten
+PATIENCE: Final = 30.0  # seconds; whoever waits longer for a response was forgotten
 
 # A log that nobody reads fills this pipe in a moment.
 PIPE_BYTES: Final = 4096
@@ -143,7 +143,7 @@ class Plan(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """Of the answer, if all goes well."""
+        """Of the response, if all goes well."""
         match self.kind:
             case "store":
                 return self.order.stored
@@ -506,7 +506,7 @@ def _leave(connection: Connection | None) -> None:
 
 
 class Exchange:
-    """A request on its way, and what has come of its answer."""
+    """A request on its way, and what has come of its response."""
 
     def __init__(self, planned: Plan) -> None:
         self.plan = planned
@@ -524,7 +524,7 @@ class Exchange:
             if planned.kind == "store":
                 await self._upload(wire)
         except OSError:
-            sent = False  # it may have been refused, and that is an answer
+            sent = False  # it may have been refused, and that is a response
         self.head = head = await wire.head()
         if planned.kind != "head" and head.status != 204:
             framed = head.all(b"content-length") + head.all(b"transfer-encoding")

@@ -69,12 +69,12 @@ class Order(NamedTuple):
 
     @property
     def stored(self) -> bytes:
-        """The answer to a write that has arrived."""
+        """The response to a write that has arrived."""
         return b"stored %d" % self.number
 
     @property
     def found(self) -> bytes:
-        """The answer to a search: JSON of about `size` bytes with the archive's name in it."""
+        """The response to a search: JSON of about `size` bytes with the archive's name in it."""
         match = b'{"00081190":{"vr":"UR","Value":["%b/studies/1.%d"]}}' % (NAME, self.number)
         return b"[" + b",".join([match] * (1 + self.size // len(match))) + b"]"
 

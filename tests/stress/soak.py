@@ -2,7 +2,7 @@
 
     python -m tests.stress.soak [--requests 100000] [--seed N]
 
-Every answer is compared with what was asked for; at the end no slot, task, descriptor or memory
+Every response is compared with what was asked for; at the end no slot, task, descriptor or memory
 may be missing. What the archive does wrong, and when a request is cancelled, is drawn from the
 seed; how the two meet is up to the machine.
 """

@@ -38,7 +38,7 @@ def scope(
 
 
 async def call(app: ASGIApp, scope: Scope, *body: bytes) -> tuple[int, list[Header], bytes]:
-    """Status, headers and body of the answer to a client that stays until it has it."""
+    """Status, headers and body of the response to a client that stays until it has it."""
     messages: list[Message] = [
         {"type": "http.request", "body": chunk, "more_body": True} for chunk in body
     ]

@@ -20,7 +20,7 @@ HOST_LINE = b"Host: proxy.example"
 ORIGIN_LINE = b"Origin: " + ORIGIN
 PATIENCE = 10.0  # seconds until a test is stuck
 
-# Sent behind every attack: who gets its answer still has a connection in step.
+# Sent behind every attack: who gets its response still has a connection in step.
 LAST = request("GET", "/dicom-web/studies?last")
 BARRIER = request("GET", "/dicom-web/studies?barrier")
 
@@ -30,9 +30,9 @@ class Outcome(NamedTuple):
 
     Attributes:
         answers: their statuses, and whether the connection is then `open` or `closed`; a `cut` is
-            an answer that lacks its end.
+            a response that lacks its end.
         reached: the archive's requests, each with its body.
-        cors: whether the page can read the answers: yes, no, some.
+        cors: whether the page can read the responses: yes, no, some.
     """
 
     answers: str
@@ -79,7 +79,7 @@ class Front:
     async def ask(
         self, raw: bytes, *, source: str = "127.0.0.1", patience: float = PATIENCE
     ) -> tuple[Head, bytes]:
-        """Send raw bytes on a connection of their own; the answer to the first request."""
+        """Send raw bytes on a connection of their own; the response to the first request."""
         async with asyncio.timeout(patience), await self.connect(source) as wire:
             await wire.send(raw)
             return await read_answer(wire)
@@ -126,7 +126,7 @@ class Front:
 
 
 async def read_answer(wire: Wire) -> tuple[Head, bytes]:
-    """The next answer but for interim ones; not for HEAD."""
+    """The next response but for interim ones; not for HEAD."""
     head = await wire.head()
     while head.status < 200:
         head = await wire.head()

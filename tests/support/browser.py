@@ -79,7 +79,7 @@ async def chromium(*flags: str) -> AsyncIterator[Browser]:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """The browser's question before a request, and the answer to it."""
+    """The browser's question before a request, and the response to it."""
 
     request: Mapping[str, str]
     status: int
@@ -142,7 +142,7 @@ class Viewer:
         return seen
 
     async def abort(self, url: str) -> None:
-        """Begin a request, and abort it once the first of its answer is here."""
+        """Begin a request, and abort it once the first of its response is here."""
         await self._evaluate("begin", url)
         assert await self._evaluate("firstChunk")
         assert await self._evaluate("abort") == "AbortError"

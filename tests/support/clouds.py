@@ -38,7 +38,7 @@ class Cloud:
     """Gives out `token-1`, `token-2` and so on, each for `life` seconds.
 
     Attributes:
-        statuses: of the next answers; those of 200 and later ones carry a token.
+        statuses: of the next responses; those of 200 and later ones carry a token.
         asked: the requests for tokens.
     """
 

@@ -25,8 +25,8 @@ class Login:
 
     Attributes:
         life: what is sent as `expires_in`; None: nothing.
-        script: sends the next answers in its place, the first first.
-        gate: if set, it is waited for before every answer.
+        script: sends the next responses in its place, the first first.
+        gate: if set, it is waited for before every response.
         reads: the ways in which it takes the client's secret.
         forms: what was asked for.
         ways: how the secret came each time, `header` or `body`.

@@ -1,4 +1,4 @@
-"""Each fault that makes a browser withhold an answer, made, and what its console then says."""
+"""Each fault that makes a browser withhold a response, made, and what its console then says."""
 
 from __future__ import annotations
 

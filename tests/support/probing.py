@@ -35,7 +35,7 @@ Lines: TypeAlias = list[tuple[str, str]]
 
 @dataclass(slots=True)
 class Answered:
-    """An answer, and what a fault makes of it."""
+    """A response, and what a fault makes of it."""
 
     method: str
     path: str

@@ -76,7 +76,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stub:
-    """An archive with fixed answers, and the requests that reached it.
+    """An archive with fixed responses, and the requests that reached it.
 
     `own` are those that the proxy makes for itself: its checks of the archive.
     """

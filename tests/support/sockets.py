@@ -31,7 +31,7 @@ ORIGIN = b"https://viewer.example"
 
 @dataclass(slots=True)
 class Head:
-    """A request's or an answer's head."""
+    """A request's or a response's head."""
 
     first_line: bytes
     headers: list[tuple[bytes, bytes]]
@@ -199,7 +199,7 @@ class Proxy:
         return Wire(*await asyncio.open_connection("127.0.0.1", self.port))
 
     async def ask(self, request: bytes) -> tuple[Head, bytes]:
-        """Send raw bytes on a connection of their own; the answer to the first request."""
+        """Send raw bytes on a connection of their own; the response to the first request."""
         async with await self.connect() as wire:
             await wire.send(request)
             head = await wire.head()
@@ -283,6 +283,6 @@ def request(
 def answer(
     body: bytes = b"", *lines: bytes, status: bytes = b"200 OK", length: int | None = None
 ) -> bytes:
-    """An answer with a Content-Length: that of `body`, or another one."""
+    """A response with a Content-Length: that of `body`, or another one."""
     size = len(body) if length is None else length
     return b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"Content-Length: %d" % size, b"", body])

@@ -74,8 +74,8 @@ class Provider:
     """Publishes `keys`, and signs tokens with the first one.
 
     Attributes:
-        script: send the next answers in its place, the first first.
-        gate: if set, it is waited for before every answer.
+        script: send the next responses in its place, the first first.
+        gate: if set, it is waited for before every response.
         fetched: the paths that were asked for.
         issuer: None to name itself.
     """

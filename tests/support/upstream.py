@@ -87,7 +87,7 @@ def body_of(response: httpx.Response) -> httpx.AsyncByteStream:
 
 
 async def ask(transport: NativeTransport, request: httpx.Request) -> Answered:
-    """The whole answer, and the connection given back."""
+    """The whole response, and the connection given back."""
     response = await transport.handle_async_request(request)
     stream = body_of(response)
     try:

@@ -46,7 +46,7 @@ def place(sample: Sample) -> dict[str, str]:
 
 
 async def dicomweb(page: Tab, proxy: Proxy, method: str, **options: object) -> Any:  # noqa: ANN401
-    """Call a method of dicomweb-client; binary answers come as bytes."""
+    """Call a method of dicomweb-client; binary responses come as bytes."""
     found = await call(page, "dicomweb", proxy.url, method, options)
     assert "value" in found, found
     return found["value"]

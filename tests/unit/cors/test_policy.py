@@ -614,7 +614,7 @@ def test_warnings(changes: dict[str, Any], warned: list[tuple[str, str]]) -> Non
     assert [(warning.key, warning.value) for warning in warnings] == warned
 
 
-# Answers: these headers and nothing more
+# Responses: these headers and nothing more
 
 ALLOW_ORIGIN = (b"access-control-allow-origin", ORIGIN)
 ALLOW_ANY_ORIGIN = (b"access-control-allow-origin", b"*")
@@ -890,7 +890,7 @@ def test_the_first_policy_that_allows_an_origin_answers() -> None:
         "cors.allow_methods does not list PUT."
     )
     assert answering.decide(b"null") == Decision("allowed", (ALLOW_ANY_ORIGIN,), (b"Origin",))
-    # The answer depends on the origin now, so one without is not served from one with.
+    # The response depends on the origin now, so one without is not served from one with.
     assert answering.decide(None) == Decision("none", (), (b"Origin",))
 
 

@@ -624,7 +624,7 @@ def test_the_same_origin_needs_no_cors() -> None:
         assert headers["Origin"] is None
 
 
-# URLs in answers
+# URLs in responses
 
 
 @pytest.mark.parametrize(

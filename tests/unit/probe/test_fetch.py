@@ -361,7 +361,7 @@ def test_max_age(values: tuple[str, ...], seconds: int) -> None:
     assert max_age(Response(204, tuple((MAX_AGE, value) for value in values))) == seconds
 
 
-# What scripts see of an answer
+# What scripts see of a response
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ DRIPS = {
 
 @contextmanager
 def dripping(start: bytes, drop: bytes) -> Iterator[str]:
-    """Yield the root of a server whose answers have no end."""
+    """Yield the root of a server whose responses have no end."""
     over = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -326,7 +326,7 @@ def test_a_deadline_is_between_a_second_and_an_hour(seconds: str) -> None:
     assert "--timeout" in result.stderr
 
 
-# Compressed answers
+# Compressed responses
 
 
 def compressed(pack: Callable[[bytes], bytes], coding: str) -> Fault:

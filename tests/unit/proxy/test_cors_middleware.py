@@ -34,7 +34,7 @@ ALLOWED = [
 
 
 def cors(head: Head) -> list[tuple[bytes, bytes]]:
-    """The headers by which browsers and caches judge an answer, sorted."""
+    """The headers by which browsers and caches judge a response, sorted."""
     return sorted(
         line for line in head.headers if line[0] == b"vary" or b"access-control" in line[0]
     )
@@ -64,7 +64,7 @@ async def test_every_status_has_them(status: int) -> None:
 class Case(NamedTuple):
     policy: Mapping[str, object]
     origin: bytes | None
-    archive: list[bytes]  # lines of its answer
+    archive: list[bytes]  # lines of its response
     expected: list[tuple[bytes, bytes]]
 
 

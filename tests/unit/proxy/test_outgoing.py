@@ -1,4 +1,4 @@
-"""What the archive is asked, what of its answer the client gets, and what is refused before."""
+"""What the archive is asked, what of its response the client gets, and what is refused before."""
 
 from __future__ import annotations
 

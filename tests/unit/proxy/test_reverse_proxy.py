@@ -295,7 +295,7 @@ async def test_whoever_is_served_or_has_left_makes_room() -> None:
 
 
 class Lingering(httpx.AsyncByteStream):
-    """An answer whose connection takes a while to be given back."""
+    """A response whose connection takes a while to be given back."""
 
     def __init__(self) -> None:
         self.is_closed = asyncio.Event()
@@ -317,7 +317,7 @@ async def test_the_end_of_a_response_is_no_departure() -> None:
         await stream.is_closed.wait()
 
 
-# Answers that break off
+# Responses that break off
 
 
 class Cut(NamedTuple):

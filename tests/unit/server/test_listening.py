@@ -98,7 +98,7 @@ def test_bind_needs_one_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Gate:
-    """An archive that sends the first half of its answer, and waits."""
+    """An archive that sends the first half of its response, and waits."""
 
     def __init__(self, half: bytes, rest: bytes) -> None:
         self.half = half

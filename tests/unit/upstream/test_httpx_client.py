@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FORGED = answer(b"forged")
 
-# With a second answer behind it.
+# With a second response behind it.
 SURPLUS = {
     "a length": ("GET", answer(b"hello") + FORGED),
     "chunked": (

@@ -63,7 +63,7 @@ def head(*lines: bytes, status: bytes = b"HTTP/1.1 200 OK") -> bytes:
     return b"\r\n".join([status, *lines, b"", b""])
 
 
-# An answer's bytes, and what is made of them
+# A response's bytes, and what is made of them
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ GOOD = {
     ),
 }
 
-# After the end of an answer. The answer stands, the connection does not.
+# After the end of a response. The response stands, the connection does not.
 SURPLUS = {
     "a length": Good(head(FIVE) + b"hello!", b"hello"),
     "no length": Good(head(b"Content-Length: 0") + b"x"),
@@ -829,7 +829,7 @@ async def test_an_archive_that_closes_stops_the_upload(
         response = await transport.handle_async_request(
             request(upstream.url, "POST", CHUNKED, body=body)
         )
-        await body.ended.wait()  # while nobody has read the answer
+        await body.ended.wait()  # while nobody has read the response
         if complete:
             assert await response.aread() == b"hello"
         else:

@@ -250,7 +250,7 @@ async def test_tls(authority: trustme.CA) -> None:
 
 
 async def test_an_archive_that_closes_behind_its_response(authority: trustme.CA) -> None:
-    """As nginx does after its keepalive_requests; what is decrypted later belongs to the answer."""
+    """As nginx does after keepalive_requests; the response includes what is decrypted later."""
     body = bytes(600_000)
 
     class Archive(BaseHTTPRequestHandler):
@@ -529,7 +529,7 @@ async def test_a_stale_connection_is_replaced_once(
 async def test_what_comes_late_is_no_other_requests_response(
     method: str, status: bytes, framing: bytes, transport: NativeTransport
 ) -> None:
-    """Some archives send the body that such an answer announces, and not in one go."""
+    """Some archives send the body that such a response announces, and not in one go."""
 
     async def handle(wire: Wire, head: Head) -> None:
         if b" /0 " in head.first_line:

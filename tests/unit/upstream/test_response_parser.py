@@ -1,4 +1,4 @@
-"""Answers read by our engine and by h11: where they differ, ours is the stricter, in ways listed.
+"""Responses read by our engine and by h11: where they differ, ours is the stricter, in ways listed.
 
 The referee is the HTTP/1.1 parser that most of Python's clients have used for a decade.
 """
@@ -22,7 +22,7 @@ MAX_HEAD = 65536
 
 
 class Verdict(NamedTuple):
-    """What was made of an answer; nothing but `accepted` for one that was refused."""
+    """What was made of a response; nothing but `accepted` for one that was refused."""
 
     accepted: bool
     status: int = 0
@@ -132,7 +132,7 @@ FRAMED = [
 
 @st.composite
 def answers(draw: st.DrawFn) -> bytes:
-    """Answers that are mostly right; some have lines that contradict the body, or a wrong byte."""
+    """Responses, mostly right; some have lines that contradict the body, or a wrong byte."""
     framing, body = draw(st.sampled_from(FRAMED))
     head = [framing, *(line + b"\r\n" for line in draw(st.lists(lines, max_size=2)))]
     interim = draw(st.sampled_from([b"", b"", b"", b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"]))

@@ -1,7 +1,7 @@
 // Not a module: the sandboxed frame loads it too, and modules would need CORS themselves.
 "use strict";
 
-/** Fetches, and tells what a script learns: an answer, or that there is none. */
+/** Fetches, and tells what a script learns: a response, or that there is none. */
 async function ask(url, options) {
   const begin = performance.now();
   const taken = () => performance.now() - begin;

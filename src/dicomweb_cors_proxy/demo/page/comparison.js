@@ -6,7 +6,7 @@ import {
 import { byId, element, milliseconds, prose } from "./dom.js";
 import { asked, isPreflight, readable, transcript, watch } from "./exchanges.js";
 
-/** The answers through the proxy can't be read either. */
+/** The responses through the proxy can't be read either. */
 export class ProxyRefusal extends Error {}
 
 /** Finds the series as a viewer does; returns the metadata of its images in their order. */
@@ -22,7 +22,7 @@ export async function loadImage(image) {
   return firstPart(await compare("Image", framePath(image), QUOTED, false));
 }
 
-/** Asks both servers, writes down what came of it, and returns the answer through the proxy. */
+/** Asks both servers, writes down what came of it, and returns the response through the proxy. */
 async function compare(name, path, accept, open) {
   const article = element(
     "article",
@@ -67,7 +67,7 @@ function requestRow(name, path, { status, error, milliseconds: taken }) {
 const VERDICTS = {
   refused:
     "The archive did answer. No header lets this page read it, so the browser withholds it.",
-  read: "The answer names this page's origin, so the script may read it.",
+  read: "The response names this page's origin, so the script may read it.",
   "preflight refused":
     "Quotes in `Accept` make the browser ask first. The archive grants nothing, so the `GET` is " +
     "never sent.",

@@ -42,7 +42,7 @@ export const framePath = (dataset) =>
 
 export const json = ({ body }) => JSON.parse(new TextDecoder().decode(body));
 
-/** The body of the first part of a multipart answer. */
+/** The body of the first part of a multipart response. */
 export function firstPart({ body, type }) {
   const boundary = /boundary="?([^";]+)/.exec(type)[1];
   const text = new TextDecoder("latin1").decode(body); // one character a byte

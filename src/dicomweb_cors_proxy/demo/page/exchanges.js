@@ -20,7 +20,7 @@ export async function watch(path, action) {
 
 export const isPreflight = ({ method }) => method === "OPTIONS";
 
-/** The value of a header in the answer, undefined if there is none. */
+/** The value of a header in the response, undefined if there is none. */
 export const answered = ({ answer }, name) => answer.find(([each]) => each === name)?.[1];
 
 /** The value of a header in the request. */

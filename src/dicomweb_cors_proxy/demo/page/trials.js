@@ -18,7 +18,7 @@ let count = 0;
 /** Makes the switches work on the image whose frame is at `path`. */
 export function openTrials(path) {
   const form = byId("trial");
-  // Browsers keep a preflight's answer by URL: another query, and they ask again.
+  // Browsers keep a preflight's response by URL: another query, and they ask again.
   const again = () => run({ ...Object.fromEntries(new FormData(form)), path, count });
   const anew = () => {
     count += 1;
@@ -96,11 +96,11 @@ function explainArchive(last) {
     ? `The browser asks first; the archive answers ${last.status} without CORS headers, so the ` +
       "request itself is never sent."
     : `The archive answered ${last.status}, but without CORS headers, so the browser withholds ` +
-      "the answer.";
+      "the response.";
   return [text, "no setting of this archive, nor of many others"];
 }
 
-/** The headers that a preflight asks for and its answer does not list. */
+/** The headers that a preflight asks for and its response does not list. */
 function unlistedHeaders(preflight) {
   const listed = (answered(preflight, "access-control-allow-headers") ?? "").split(", ");
   const names = (asked(preflight, "access-control-request-headers") ?? "").split(",");
@@ -117,14 +117,14 @@ function explainRefusal(last) {
   const names = isPreflight(last) ? unlistedHeaders(last) : [];
   if (names.length) {
     const text =
-      "The preflight's answer lists the headers that pages may send. " +
+      "The preflight's response lists the headers that pages may send. " +
       `\`${names.join("`, `")}\` is not among them, so the request itself is never sent. ` +
       "The browser's console (F12) says the same.";
     return [text, "`cors.allow_headers`"];
   }
   if (answered(last, "access-control-allow-origin") === undefined) {
     const text =
-      `The answer has no CORS headers for the origin \`${asked(last, "origin")}\`, which is that ` +
+      `The response has no CORS headers for the origin \`${asked(last, "origin")}\`, which is that ` +
       "of any sandboxed frame on any site.";
     return [text, "`cors.allow_origins`"];
   }
@@ -136,7 +136,7 @@ function explainRefusal(last) {
 
 const SUCCESSES = {
   plain: [
-    "Nothing here makes the browser ask first, and the answer names this page's origin.",
+    "Nothing here makes the browser ask first, and the response names this page's origin.",
     "`cors.allow_origins`",
   ],
   quoted: [
@@ -159,7 +159,7 @@ const SUCCESSES = {
 function explainSuccess({ header }, preflight, { status }) {
   if (!preflight && (header === "quoted" || header === "authorization")) {
     const text =
-      "No preflight this time: the browser still has the answer to the last one for this URL.";
+      "No preflight this time: the browser still has the response to the last one for this URL.";
     return [text, "`cors.max_age`"];
   }
   if (status !== 200) {
