@@ -67,7 +67,7 @@ def walk(node: ast.AST, *, typing: bool) -> Iterator[ast.AST]:
     """Yield a node and those below it, without the ones for type checkers unless `typing`."""
     yield node
     below: Iterable[ast.AST] = ast.iter_child_nodes(node)
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing:
+    if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING" and not typing:
         below = node.orelse
     for child in below:
         yield from walk(child, typing=typing)

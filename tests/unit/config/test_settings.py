@@ -1392,7 +1392,7 @@ def test_what_others_name_alike_is_not_warned_of(places: Places, variable: str, 
             ", line 1: is not valid YAML (found unhashable key); check indentation and quotes",
         ),
         ("\0", ": is not YAML; write UTF-8 text, and no deeper than the example"),
-        ("[" * 5000, ": is not YAML; write UTF-8 text, and no deeper than the example"),
+        ("[" * 1000, ": is not YAML; write UTF-8 text, and no deeper than the example"),
     ],
 )
 def test_what_is_not_yaml_is_told_by_line(places: Places, document: str, problem: str) -> None:

@@ -1143,7 +1143,10 @@ async def test_what_is_still_below_tls_at_the_end_is_delivered(
         writer.close()
 
 
-async def test_who_has_its_refusal_holds_the_end_up_no_longer_than_it_takes() -> None:
+async def test_who_has_its_refusal_holds_the_end_up_no_longer_than_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watchdogs, "TLS_CLOSE_GRACE_SECONDS", 0.01)
     async with standing(max_body_bytes=1, shutdown_timeout=30) as front:
         wire = await front.proxy.connect()
         await wire.send(request("POST", "/dicom-web/studies", "Content-Length: 9"))
