@@ -58,7 +58,8 @@ class Without:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[CONTEXT] = RequestContext(RequestRecord(method="GET", request_id="", client=None))
+        record = RequestRecord(method="GET", request_id="", client=None)
+        scope[CONTEXT] = RequestContext(record, started=0.0)
         await self._app(scope, receive, send)
 
 

@@ -14,7 +14,7 @@ Each package imports only from packages below it in this table:
 | `upstream`, `dicomweb`,      | the connection to the archive; resources and URLs;            |
 | `cors`, `server`             | the CORS policy; the connection to clients                    |
 | `http`, `observability`      | the vocabulary of HTTP messages; logs and metrics             |
-| `keepalive`                  | TCP keepalive, which finds a peer that disappeared without cl |
+| `deadline`, `keepalive`      | time limits; TCP keepalive, which finds a peer that is gone   |
 
 Read `app`, `wiring` and `proxy` first: they are the way of a request.
 """

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from dicomweb_cors_proxy.config.settings import Settings
+    from dicomweb_cors_proxy.http.extensions import RelayedRequest, ResponseReceiver
     from dicomweb_cors_proxy.proxy.archive_check import Verdict
     from dicomweb_cors_proxy.upstream.interface import Upstream
 
@@ -90,6 +91,12 @@ class Application(Starlette):
         if scope["path"] in self._paths or scope["root_path"]:
             return None
         return self._proxied.try_preflight(scope)
+
+    def try_relay(self, scope: Scope, client: ResponseReceiver) -> RelayedRequest | None:
+        """Begin to relay a request, if nothing has to wait for it; None below a root path."""
+        if scope["path"] in self._paths or scope["root_path"]:
+            return None
+        return self._proxied.try_relay(scope, client)
 
     async def reload(self, settings: Settings) -> None:
         """Serve by another configuration from the next request on.

@@ -216,6 +216,7 @@ async def serve(
         known_heads=HeadCache() if known_heads is None else known_heads,
         http2_heads=HTTP2Heads(LIMITS),
         running_streams=1,
+        relays=set(),
     )
     client = Client()
     protocol = ClientConnection(cast("Any", config), ServerState(), {})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import httpx
 
+from dicomweb_cors_proxy.deadline import Deadline
 from dicomweb_cors_proxy.upstream.dialer import Dialer
 from dicomweb_cors_proxy.upstream.resolver import Resolver
 
@@ -144,8 +145,14 @@ class Clock:
 
     @property
     def armed(self) -> list[float]:
-        """Seconds to go."""
-        return sorted(round(timer.when - self.now, 6) for timer in self.timers)
+        """Seconds to go. A `Deadline` counts by its own time: its timer may ring too early."""
+        times = []
+        for timer in self.timers:
+            owner = getattr(timer.callback, "__self__", None)
+            when = owner.at if isinstance(owner, Deadline) else timer.when
+            if when is not None:
+                times.append(round(when - self.now, 6))
+        return sorted(times)
 
     async def advance(self, seconds: float) -> None:
         self.now += seconds

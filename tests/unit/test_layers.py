@@ -28,7 +28,8 @@ LAYERS = (
     {"proxy", "config"},
     {"tokens"},
     {"upstream", "dicomweb", "cors", "server"},
-    {"http", "observability", "keepalive"},
+    {"http", "observability"},
+    {"deadline", "keepalive"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 
@@ -151,7 +152,7 @@ def test_files_begin_with_their_purpose() -> None:
 
 
 # Longer than 250 lines; none may be added, and these may not grow.
-LONG_CLASSES = {"proxy.outgoing.Gateway": 272, "upstream.connection.Connection": 269}
+LONG_CLASSES = {"upstream.connection.Connection": 267}
 
 
 def test_files_and_classes_are_short() -> None:

@@ -10,6 +10,7 @@ from dicomweb_cors_proxy.cors.fetch_names import ANY, SAFELISTED_METHODS
 from dicomweb_cors_proxy.cors.origins import Origin, OriginPattern
 from dicomweb_cors_proxy.cors.problems import PolicyError, listed
 from dicomweb_cors_proxy.cors.validation import policy_problems
+from dicomweb_cors_proxy.http.headers import merge_vary
 from dicomweb_cors_proxy.http.messages import TOKEN, Header
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ class Decision:
     headers: tuple[Header, ...]
     vary: tuple[bytes, ...]
     reason: str = ""
+
+    def added_to(self, headers: Iterable[Header]) -> list[Header]:
+        """Return the headers of a response with these, and a Vary that covers `vary`."""
+        return merge_vary([*headers, *self.headers], self.vary)
 
 
 @dataclass(frozen=True, slots=True)

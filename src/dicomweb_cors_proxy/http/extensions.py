@@ -1,13 +1,22 @@
 """Extensions of ASGI between our server and the application.
 
 The application may have a method `try_preflight(scope) -> LocalReply | None`: the server sends that
-reply without running the application, which takes several times as long. The others are keys of
-`scope["extensions"]`.
+reply without running the application, which takes several times as long.
+
+It may also have a method `try_relay(scope, ResponseReceiver) -> RelayedRequest | None`. If that
+returns a request, the server does not run the application: the response comes by callbacks.
+
+The others are keys of `scope["extensions"]`.
 """
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dicomweb_cors_proxy.http.messages import Header
 
 __all__ = [
     "EMPTY_QUERY",
@@ -17,6 +26,8 @@ __all__ = [
     "REJECTION",
     "BodyFlow",
     "BodyReceiver",
+    "RelayedRequest",
+    "ResponseReceiver",
 ]
 
 # Present if the target ends with a question mark: `query_string` is empty then as without one, but
@@ -62,3 +73,39 @@ class BodyFlow(Protocol):
 
     def stop(self) -> None:
         """Push nothing any more."""
+
+
+class RelayedRequest(Protocol):
+    """A request without a body whose response comes by callbacks; its control for the server."""
+
+    def resume(self) -> None:
+        """Go on, because the client has room again."""
+
+    def client_disconnected(self) -> None:
+        """End, because the client has disconnected. No callback follows."""
+
+    def cancel(self) -> None:
+        """End with a reply, or by `ResponseReceiver.abort` if the response has begun."""
+
+
+class ResponseReceiver(Protocol):
+    """The receiver of the response to a request that is relayed."""
+
+    @property
+    def is_writable(self) -> bool:
+        """Return whether the client has room for more. If not, `resume` is called once it has."""
+
+    def start_response(self, status: int, headers: Sequence[Header]) -> None:
+        """Take the head. It may wait for the first part of the body."""
+
+    def flush_head(self) -> None:
+        """Send the head, because the body takes a while."""
+
+    def send_body(self, body: bytes, *, more: bool) -> None:
+        """Take a part of the body. Without `more` it is the last, and no other call follows."""
+
+    def abort(self) -> None:
+        """End the response visibly incomplete. No other call follows."""
+
+    def run_application(self) -> None:
+        """Run the application for the request after all. No other call follows."""

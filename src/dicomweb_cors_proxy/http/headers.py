@@ -32,6 +32,7 @@ __all__ = [
     "passed_through",
     "via",
     "with_max_forwards",
+    "with_request_id",
     "without_cors",
 ]
 
@@ -116,6 +117,13 @@ def merge_vary(headers: Sequence[Header], names: Sequence[bytes]) -> list[Header
     elif missing:
         merged.append((b"vary", missing))
     return merged
+
+
+def with_request_id(headers: Iterable[Header], identity: bytes) -> list[Header]:
+    """Return the headers of a response with our X-Request-ID in place of any other."""
+    if b"x-request-id" in dict(headers):
+        headers = [header for header in headers if header[0] != b"x-request-id"]
+    return [*headers, (b"x-request-id", identity)]
 
 
 @lru_cache(maxsize=256)

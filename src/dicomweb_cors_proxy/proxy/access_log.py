@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import getrandbits
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dicomweb_cors_proxy.cors.origins import MAX_ORIGIN_BYTES, Origin, is_hostless
 from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.http.forwarding import client_address
+from dicomweb_cors_proxy.http.headers import with_request_id
 from dicomweb_cors_proxy.http.replies import LocalReply, without_body
 from dicomweb_cors_proxy.observability.records import (
     EVENT_REQUEST,
@@ -20,19 +21,20 @@ from dicomweb_cors_proxy.observability.records import (
     RequestRecord,
     request_id,
 )
-from dicomweb_cors_proxy.proxy.context import CONTEXT, RequestContext
+from dicomweb_cors_proxy.proxy.context import CONTEXT, Outcome, RequestContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from starlette.types import Message, Receive, Scope, Send
 
     from dicomweb_cors_proxy.cors.policy import Decision
+    from dicomweb_cors_proxy.http.extensions import ResponseReceiver
     from dicomweb_cors_proxy.http.forwarding import TrustedProxies
-    from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.observability.metrics import Metrics
     from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
     from dicomweb_cors_proxy.proxy.incoming import IncomingRequest
+    from dicomweb_cors_proxy.proxy.relay import Relay
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ logger = logging.getLogger(__name__)
 _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 )
+
+# What can be relayed: the requests of viewers, which have no body.
+_RELAYED = frozenset({"GET", "HEAD"})
 
 # A UUID, with or without its hyphens: what nginx, Envoy and cloud load balancers make. Anything
 # freer could be a name or a UID.
@@ -79,52 +84,59 @@ class AccessLog:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        started = perf_counter()
-        record = self._start(scope)
-        context = scope[CONTEXT] = RequestContext(record)
+        context = self._context(scope)
+        record = context.record
         if scope["method"] == "HEAD":
             send = without_body(send)
-        complete = aborted = False
+        outcome = Outcome.DISCONNECTED
 
         async def send_recorded(message: Message) -> None:
-            nonlocal complete
+            nonlocal outcome
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 if not record.cors.startswith("preflight"):
-                    message["headers"] = _identified(message["headers"], record)
+                    message["headers"] = with_request_id(
+                        message["headers"], record.request_id.encode("ascii")
+                    )
                 await send(message)
                 return
             await send(message)
             record.bytes_out += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
+            if not message.get("more_body", False):
+                outcome = Outcome.COMPLETE
 
         token = request_id.set(record.request_id)
         self._metrics.in_progress += 1
         try:
             await self.app(scope, receive, send_recorded)
         except BaseException:
-            aborted = not complete
+            if outcome is not Outcome.COMPLETE:
+                outcome = Outcome.CUT
             raise
         finally:
-            self._metrics.in_progress -= 1
-            record.duration = perf_counter() - started
-            if aborted:
-                record.status = record.status or 500
-                if record.event == EVENT_REQUEST:
-                    record.event = "response cut"
-            elif not complete:
-                record.status = record.status or CLIENT_CLOSED_REQUEST
-                record.event = "client disconnected"
-            self._finish(scope, context, logging.WARNING if aborted else logging.INFO)
+            self._end(scope, context, outcome)
             request_id.reset(token)
+
+    def try_relay(self, scope: Scope, client: ResponseReceiver) -> Relay | None:
+        """Begin to relay a request, if nothing has to wait for it; otherwise None."""
+        if scope["method"] not in _RELAYED:
+            return None
+        context = self._context(scope)
+        try:
+            relay = self.app.try_relay(scope, client)
+        except Exception:  # noqa: BLE001  (when the application is run, it is told of)
+            return None
+        if relay is not None:
+            self._metrics.in_progress += 1
+            relay.on_end = partial(self._end, scope, context)
+        return relay
 
     def try_preflight(self, scope: Scope) -> LocalReply | None:
         """Return the reply to a preflight, and log it before it is sent; otherwise None."""
         if scope["method"] != "OPTIONS":
             return None
-        started = perf_counter()
-        record = self._start(scope)
-        context = scope[CONTEXT] = RequestContext(record)
+        context = self._context(scope)
+        record = context.record
         try:
             reply = self.app.try_preflight(scope)
         except Exception:  # noqa: BLE001  (when the application is run, it is told of)
@@ -132,11 +144,18 @@ class AccessLog:
         if reply is not None:
             record.status = reply.status
             record.bytes_out = len(reply.body)
-            record.duration = perf_counter() - started
+            record.duration = perf_counter() - context.started
             self._finish(scope, context, logging.INFO)
         return reply
 
-    def _start(self, scope: Scope) -> RequestRecord:
+    def _context(self, scope: Scope) -> RequestContext:
+        """Return the context of a request, which begins now unless a short cut has begun it."""
+        context: RequestContext | None = scope.get(CONTEXT)
+        if context is None:
+            context = scope[CONTEXT] = RequestContext(self._record(scope), perf_counter())
+        return context
+
+    def _record(self, scope: Scope) -> RequestRecord:
         method: str = scope["method"]
         client = scope.get("client")
         peer = client[0] if client else None
@@ -152,6 +171,25 @@ class AccessLog:
         if (version := scope["http_version"]) != record.http_version:
             record.http_version = version
         return record
+
+    def _end(self, scope: Scope, context: RequestContext, outcome: Outcome) -> None:
+        """Log and count a request that has ended."""
+        self._metrics.in_progress -= 1
+        if outcome is Outcome.REPEATED:
+            return
+        scope.pop(CONTEXT, None)  # the scope may be served once more
+        record = context.record
+        record.duration = perf_counter() - context.started
+        level = logging.INFO
+        if outcome is Outcome.CUT:
+            level = logging.WARNING
+            record.status = record.status or 500
+            if record.event == EVENT_REQUEST:
+                record.event = "response cut"
+        elif outcome is Outcome.DISCONNECTED:
+            record.status = record.status or CLIENT_CLOSED_REQUEST
+            record.event = "client disconnected"
+        self._finish(scope, context, level)
 
     def _finish(self, scope: Scope, context: RequestContext, level: int) -> None:
         record = context.record
@@ -171,13 +209,6 @@ class AccessLog:
         if record.status >= 500:
             level = logging.WARNING
         record.log(logger, level)
-
-
-def _identified(headers: Iterable[Header], record: RequestRecord) -> list[Header]:
-    """Return the headers of a response with our request id in place of any other."""
-    if b"x-request-id" in dict(headers):
-        headers = [header for header in headers if header[0] != b"x-request-id"]
-    return [*headers, (b"x-request-id", record.request_id.encode("ascii"))]
 
 
 def _request_id(scope: Scope) -> str | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
+from dicomweb_cors_proxy.deadline import Deadline, WaitLimit
 from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT, PUSH_BODY
 from dicomweb_cors_proxy.http.limits import body_too_large
 from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.proxy.context import CONTEXT
-from dicomweb_cors_proxy.server.deadline import Deadline, WaitLimit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dicomweb_cors_proxy.cors.policy import Decision
     from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.proxy.incoming import IncomingRequest
+    from dicomweb_cors_proxy.upstream.interface import Request
 
 # The key in the scope.
 CONTEXT = "dicomweb_cors_proxy.context"
+
+
+class Outcome(Enum):
+    """How a request ended."""
+
+    COMPLETE = auto()  # with all of its response
+    CUT = auto()  # by us, in the middle of the response
+    DISCONNECTED = auto()  # by the client
+    REPEATED = auto()  # it is sent to the archive again, and logged then
 
 
 @dataclass(slots=True, eq=False)
@@ -20,11 +31,16 @@ class RequestContext:
 
     Attributes:
         record: for log and metrics; set by `AccessLog`, completed by later parts.
+        started: `perf_counter` at the beginning of the request.
         incoming: the request as received; set by `CORSMiddleware`.
         decision: on its origin; set by `CORSMiddleware`, except for a preflight replied to early.
+        outgoing: the archive's request and its route; set by `ReverseProxy` if it could not send
+            the request at once, so that it need not be made again.
     """
 
     record: RequestRecord
+    started: float
     # Not in the repr, which would fail before they are set, and show the request's target after.
     incoming: IncomingRequest = field(init=False, repr=False)
     decision: Decision = field(init=False, repr=False)
+    outgoing: tuple[Request, Any] | None = field(default=None, init=False, repr=False)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from dicomweb_cors_proxy.http.headers import merge_vary
 from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply, ResponseAborted
-from dicomweb_cors_proxy.observability.records import (
-    EVENT_REQUEST,
-    traceback_summary,
-)
 from dicomweb_cors_proxy.proxy.context import CONTEXT
 from dicomweb_cors_proxy.proxy.incoming import IncomingRequest, RequestHeadCache
+from dicomweb_cors_proxy.proxy.problems import internal_error, note_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from dicomweb_cors_proxy.cors.engine import CORSEngine
+    from dicomweb_cors_proxy.http.extensions import ResponseReceiver
     from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.proxy.checks import RequestChecks
     from dicomweb_cors_proxy.proxy.context import RequestContext
     from dicomweb_cors_proxy.proxy.incoming import RequestHead
+    from dicomweb_cors_proxy.proxy.relay import Relay
 
-logger = logging.getLogger(__name__)
+    TryRelay: TypeAlias = Callable[[Scope, ResponseReceiver], Relay | None]
 
 
 class CORSMiddleware:
@@ -38,6 +35,8 @@ class CORSMiddleware:
 
     def __init__(self, app: ASGIApp, *, cors: CORSEngine, checks: RequestChecks) -> None:
         self.app = app
+        # A token has to be verified first, which may take a while.
+        self._try_relay: TryRelay | None = getattr(app, "try_relay", None)
         self._cors = cors
         self._checks = checks
         self._heads = RequestHeadCache()
@@ -54,8 +53,7 @@ class CORSMiddleware:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = [*message["headers"], *decision.headers]
-                message["headers"] = merge_vary(headers, decision.vary)
+                message["headers"] = decision.added_to(message["headers"])
             return send(message)
 
         try:
@@ -66,12 +64,12 @@ class CORSMiddleware:
                     return
                 await self.app(scope, receive, send_with_cors)
             except LocalReply as reply:
-                _note_problem(record, reply)
+                note_problem(record, reply)
                 await reply.send(send_with_cors)
         except ResponseAborted:
             raise
         except (Exception, asyncio.CancelledError) as exc:
-            problem = _internal_error(exc)
+            problem = internal_error(exc)
             if not started:
                 record.event = problem.detail
                 await problem.send(send_with_cors)
@@ -79,6 +77,21 @@ class CORSMiddleware:
                 raise
             if started:
                 raise ResponseAborted from None
+
+    def try_relay(self, scope: Scope, client: ResponseReceiver) -> Relay | None:
+        """Begin to relay a request, if nothing has to wait; otherwise None.
+
+        Raises:
+            LocalReply: the request is rejected.
+        """
+        if self._try_relay is None:
+            return None
+        context: RequestContext = scope[CONTEXT]
+        incoming = context.incoming = IncomingRequest.read(scope, self._heads)
+        decision = context.decision = self._cors.decide(incoming.head.origin)
+        context.record.cors = decision.outcome
+        self._checks.check(scope, incoming)
+        return self._try_relay(scope, client)
 
     def try_preflight(self, scope: Scope) -> LocalReply | None:
         """Return the reply to a valid preflight; None for all other requests."""
@@ -110,24 +123,6 @@ class CORSMiddleware:
         else:
             record.cors = "preflight-allowed"
         return reply
-
-
-def _note_problem(record: RequestRecord, reply: LocalReply) -> None:
-    """Have the log say which problem it was, unless it says so already."""
-    if isinstance(reply, HTTPProblem) and record.event == EVENT_REQUEST:
-        record.event = reply.detail
-
-
-def _internal_error(exc: BaseException) -> HTTPProblem:
-    """Return the reply in place of a response that failed; a bug is logged as well."""
-    if isinstance(exc, asyncio.CancelledError):
-        return HTTPProblem(
-            503,
-            "The proxy is shutting down and could not wait for the archive. Try again shortly.",
-            [(b"retry-after", b"1")],
-        )
-    logger.error("bug: %s", traceback_summary(exc))  # its message may quote a name
-    return HTTPProblem(500, "The proxy has a bug. Its log says where; please report it.")
 
 
 def _is_preflight(scope: Scope, incoming: IncomingRequest) -> bool:

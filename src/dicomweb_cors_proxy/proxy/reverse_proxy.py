@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import httpx
 
@@ -18,6 +19,7 @@ from dicomweb_cors_proxy.http.headers import end_to_end
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.proxy.client_stream import ClientDisconnected, ClientStream
 from dicomweb_cors_proxy.proxy.context import CONTEXT
+from dicomweb_cors_proxy.proxy.relay import Relay
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem, log_reason, upstream_problem
 
 if TYPE_CHECKING:
@@ -25,11 +27,20 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from dicomweb_cors_proxy.http.extensions import ResponseReceiver
     from dicomweb_cors_proxy.http.messages import BodyFilter, Header
     from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.proxy.context import RequestContext
     from dicomweb_cors_proxy.proxy.limits import Limits
-    from dicomweb_cors_proxy.upstream.interface import Request, Upstream, UpstreamResponse
+    from dicomweb_cors_proxy.upstream.interface import (
+        Request,
+        SentRequest,
+        Timeouts,
+        Upstream,
+        UpstreamResponse,
+    )
+
+    TrySend: TypeAlias = Callable[[Request, Timeouts], SentRequest | None]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +60,10 @@ class InFlight:
     """The number of requests in progress; shared across reloads."""
 
     requests: int = 0
+
+    def leave(self) -> None:
+        """Count a request less."""
+        self.requests -= 1
 
 
 class ReverseProxy(Generic[RouteT]):
@@ -86,9 +101,36 @@ class ReverseProxy(Generic[RouteT]):
         self._timeouts = limits.upstream_timeouts
         self._load = load
         self._next_descriptor_warning = 0.0
+        self._try_send: TrySend | None = getattr(upstream, "try_send", None)
+
+    def try_relay(self, scope: Scope, client: ResponseReceiver) -> Relay | None:
+        """Send a request without a body, if nothing has to wait for it; otherwise return None.
+
+        Raises:
+            LocalReply: the request is rejected.
+        """
+        load = self._load
+        if self._try_send is None or load.requests >= self._limits.max_concurrent_requests:
+            return None
+        context: RequestContext = scope[CONTEXT]
+        request, route = context.outgoing = self._rewrite(scope, _end_to_end(scope))
+        sent = None if request.length != 0 else self._try_send(request, self._timeouts)
+        if sent is None:
+            return None
+        load.requests += 1
+        relay = Relay(
+            scope,
+            sent,
+            client,
+            modify_response=partial(self._modify_response, scope, route),
+            failed=partial(self._failed, request, context.record),
+        )
+        relay.on_sent = load.leave
+        return relay
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, route = self._rewrite(scope, _end_to_end(scope))
+        context: RequestContext = scope[CONTEXT]
+        request, route = context.outgoing or self._rewrite(scope, _end_to_end(scope))
         load = self._load
         if load.requests >= self._limits.max_concurrent_requests:
             raise HTTPProblem(
@@ -104,7 +146,7 @@ class ReverseProxy(Generic[RouteT]):
                     request = await _without_body(request, client)
                 await self._forward(request, route, client, scope, send)
         finally:
-            load.requests -= 1
+            load.leave()
 
     async def _forward(
         self, request: Request, route: RouteT, client: ClientStream, scope: Scope, send: Send
@@ -115,7 +157,7 @@ class ReverseProxy(Generic[RouteT]):
         try:
             response = await self._upstream.send(request, client.request_body, self._timeouts)
         except httpx.HTTPError as error:
-            raise self._failed(error, request, record) from None
+            raise self._failed(request, record, error) from None
         except UpstreamProblem as unsent:
             record.upstream_error = unsent.reason
             raise
@@ -141,7 +183,7 @@ class ReverseProxy(Generic[RouteT]):
         except (httpx.HTTPError, HTTPProblem) as error:
             problem = error
             if isinstance(problem, httpx.HTTPError):
-                problem = self._failed(problem, request, record)
+                problem = self._failed(request, record, problem)
             elif isinstance(problem, UpstreamProblem):
                 record.upstream_error = problem.reason
             else:  # the upload failed (too long, stalled) after the response had begun
@@ -155,7 +197,7 @@ class ReverseProxy(Generic[RouteT]):
             await response.aclose()
 
     def _failed(
-        self, error: httpx.HTTPError, request: Request, record: RequestRecord
+        self, request: Request, record: RequestRecord, error: httpx.HTTPError
     ) -> UpstreamProblem:
         problem = upstream_problem(error, self._timeouts)
         record.upstream_error = problem.reason

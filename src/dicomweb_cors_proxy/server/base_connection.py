@@ -7,7 +7,7 @@ import typing
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
-from dicomweb_cors_proxy.server.deadline import Deadline
+from dicomweb_cors_proxy.deadline import Deadline
 from dicomweb_cors_proxy.server.scopes import connection_scope
 from dicomweb_cors_proxy.server.watchdogs import WriteWatchdog, abort_when_sent
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.server.head_cache import HeadCache
     from dicomweb_cors_proxy.server.http2_head import HTTP2Heads
     from dicomweb_cors_proxy.server.limits import ServerLimits
+    from dicomweb_cors_proxy.server.relayed_response import TryRelay
     from dicomweb_cors_proxy.server.turns import Turns
 
     TryPreflight: typing.TypeAlias = Callable[[Scope], LocalReply | None]
@@ -44,9 +45,11 @@ class ConnectionConfig(typing.Protocol):
 
     Attributes:
         running_streams: maximum number of requests of an HTTP/2 connection at a time.
+        relays: the requests that are relayed, without a task.
     """
 
     clients: ClientConnections
+    relays: set[Exchange]
     known_heads: HeadCache
     http2_heads: HTTP2Heads
     running_streams: int
@@ -79,6 +82,8 @@ class BaseConnection(asyncio.BufferedProtocol):
         self._config = config
         self._app = config.loaded_app
         self._try_preflight: TryPreflight | None = getattr(self._app, "try_preflight", None)
+        self._try_relay: TryRelay | None = getattr(self._app, "try_relay", None)
+        self._relays = config.relays
         self._limits = config.limits
         self._clients = config.clients
         self._read_buffer = config.read_buffer
@@ -118,6 +123,17 @@ class BaseConnection(asyncio.BufferedProtocol):
     def reply_at_once(self, exchange: Exchange) -> bool:
         """Send the reply to a preflight. Return whether there is one."""
         return self._try_preflight is not None and exchange.reply_at_once(self._try_preflight)
+
+    def begin_relay(self, exchange: Exchange) -> bool:
+        """Have the application relay the request, so that a shutdown waits for it."""
+        if self._try_relay is None or not exchange.begin_relay(self._try_relay):
+            return False
+        self._relays.add(exchange)
+        return True
+
+    def relay_ended(self, exchange: Exchange) -> None:
+        """Note that the request is not relayed any more."""
+        self._relays.discard(exchange)
 
     def run(self, exchange: Exchange) -> asyncio.Task[None]:
         """Run the application, so that a shutdown waits for it."""

@@ -7,18 +7,19 @@ resets a client that it rejects in the middle of an upload.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from dicomweb_cors_proxy.http.extensions import REJECTION
 from dicomweb_cors_proxy.http.replies import HTTPProblem
 from dicomweb_cors_proxy.server.base_connection import READ_BYTES, BaseConnection
-from dicomweb_cors_proxy.server.exchange import Exchange, ResponseWriter
+from dicomweb_cors_proxy.server.exchange import Exchange
 from dicomweb_cors_proxy.server.http2_connection import HTTP2Connection
 from dicomweb_cors_proxy.server.request_reader import RequestReader
+from dicomweb_cors_proxy.server.response_writer import ResponseWriter
 from dicomweb_cors_proxy.server.scopes import request_scope
 from dicomweb_cors_proxy.server.socket_state import is_ready, reset_connection
 from dicomweb_cors_proxy.server.watchdogs import ReadPause, abort_when_sent
+from dicomweb_cors_proxy.server.writable import Writable
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -59,7 +60,7 @@ class ClientConnection(BaseConnection):
         self._received = self._reader.received
         self._body = self._reader.body
         self._exchange: Exchange | None = None
-        self.writable = asyncio.Event()
+        self.writable = Writable()
         self.writable.set()
         self._is_lingering = False  # the response is sent, but the client may still be sending
         self._draining = False
@@ -191,8 +192,13 @@ class ClientConnection(BaseConnection):
 
     def _start(self, exchange: Exchange) -> None:
         exchange.is_running = True
-        if not self.reply_at_once(exchange):
+        if not (self.reply_at_once(exchange) or self.begin_relay(exchange)):
             self.run(exchange)
+
+    def run_application(self, exchange: Exchange) -> None:
+        """Run the application for a request that could not be relayed."""
+        self.relay_ended(exchange)
+        self.run(exchange)
 
     def response_sent(self, exchange: Exchange) -> None:
         """Go on to the next request, or close the connection."""

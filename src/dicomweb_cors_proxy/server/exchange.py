@@ -1,19 +1,17 @@
-"""One request and its response: `receive` and `send` of an ASGI application."""
+"""One request and its response: `receive` and `send` of an ASGI application, or a relay."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import typing
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dicomweb_cors_proxy.http.extensions import ON_DISCONNECT, PUSH_BODY
 from dicomweb_cors_proxy.http.replies import HTTPProblem, ResponseAborted
 from dicomweb_cors_proxy.observability.records import traceback_summary
 from dicomweb_cors_proxy.server.body_push import BodyPush
-from dicomweb_cors_proxy.server.response_head import build_response_head, date_line
-from dicomweb_cors_proxy.server.writing import write_parts
+from dicomweb_cors_proxy.server.relayed_response import RelayedResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,19 +21,14 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.http.extensions import BodyReceiver
     from dicomweb_cors_proxy.http.messages import Header
     from dicomweb_cors_proxy.http.replies import LocalReply
+    from dicomweb_cors_proxy.server.relayed_response import TryRelay
     from dicomweb_cors_proxy.server.turns import Turns
+    from dicomweb_cors_proxy.server.writable import Writable
 
 logger = logging.getLogger(__name__)
 
-# Maximum size of a part of a body that is copied behind its head or chunk size, for one system call
-# instead of two.
-COALESCE_BYTES = 16 * 1024
-
 # Seconds for an application to end by itself after its client has disconnected.
 DISCONNECT_GRACE_SECONDS = 0.25
-
-# For responses sent without running the application (preflights); few distinct ones exist.
-cached_response_head = lru_cache(maxsize=256)(build_response_head)
 
 
 class ExchangeOwner(typing.Protocol):
@@ -47,7 +40,7 @@ class ExchangeOwner(typing.Protocol):
     """
 
     turns: Turns
-    writable: asyncio.Event
+    writable: Writable
 
     def response_sent(self, exchange: Exchange) -> None:
         """Go on after the response of an exchange."""
@@ -57,6 +50,12 @@ class ExchangeOwner(typing.Protocol):
 
     def regulate_reading(self) -> None:
         """Read from the client again, if there is room for more of the body."""
+
+    def relay_ended(self, exchange: Exchange) -> None:
+        """Note that the request is not relayed any more."""
+
+    def run_application(self, exchange: Exchange) -> None:
+        """Run the application for a request that could not be relayed."""
 
 
 class BodySource(typing.Protocol):
@@ -106,91 +105,13 @@ class ResponseSink(typing.Protocol):
         """Send a part of the body; return False if its length does not fit the head."""
 
 
-class ResponseWriter:
-    """The head, framing and body of one HTTP/1.1 response."""
-
-    # Class-level defaults: most responses change few of them, so a writer is cheap to create.
-    ends_with_connection = False
-    _chunked = False
-    _remaining = 0  # bytes of a Content-Length
-    _head = b""  # waits for the first part of the body
-
-    def __init__(self, transport: asyncio.Transport, method: str, version: str) -> None:
-        self._transport = transport
-        self._is_head_only = method == "HEAD"
-        self._version = version
-
-    def write_continue(self) -> None:
-        """Send 100 Continue."""
-        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def start(
-        self, status: int, headers: Sequence[Header], *, keep_alive: bool, is_repeated: bool
-    ) -> bool:
-        """Write a head with its framing; return whether the connection is kept alive."""
-        if is_repeated:
-            head = cached_response_head(status, tuple(headers))
-        else:
-            head = build_response_head(status, headers)
-        _, lines, length, closes, is_dated = head
-        if closes:  # "connection: close" of the application
-            keep_alive = False
-        end = b"\r\n"
-        if self._is_head_only or status in (204, 304):
-            pass  # no body follows, even if the head has a Content-Length
-        elif length is not None:
-            self._remaining = length
-        elif self._version == "1.0":
-            self.ends_with_connection = True
-            keep_alive = False
-        else:
-            self._chunked = True
-            end = b"transfer-encoding: chunked\r\n\r\n"
-        if not keep_alive:
-            end = b"connection: close\r\n" + end
-        date = b"" if is_dated else date_line()  # RFC 9110 §6.6.1
-        self._head = lines + date + end
-        return keep_alive
-
-    def flush_head(self) -> None:
-        """Send the head alone, if no part of the body has followed it."""
-        if self._head:
-            self._transport.write(self._head)
-        self._head = b""
-
-    def drop_head(self) -> None:
-        """Forget a head that is still waiting for the body."""
-        self._head = b""
-
-    def write(self, body: bytes, *, more: bool) -> bool:
-        """Send a part of the body; return False if its length does not fit the head."""
-        if self._is_head_only:
-            body = b""
-        if not (self._chunked or self.ends_with_connection):
-            self._remaining -= len(body)
-            if self._remaining < 0:
-                return False
-        before, self._head = self._head, b""
-        after = b""
-        if self._chunked:
-            if body:
-                before += b"%x\r\n" % len(body)
-                after = b"\r\n"
-            if not more:
-                after += b"0\r\n\r\n"
-        if len(body) > COALESCE_BYTES and (before or after):
-            write_parts(self._transport, (before, body, after))
-        else:
-            self._transport.write(before + body + after)
-        return more or not self._remaining
-
-
 class Exchange:
     """One request and its response: `receive` and `send` of an ASGI application."""
 
     # Class-level defaults: most requests never change them, so an Exchange is cheap to create.
     is_running = False
     task: asyncio.Task[None] | None = None
+    relayed: RelayedResponse | None = None
     _body_ended = False  # the application has received all of it
     _content = b""  # of the body; the application has not received it yet
     _failure: HTTPProblem | None = None
@@ -225,9 +146,26 @@ class Exchange:
         reply = try_preflight(self.scope)
         if reply is None:
             return False
-        self._send_head(reply.status, reply.headers, is_repeated=True)
-        self._send_body(reply.body, more=False)
+        self.send_head(reply.status, reply.headers, is_repeated=True)
+        self.send_body(reply.body, more=False)
         return True
+
+    def begin_relay(self, try_relay: TryRelay) -> bool:
+        """Have the request relayed, if it has no body and nothing must wait. Return whether."""
+        writable = self._connection.writable
+        if self._body.more or not writable.is_set():
+            return False
+        relayed = RelayedResponse(self, writable)
+        self.relayed = relayed if relayed.begin(try_relay) else None
+        return self.relayed is not None
+
+    def relay_ended(self) -> None:
+        """Note that the request is not relayed any more."""
+        self._connection.relay_ended(self)
+
+    def run_application(self) -> None:
+        """Run the application, because the request could not be relayed."""
+        self._connection.run_application(self)
 
     def run(self, app: ASGIApp) -> asyncio.Task[None]:
         """Run the application in a task, and return that."""
@@ -248,8 +186,16 @@ class Exchange:
             self.scope["extensions"].pop(PUSH_BODY, None)
             self._on_disconnect = None
             if not self._complete:
-                self._writer.flush_head()
-                self._connection.cut(reset=self._writer.ends_with_connection)
+                self.cut()
+
+    def flush_head(self) -> None:
+        """Send the head of the response, if it is still waiting for the body."""
+        self._writer.flush_head()
+
+    def cut(self) -> None:
+        """End the response visibly incomplete."""
+        self._writer.flush_head()
+        self._connection.cut(reset=self._writer.ends_with_connection)
 
     # The request
 
@@ -264,6 +210,8 @@ class Exchange:
             self._disconnected = True
             self._writer.drop_head()
             self.wake()
+            if self.relayed is not None:
+                self.relayed.client_disconnected()
             if self._on_disconnect is not None:
                 self._on_disconnect()
             if self.task is not None:
@@ -366,11 +314,11 @@ class Exchange:
         if self._disconnected or self._complete:
             return
         if not self._started:
-            self._send_head(message["status"], message["headers"], is_repeated=False)
+            self.send_head(message["status"], message["headers"], is_repeated=False)
         else:
-            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+            self.send_body(message.get("body", b""), more=message.get("more_body", False))
 
-    def _send_head(self, status: int, headers: Sequence[Header], *, is_repeated: bool) -> None:
+    def send_head(self, status: int, headers: Sequence[Header], *, is_repeated: bool) -> None:
         self._started = True
         self._expects_continue = False
         if self._body.more:
@@ -384,7 +332,7 @@ class Exchange:
         if self.task is not None:
             self.task.get_loop().call_soon(self._writer.flush_head)
 
-    def _send_body(self, body: bytes, *, more: bool) -> None:
+    def send_body(self, body: bytes, *, more: bool) -> None:
         if not self._writer.write(body, more=more):
             self._break_off()
         elif not more:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from typing import Final
 
 from dicomweb_cors_proxy.server.http2_frames import DATA, END_STREAM, frame_head
+from dicomweb_cors_proxy.server.writable import Writable
 
 # Bytes of a response to buffer before the application has to wait, and at which it goes on.
 HIGH_WATER_BYTES: Final = 64 * 1024
@@ -41,7 +41,7 @@ class ResponseQueue:
         self.id = self.turn = stream_id
         self.urgency = urgency
         self.window = window
-        self.writable = asyncio.Event()
+        self.writable = Writable()
         if not is_paused:
             self.writable.set()
         self._parts: deque[bytes | memoryview] = deque()

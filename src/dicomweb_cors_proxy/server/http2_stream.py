@@ -53,6 +53,12 @@ class StreamOwner(Protocol):
     def on_stream_sent(self, stream_id: int) -> None:
         """Go on after the last byte of a response was sent."""
 
+    def relay_ended(self, stream: Stream, exchange: Exchange) -> None:
+        """Note that the request is not relayed any more."""
+
+    def run_application(self, stream: Stream, exchange: Exchange) -> None:
+        """Run the application for a request that could not be relayed."""
+
 
 class Stream:
     """One request and its response: the body's source, the response's sink.
@@ -174,6 +180,14 @@ class Stream:
 
     def response_sent(self, _: Exchange) -> None:
         """Go on after the application has given the last byte of the response."""
+
+    def relay_ended(self, exchange: Exchange) -> None:
+        """Note that the request is not relayed any more."""
+        self._connection.relay_ended(self, exchange)
+
+    def run_application(self, exchange: Exchange) -> None:
+        """Run the application for a request that could not be relayed."""
+        self._connection.run_application(self, exchange)
 
     def regulate_reading(self) -> None:
         """Do nothing: `read` widens the window."""

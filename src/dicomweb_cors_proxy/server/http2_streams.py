@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from dicomweb_cors_proxy.http.extensions import HAS_BODY, REJECTION
@@ -52,6 +51,12 @@ class StreamsOwner(Protocol):
 
     def reply_at_once(self, exchange: Exchange) -> bool:
         """Send the reply to a preflight. Return whether there is one."""
+
+    def begin_relay(self, exchange: Exchange) -> bool:
+        """Have the application relay the request, if it can. Return whether it does."""
+
+    def relay_ended(self, exchange: Exchange) -> None:
+        """Note that the request is not relayed any more."""
 
     def run(self, exchange: Exchange) -> asyncio.Task[None]:
         """Run the application."""
@@ -197,9 +202,24 @@ class Streams:
 
     def _start(self, stream_id: int, exchange: Exchange) -> None:
         self._running += 1
-        self._owner.run(exchange).add_done_callback(partial(self._on_request_done, stream_id))
+        if not self._owner.begin_relay(exchange):
+            self._run(stream_id, exchange)
 
-    def _on_request_done(self, stream_id: int, _: asyncio.Task[None]) -> None:
+    def _run(self, stream_id: int, exchange: Exchange) -> None:
+        task = self._owner.run(exchange)
+        task.add_done_callback(lambda _: self._on_request_done(stream_id))
+
+    def relay_ended(self, stream: Stream, exchange: Exchange) -> None:
+        """Note that the request is not relayed any more: its response is complete, or cut."""
+        self._owner.relay_ended(exchange)
+        self._on_request_done(stream.id)
+
+    def run_application(self, stream: Stream, exchange: Exchange) -> None:
+        """Run the application for a request that could not be relayed."""
+        self._owner.relay_ended(exchange)
+        self._run(stream.id, exchange)
+
+    def _on_request_done(self, stream_id: int) -> None:
         if stream_id in self.open:
             self._unsent.add(stream_id)
         else:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from dicomweb_cors_proxy.server.exchange import Exchange
     from dicomweb_cors_proxy.server.limits import ServerLimits
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class ServerConfig(uvicorn.Config):
         self.known_heads = HeadCache()
         self.http2_heads = HTTP2Heads(limits)
         self.clients = ClientConnections(limits.max_connections)
+        self.relays: set[Exchange] = set()
         self.turns = Turns(DECODED_AT_ONCE)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self._ssl_context = ssl_context
@@ -205,23 +207,28 @@ class Server(uvicorn.Server):
         await self._acceptor.close()
         for listener in sockets or ():
             listener.close()
-        state = self.server_state
+        state, relays = self.server_state, self.config.relays
         for connection in list(state.connections):
             connection.shutdown()
         timeout = self.config.limits.shutdown_timeout
-        logger.info("stopping, with %g s for %d running requests", timeout, len(state.tasks))
+        running = len(state.tasks) + len(relays)
+        logger.info("stopping, with %g s for %d running requests", timeout, running)
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110
                     await asyncio.sleep(SHUTDOWN_POLL)
-        if state.tasks:
+        if running := len(state.tasks) + len(relays):
             logger.warning(
                 "%d running requests are cancelled after %g s (server.shutdown_timeout)",
-                len(state.tasks),
+                running,
                 timeout,
             )
+            for exchange in list(relays):
+                if exchange.relayed is not None:
+                    exchange.relayed.cancel()
             for task in state.tasks:
                 task.cancel()
+        if state.tasks:
             await asyncio.wait(set(state.tasks), timeout=CANCEL_TIMEOUT)
         await self.lifespan.shutdown()
 

@@ -10,7 +10,7 @@ from dicomweb_cors_proxy.server.socket_state import is_ready, unsent_bytes
 if TYPE_CHECKING:
     import asyncio
 
-    from dicomweb_cors_proxy.server.deadline import Deadline
+    from dicomweb_cors_proxy.deadline import Deadline
 
 # Seconds between checks for a disconnected client while reading is paused.
 DISCONNECT_POLL_SECONDS = 0.25

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import httpx
 
+from dicomweb_cors_proxy.upstream.exchange_events import ExchangeEvents
 from dicomweb_cors_proxy.upstream.response_parser import READ_HIGH_WATER, ResponseParser
 from dicomweb_cors_proxy.upstream.upload import Upload
 
@@ -59,8 +60,7 @@ class Connection(asyncio.Protocol):
         self._state = State.NEW
         self._parser: ResponseParser  # of the last exchange begun
         self._timeout: float | None = None
-        self._error: Exception | None = None  # why the connection ended
-        self._event: asyncio.Future[None] | None = None
+        self._events = ExchangeEvents(self._loop, self._fail)
         self._upload: Upload | None = None  # while it runs
         self.heard = False
         self.reused = False
@@ -104,9 +104,13 @@ class Connection(asyncio.Protocol):
     def _process(self, parser: ResponseParser) -> None:
         if self._upload is not None and parser.head is not None and parser.head.status >= 300:
             self._stop_upload()  # the archive does not want the rest (RFC 9112 §9.5)
-        if self._reading_paused or parser.buffered >= READ_HIGH_WATER or parser.has_undecoded:
+        self._events.wake()
+        # The listener may have ended the exchange, and begun another one.
+        is_same = parser is self._parser and self._state is State.ACTIVE
+        if is_same and (
+            self._reading_paused or parser.buffered >= READ_HIGH_WATER or parser.has_undecoded
+        ):
             self._regulate(parser)
-        self._wake()
 
     def _regulate(self, parser: ResponseParser) -> None:
         """Pause the archive while the reader of the body or the decoder is behind."""
@@ -131,14 +135,15 @@ class Connection(asyncio.Protocol):
         except httpx.RemoteProtocolError as exc:
             self._fail(exc)
         self._stop_upload()
-        self._wake()
+        self._events.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._events.close()
         if self._state is not State.ACTIVE:
             self._close_unused()
             return
-        if exc is not None and self._tls is None:
-            self._receive_the_rest()
+        if exc is not None and self._tls is None and (rest := unread_bytes(self._transport)):
+            self.data_received(rest)
         if not self._parser.complete:
             self._fail(httpx.ReadError(f"connection lost: {exc!r}"))
         self._stop_upload()
@@ -152,17 +157,6 @@ class Connection(asyncio.Protocol):
         self._writing_paused = False
         if self._upload is not None:
             self._upload.resume()
-
-    def _receive_the_rest(self) -> None:
-        """Read a response that arrived right before the reset that made our last write fail.
-
-        An archive that rejects an upload and closes resets the connection. An event loop that
-        notices it at a write closes the socket without reading what has arrived.
-        """
-        fileno = self._transport.get_extra_info("socket").fileno()
-        with suppress(OSError):
-            if data := os.read(fileno, READ_HIGH_WATER):
-                self.data_received(data)
 
     # An exchange
 
@@ -203,11 +197,39 @@ class Connection(asyncio.Protocol):
                 self._upload.pause()
             self._upload.start(body)
 
+    def notify(self, listener: Callable[[], None]) -> None:
+        """Call `listener` once, at the next event of the exchange.
+
+        Events are: bytes of the response have arrived, the upload has ended, the exchange has
+        failed. The time for the archive to send starts now. It does not run during an upload.
+        """
+        self._events.notify(listener, self._timeout if self._upload is None else None)
+
+    @property
+    def error(self) -> Exception | None:
+        """Return why the exchange has failed; None if it has not."""
+        return self._events.error
+
+    @property
+    def received_head(self) -> ResponseHead | None:
+        """Return the response's head, None until it has arrived."""
+        return self._parser.head
+
     async def head(self) -> ResponseHead:
         """Return the response's head once it has arrived, whether the upload is finished or not."""
         while (head := self._parser.head) is None:
             await self._wait()
         return head
+
+    def take(self) -> bytes:
+        """Return all of the body that has arrived and was not taken yet; b"" if there is none."""
+        parser = self._parser
+        if not parser.buffered:
+            return b""
+        data = parser.take()
+        if self._reading_paused:
+            self._regulate(parser)
+        return data
 
     @property
     def arrived(self) -> bool:
@@ -221,18 +243,15 @@ class Connection(asyncio.Protocol):
 
     async def read(self) -> bytes:
         """Return the next bytes of the body; b"" at its end."""
-        parser = self._parser
-        while not parser.buffered:
-            if parser.complete:
+        while not (data := self.take()):
+            if self._parser.complete:
                 return b""
             await self._wait()
-        data = parser.take()
-        if self._reading_paused:
-            self._regulate(parser)
         return data
 
     def end(self) -> bool:
         """Finish the exchange. Return whether the connection can serve another one."""
+        self._events.ignore()
         self._stop_upload()
         if self._continuation is not None:
             self._continuation.cancel()
@@ -243,7 +262,7 @@ class Connection(asyncio.Protocol):
             self._state = State.IDLE
             self.reused = True
             return True
-        self._error = None  # its traceback refers to this connection
+        self._events.error = None  # its traceback refers to this connection
         self.abort()
         return False
 
@@ -259,40 +278,20 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: Exception) -> None:
         """Close the connection; the exchange lasts until `end`."""
-        if self._error is None:
-            self._error = error
-        self._wake()
+        if self._events.error is None:
+            self._events.error = error
+        self._events.wake()
         self._transport.abort()
 
     async def _wait(self) -> None:
-        """Wait for the next event; the timeout does not run during an upload."""
-        if self._error is not None:
-            raise self._error
-        self._event = event = self._loop.create_future()
-        timer = None
-        if self._timeout is not None and self._upload is None:
-            timer = self._loop.call_later(self._timeout, self._expire)
-        try:
-            await event
-        finally:
-            self._event = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._event is not None and not self._event.done():
-            self._event.set_result(None)
-
-    def _expire(self) -> None:
-        if self._event is not None and not self._event.done():
-            self._fail(httpx.ReadTimeout(f"nothing from the archive for {self._timeout:g} s"))
+        await self._events.wait(self._timeout if self._upload is None else None)
 
     # An upload
 
     def _upload_ended(self, error: Exception | None) -> None:
         self._upload = None
         if error is None:
-            self._wake()
+            self._events.wake()
         else:
             self._fail(error)
 
@@ -302,6 +301,17 @@ class Connection(asyncio.Protocol):
             # The archive would read the next request as the rest of the body.
             self._parser.persistent = False
             upload.stop()
+
+
+def unread_bytes(transport: asyncio.Transport) -> bytes:
+    """Return what arrived right before the reset that made our last write fail.
+
+    An archive that rejects an upload and closes resets the connection. An event loop that notices
+    it at a write closes the socket without reading the response, if that has arrived.
+    """
+    with suppress(OSError):
+        return os.read(transport.get_extra_info("socket").fileno(), READ_HIGH_WATER)
+    return b""
 
 
 def ended_without_close_notify(tls: ssl.SSLObject | None) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import httpx
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Mapping, Sequence
+    from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 
     from dicomweb_cors_proxy.http.messages import Header
 
@@ -42,6 +42,28 @@ class UpstreamResponse(Protocol):
     async def read(self) -> bytes: ...
 
     async def aclose(self) -> None: ...
+
+
+class SentRequest(Protocol):
+    """A request that was sent, and its response as it arrives; see `native.SentRequest`."""
+
+    @property
+    def head(self) -> ResponseHead | None: ...
+
+    @property
+    def error(self) -> Exception | None: ...
+
+    @property
+    def was_unheard(self) -> bool: ...
+
+    @property
+    def arrived(self) -> bool: ...
+
+    def take(self) -> bytes: ...
+
+    def notify(self, listener: Callable[[], None]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class ResolveTimedOut(httpx.ConnectTimeout):

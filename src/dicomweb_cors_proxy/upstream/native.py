@@ -26,7 +26,7 @@ from dicomweb_cors_proxy.upstream.pool import Pool
 from dicomweb_cors_proxy.upstream.resolver import Resolver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 
     from dicomweb_cors_proxy.upstream.connection import Connection
 
@@ -74,6 +74,51 @@ class Response:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._pool.release(connection)
+
+
+class SentRequest:
+    """A request without a body that was sent, and its response, for a caller that does not await.
+
+    The caller looks what has arrived, and has `notify` call back for more.
+    """
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, connection: Connection, pool: Pool) -> None:
+        self._connection = connection
+        self._pool = pool
+
+    @property
+    def head(self) -> ResponseHead | None:
+        """Return the response's head, None until it has arrived."""
+        return self._connection.received_head
+
+    @property
+    def error(self) -> Exception | None:
+        """Return why the exchange has failed, as `httpx.HTTPError`; None if it has not."""
+        return self._connection.error
+
+    @property
+    def was_unheard(self) -> bool:
+        """Return whether the connection may have been dead before the request was sent."""
+        return self._connection.reused and not self._connection.heard
+
+    @property
+    def arrived(self) -> bool:
+        """Return whether all of the response has arrived."""
+        return self._connection.arrived
+
+    def take(self) -> bytes:
+        """Return all of the body that has arrived and was not taken yet; b"" if there is none."""
+        return self._connection.take()
+
+    def notify(self, listener: Callable[[], None]) -> None:
+        """Call `listener` once, at the next event; the time for the archive to send starts now."""
+        self._connection.notify(listener)
+
+    def close(self) -> None:
+        """Give the connection back, or close it if bytes are missing."""
+        self._pool.release(self._connection)
 
 
 class ResponseStream(httpx.AsyncByteStream):
@@ -129,9 +174,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
         pool = self.pools.get(origin)
         if pool is None or pool.loop is not asyncio.get_running_loop():
             pool = self._open_pool(origin)
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        head = b"".join((method, b" ", target, b" HTTP/1.1\r\n", *lines, b"\r\n"))
-
+        head = _head_bytes(method, target, headers)
         # A write cannot be repeated, so it is not sent on a connection that may be dead.
         fresh = body is not None or method not in REPEATABLE_METHODS
         connection = await pool.acquire(timeouts, fresh=fresh)
@@ -149,6 +192,22 @@ class NativeTransport(httpx.AsyncBaseTransport):
             else:
                 return Response(response_head, connection, pool)
             connection = await pool.replace(connection, timeouts)
+
+    def try_send(self, request: Request, timeouts: Timeouts) -> SentRequest | None:
+        """Send a request without a body, if a connection is open for it; otherwise return None."""
+        origin, method, target, headers, _ = request
+        pool = self.pools.get(origin)
+        if pool is None or pool.loop is not asyncio.get_running_loop():
+            return None
+        connection = pool.acquire_idle()
+        if connection is None:
+            return None
+        head = _head_bytes(method, target, headers)
+        connection.begin(method, head, None, 0, timeouts.read)
+        if connection.error is not None:  # it has closed meanwhile
+            pool.release(connection)
+            return None
+        return SentRequest(connection, pool)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request of httpx and return a response of httpx.
@@ -213,6 +272,11 @@ class NativeTransport(httpx.AsyncBaseTransport):
             former.loop.call_soon_threadsafe(former.close)
         self.pools[origin] = pool
         return pool
+
+
+def _head_bytes(method: bytes, target: bytes, headers: Iterable[Header]) -> bytes:
+    lines = [b"%b: %b\r\n" % header for header in headers]
+    return b"".join((method, b" ", target, b" HTTP/1.1\r\n", *lines, b"\r\n"))
 
 
 def _length(headers: Iterable[Header]) -> int | None:

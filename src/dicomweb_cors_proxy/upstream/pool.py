@@ -67,13 +67,24 @@ class Pool:
             self._in_use += 1
         else:
             await self._wait_for_slot(timeouts)
-        while self.idle and not fresh:
-            connection, _ = self.idle.popitem()
-            if connection.expires_at <= self.loop.time():
-                connection.abort()
-                continue
+        if not fresh and (connection := self._pop_idle()) is not None:
             return connection
         return await self._connect(timeouts)
+
+    def acquire_idle(self) -> Connection | None:
+        """Return a connection for one exchange that is open and has no other; None if none is."""
+        if self._in_use >= self._limit or (connection := self._pop_idle()) is None:
+            return None
+        self._in_use += 1
+        return connection
+
+    def _pop_idle(self) -> Connection | None:
+        while self.idle:
+            connection, _ = self.idle.popitem()
+            if connection.expires_at > self.loop.time():
+                return connection
+            connection.abort()
+        return None
 
     async def replace(self, connection: Connection, timeouts: Timeouts) -> Connection:
         """End the connection's exchange and open another connection in its slot.

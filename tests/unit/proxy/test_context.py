@@ -9,7 +9,7 @@ from tests.support import asgi
 
 
 def test_the_repr_works_at_any_time_and_shows_no_target() -> None:
-    context = RequestContext(RequestRecord(method="GET", request_id="", client=None))
+    context = RequestContext(RequestRecord(method="GET", request_id="", client=None), 0.0)
     before = repr(context)
     scope = asgi.scope(path=b"/dicom-web/studies/1.2.3")
     context.incoming = IncomingRequest.read(scope, RequestHeadCache())

@@ -62,7 +62,7 @@ class Site:
     ) -> tuple[Scope, Route]:
         scope = asgi.scope(method, path.encode(), headers, client=(client, 1))
         context = scope[CONTEXT] = RequestContext(
-            RequestRecord(method=method, request_id="", client=client)
+            RequestRecord(method=method, request_id="", client=client), 0.0
         )
         context.incoming = IncomingRequest.read(scope, self._heads)
         route, _ = self._router.match(context.incoming.path, method)

@@ -765,10 +765,10 @@ async def test_no_pipelined_request_is_read_ahead(monkeypatch: pytest.MonkeyPatc
             pending += 1
             most = max(most, pending)
 
-        def _send_body(self, body: bytes, *, more: bool) -> None:
+        def send_body(self, body: bytes, *, more: bool) -> None:
             nonlocal pending
             pending -= not more
-            super()._send_body(body, more=more)
+            super().send_body(body, more=more)
 
     monkeypatch.setattr(server_connection, "Exchange", Counted)
     gate = Gate()

@@ -28,6 +28,7 @@ from dicomweb_cors_proxy.server.http2_stream import (
 from dicomweb_cors_proxy.server.http2_streams import ReceiveWindow
 
 if TYPE_CHECKING:
+    from dicomweb_cors_proxy.server.exchange import Exchange
     from dicomweb_cors_proxy.server.turns import Turns
 
 
@@ -68,6 +69,11 @@ class Connection:
 
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         self.resets.append((stream.id, code))
+
+    def relay_ended(self, stream: Stream, exchange: Exchange) -> None:
+        raise NotImplementedError
+
+    run_application = relay_ended
 
     def on_stream_sent(self, stream_id: int) -> None:
         self.complete.append(stream_id)

@@ -29,8 +29,9 @@ class Deadline:
         self._timer_at = 0.0
 
     @property
-    def is_set(self) -> bool:
-        return self._callback is not None
+    def at(self) -> float | None:
+        """Return the loop time at which it passes; None if it is not set."""
+        return None if self._callback is None else self._at
 
     def set(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` in so many seconds, and nothing else that was to be called."""

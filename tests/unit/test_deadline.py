@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dicomweb_cors_proxy.server.deadline import WaitLimit
+from dicomweb_cors_proxy.deadline import WaitLimit
 
 
 async def test_a_wait_that_takes_too_long_raises_and_the_next_one_does_not() -> None:

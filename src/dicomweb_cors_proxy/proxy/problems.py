@@ -1,0 +1,34 @@
+"""Replies in place of responses that failed, and the log's word on them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from dicomweb_cors_proxy.http.replies import HTTPProblem
+from dicomweb_cors_proxy.observability.records import EVENT_REQUEST, traceback_summary
+
+if TYPE_CHECKING:
+    from dicomweb_cors_proxy.http.replies import LocalReply
+    from dicomweb_cors_proxy.observability.records import RequestRecord
+
+logger = logging.getLogger(__name__)
+
+
+def note_problem(record: RequestRecord, reply: LocalReply) -> None:
+    """Have the log say which problem it was, unless it says so already."""
+    if isinstance(reply, HTTPProblem) and record.event == EVENT_REQUEST:
+        record.event = reply.detail
+
+
+def internal_error(exc: BaseException) -> HTTPProblem:
+    """Return the reply in place of a response that failed; a bug is logged as well."""
+    if isinstance(exc, asyncio.CancelledError):
+        return HTTPProblem(
+            503,
+            "The proxy is shutting down and could not wait for the archive. Try again shortly.",
+            [(b"retry-after", b"1")],
+        )
+    logger.error("bug: %s", traceback_summary(exc))  # its message may quote a name
+    return HTTPProblem(500, "The proxy has a bug. Its log says where; please report it.")
