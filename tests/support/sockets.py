@@ -15,7 +15,7 @@ from dicomweb_cors_proxy import Settings, create_app
 from dicomweb_cors_proxy.operations.certificates import Certificates
 from dicomweb_cors_proxy.server.listening import bind
 from dicomweb_cors_proxy.server.uvicorn_server import Server, ServerConfig
-from tests.support.transport import TRANSPORT
+from tests.support.transport import TRANSPORT, WARM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -250,14 +250,21 @@ def create_server(app: ASGIApp, settings: ServerSettings) -> Server:
 
 @asynccontextmanager
 async def proxy(
-    configuration: Settings, *, transport: httpx.AsyncBaseTransport | None = None
+    configuration: Settings,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    warm: bool = WARM,
 ) -> AsyncIterator[Proxy]:
-    """The proxy as `serve` runs it, but for the signals."""
+    """The proxy as `serve` runs it, but for the signals; if `warm`, with open connections."""
     sockets = bind("127.0.0.1", 0)
-    server = create_server(create_app(configuration, transport=transport), configuration.server)
+    app = create_app(configuration, transport=transport)
+    server = create_server(app, configuration.server)
     running = asyncio.create_task(server.serve(sockets))
     try:
         await server.ready.wait()
+        if warm:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(app.check_archive(), 1)
         yield Proxy(server, sockets[0].getsockname()[1])
     finally:
         server.should_exit = True

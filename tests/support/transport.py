@@ -6,3 +6,7 @@ import os
 from typing import Final
 
 TRANSPORT: Final = os.environ.get("TEST_TRANSPORT", "native")
+
+# Whether these proxies have open connections to their archives from the beginning: TEST_WARM=1.
+# Requests without a body are then relayed without a task (proxy/relay.py).
+WARM: Final = os.environ.get("TEST_WARM") == "1"

@@ -112,7 +112,7 @@ class URLReplacer:
         if self._syntax.escapes_letters(data):
             rewritten = self._search_starts(data)
         else:
-            rewritten = self._search_needle(data)
+            rewritten = self._replace_usual(data) or self._search_needle(data)
         self._passed = self._before(data, len(data))
         return rewritten
 
@@ -126,6 +126,20 @@ class URLReplacer:
                 pieces += data[done:start], found.replacement
                 done = start + found.length
         return b"".join((*pieces, data[done:]))
+
+    def _replace_usual(self, data: bytes) -> bytes | None:
+        """Replace the usual form by a split at it; None if there may be URLs in another form."""
+        usual = self._usual
+        if len(usual.forms) != 1:
+            return None
+        form = usual.forms[0]
+        parts = data.split(form)
+        # No needle contains a line feed.
+        if len(parts) == 1 or self._needle in b"\n".join(parts):
+            return None
+        needle_at = len(form) - usual.end
+        before, after = form[: needle_at + usual.start], form[needle_at + usual.stop :]
+        return (before + usual.replacement + after).join(parts)
 
     def _search_needle(self, data: bytes) -> bytes:
         """Do the same where all letters are written as they are."""
