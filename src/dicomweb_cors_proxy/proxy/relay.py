@@ -80,8 +80,6 @@ class Relay:
         token = request_id.set(self._record.request_id)
         try:
             self._go_on(sent)
-        except httpx.HTTPError as error:
-            self._fail(sent, error)
         except UpstreamProblem as problem:
             self._record.upstream_error = problem.reason
             self._reply_or_abort(problem)
@@ -127,9 +125,11 @@ class Relay:
                 client.send_body(data, more=True)
 
     def _wait(self, sent: SentRequest) -> None:
-        """Wait for the archive. Raise `httpx.HTTPError` if the exchange has failed."""
-        if (error := sent.error) is not None:
-            raise error
+        """Wait for the archive, unless the exchange has failed."""
+        error = sent.error
+        if error is not None:
+            self._fail(sent, error)
+            return
         if self._started:
             self._client.flush_head()
         sent.notify(self.resume)
@@ -181,12 +181,15 @@ class Relay:
 
     # Failures
 
-    def _fail(self, sent: SentRequest, error: httpx.HTTPError) -> None:
+    def _fail(self, sent: SentRequest, error: Exception) -> None:
+        # The error is not raised again: its traceback would hold a frame that holds the error.
         may_repeat = isinstance(error, (httpx.ReadError, httpx.RemoteProtocolError))
         if sent.was_unheard and may_repeat:
             # The connection was dead before. The application sends the request again.
             self._end(Outcome.REPEATED)
             self._client.run_application()
+        elif not isinstance(error, httpx.HTTPError):
+            self._fail_internally(error)
         else:
             self._reply_or_abort(self._failed(error))
 

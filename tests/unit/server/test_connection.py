@@ -1196,10 +1196,11 @@ async def stay_silent(wire: Wire, _: Head) -> None:
     await wire.closed()
 
 
+@pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("target", ["/dicom-web/studies", "/nothing"])
 @pytest.mark.parametrize("handle", [echo, cut, close, stay_silent])
 async def test_a_connection_leaves_nothing_for_the_collector(
-    handle: Callable[[Wire, Head], Awaitable[None]], target: str
+    handle: Callable[[Wire, Head], Awaitable[None]], target: str, *, warm: bool
 ) -> None:
     """With TLS one holds half a megabyte, and the collector seldom comes by."""
 
@@ -1212,7 +1213,7 @@ async def test_a_connection_leaves_nothing_for_the_collector(
     async with AsyncExitStack() as stack:
         a = await stack.enter_async_context(archive(handle))
         impatient = settings(a.url, upstream={"url": a.url, "read_timeout": 0.05})
-        p = await stack.enter_async_context(proxy(impatient))
+        p = await stack.enter_async_context(proxy(impatient, warm=warm))
         # What exists by now is not looked at: in a long run that is most of the objects.
         gc.freeze()
         stack.callback(gc.unfreeze)
