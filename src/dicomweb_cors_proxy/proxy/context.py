@@ -17,7 +17,7 @@ CONTEXT = "dicomweb_cors_proxy.context"
 
 
 class Outcome(Enum):
-    """How a request ended."""
+    """The end of a request."""
 
     COMPLETE = auto()  # with all of its response
     CUT = auto()  # by us, in the middle of the response

@@ -89,7 +89,7 @@ class Relay:
             request_id.reset(token)
 
     def client_disconnected(self) -> None:
-        """End the archive's request, because nobody reads the response."""
+        """End the archive's request, because no client reads the response."""
         if self._sent is not None:
             self._end(Outcome.DISCONNECTED)
 

@@ -57,7 +57,7 @@ class RelayedResponse:
     # For the server
 
     def client_disconnected(self) -> None:
-        """End the request, because nobody reads the response."""
+        """End the request, because no client reads the response."""
         if self._request is not None:
             self._request.client_disconnected()
             self._end()

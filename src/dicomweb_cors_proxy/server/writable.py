@@ -1,4 +1,4 @@
-"""Whether a client has room for more of a response."""
+"""Tell a relay when its client has room for more of the response."""
 
 from __future__ import annotations
 
