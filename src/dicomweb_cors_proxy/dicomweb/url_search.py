@@ -133,13 +133,17 @@ class URLReplacer:
         if len(usual.forms) != 1:
             return None
         form = usual.forms[0]
-        parts = data.split(form)
+        first, done = b"", 0
+        if data[:1] in b"hH" and (found := self._found(data, 0)) is not None:
+            # The context of this one was passed with an earlier piece.
+            first, done = found.replacement, found.length
+        parts = data[done:].split(form)
         # No needle contains a line feed.
         if len(parts) == 1 or self._needle in b"\n".join(parts):
             return None
         needle_at = len(form) - usual.end
         before, after = form[: needle_at + usual.start], form[needle_at + usual.stop :]
-        return (before + usual.replacement + after).join(parts)
+        return first + (before + usual.replacement + after).join(parts)
 
     def _search_needle(self, data: bytes) -> bytes:
         """Do the same where all letters are written as they are."""
@@ -185,7 +189,8 @@ class URLReplacer:
         )
         if usual[1:] != self._usual[1:]:
             return usual
-        return usual._replace(forms=(usual.forms + self._usual.forms)[:_MOST_FORMS])
+        others = tuple(form for form in self._usual.forms if form not in usual.forms)
+        return usual._replace(forms=(usual.forms + others)[:_MOST_FORMS])
 
     def _found(self, data: bytes, start: int) -> _Match | None:
         """Return the base URL that begins at `data[start]`, if a value of our keys does."""
