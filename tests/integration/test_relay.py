@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from dicomweb_cors_proxy.app import Application
+from dicomweb_cors_proxy.http.chunked import MAX_CHUNKS_PER_CALL
 from dicomweb_cors_proxy.proxy.relay import Relay
 from dicomweb_cors_proxy.server.exchange import Exchange
 from tests.support.back_pressure import GIB, connect, send_while_taken
@@ -400,6 +401,19 @@ async def test_pipelined_requests_are_relayed_in_their_order(relays: list[Relay]
             body = await wire.body(await wire.head())
             assert path.removeprefix("/dicom-web").encode() in body
     assert len(relays) == len(paths)
+
+
+async def test_a_body_in_tiny_chunks_leaves_its_connection_readable(relays: list[Relay]) -> None:
+    async def handle(wire: Wire, _: Head) -> None:
+        # Reading is paused until the next turn, in which only the end is left to decode.
+        await wire.send(chunked(*[b"x"] * MAX_CHUNKS_PER_CALL))
+
+    async with serving(handle, upstream={"read_timeout": 1}) as p, await p.connect() as wire:
+        for _ in range(2):
+            await wire.send(request("GET", STUDY))
+            head = await wire.head()
+            assert (head.status, await wire.body(head)) == (200, b"x" * MAX_CHUNKS_PER_CALL)
+    assert len(relays) == 2
 
 
 async def refused(p: Proxy) -> None:

@@ -152,7 +152,7 @@ def test_files_begin_with_their_purpose() -> None:
 
 
 # Longer than 250 lines; none may be added, and these may not grow.
-LONG_CLASSES = {"upstream.connection.Connection": 267}
+LONG_CLASSES = {"upstream.connection.Connection": 264}
 
 
 def test_files_and_classes_are_short() -> None:

@@ -83,25 +83,20 @@ class Connection(asyncio.Protocol):
             self._close_unused()
             return
         self.heard = True
-        parser = self._parser
-        try:
-            parser.feed(data)
-        except httpx.RemoteProtocolError as exc:
-            self._fail(exc)
-            return
-        self._process(parser)
+        self._process(self._parser.feed, data)
 
     def _continue(self) -> None:
         self._continuation = None
+        self._process(self._parser.decode)
+
+    def _process(self, parse: Callable[..., None], *data: bytes) -> None:
+        """Parse a part of the response, and tell the listener."""
         parser = self._parser
         try:
-            parser.decode()
+            parse(*data)
         except httpx.RemoteProtocolError as exc:
             self._fail(exc)
             return
-        self._process(parser)
-
-    def _process(self, parser: ResponseParser) -> None:
         if self._upload is not None and parser.head is not None and parser.head.status >= 300:
             self._stop_upload()  # the archive does not want the rest (RFC 9112 §9.5)
         self._events.wake()
@@ -259,6 +254,8 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         parser.discard()
         if parser.complete and parser.persistent and not self._transport.is_closing():
+            if self._reading_paused:  # for the decoder, until it found the end just now
+                self._regulate(parser)
             self._state = State.IDLE
             self.reused = True
             return True
