@@ -137,12 +137,12 @@ class URLReplacer:
         if data[:1] in b"hH" and (found := self._found(data, 0)) is not None:
             # The context of this one was passed with an earlier piece.
             first, done = found.replacement, found.length
-        parts = data[done:].split(form)
-        # No needle contains a line feed.
-        if len(parts) == 1 or self._needle in b"\n".join(parts):
-            return None
         needle_at = len(form) - usual.end
         before, after = form[: needle_at + usual.start], form[needle_at + usual.stop :]
+        parts = data[done:].split(form)
+        # A context may hold other URLs. No needle contains a line feed.
+        if len(parts) == 1 or self._needle in (before + b"\n").join(parts):
+            return None
         return first + (before + usual.replacement + after).join(parts)
 
     def _search_needle(self, data: bytes) -> bytes:

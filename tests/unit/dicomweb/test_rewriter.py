@@ -686,6 +686,72 @@ def test_letters_of_the_base_url_all_over() -> None:
     assert passed(DICOM_JSON, text.encode(), text.encode(), text.encode()) == once.encode() * 3
 
 
+@pytest.mark.parametrize("other", [ARCHIVE.replace("http:", "https:"), "http://a/dicom-web"])
+def test_a_known_form_that_holds_another_url_is_no_short_cut(other: str) -> None:
+    rewriter = URLRewriter(
+        ArchiveURLs([ARCHIVE], aliases=["http://a/dicom-web"]).for_public_url(PUBLIC.encode())
+    )
+    text = f'{{"00081190":{{"vr":"UR","Value":["{ARCHIVE}/studies/1","{other}/studies/1"]}}}}'
+    for _ in range(2):
+        assert rewritten(DICOM_JSON, text, rewriter) == (
+            text.replace(ARCHIVE, PUBLIC).replace(other, PUBLIC)
+        )
+
+
+# The bytes to search for in their bodies: a word, a letter, a letter of a key, a slash.
+SERVICES = [
+    ["http://h/ww-web"],
+    ["http://h/x"],
+    ["http://h/x", "http://h/xx"],
+    ["http://h/k"],
+    ["http://h"],
+    ["http://h/a", "http://i/b"],
+]
+FIELDS = {
+    DICOM_JSON: (*['{"00081190":{"Value":["'] * 3, 'x"BulkDataURI":"'),
+    DICOM_XML: ('<BulkData uri="', *['<DicomAttribute tag="00081190"><Value>'] * 3),
+}
+SEPARATORS = {
+    DICOM_JSON: (*['","'] * 5, '"}', '"', r"\u003f"),
+    DICOM_XML: (*["</Value><Value>"] * 5, "</Value>", '"/>', "&#x3f;"),
+}
+
+
+@settings(deadline=None, max_examples=5 * settings().max_examples)
+@given(st.sampled_from(SERVICES), st.sampled_from([*FIELDS]), randoms)
+def test_a_split_at_the_usual_form_is_the_search_for_each_url(
+    services: list[str], media_type: str, random: Random
+) -> None:
+    urls = ArchiveURLs(services).for_public_url(PUBLIC.encode())
+    bases = [*services, services[0].replace("http:", "https:")]
+    pick = random.choice
+
+    def field() -> bytes:
+        values = [
+            pick(bases) + pick(["/1", "/1", "?k", "2", ""]) for _ in range(random.randint(1, 3))
+        ]
+        separated = [value + pick(SEPARATORS[media_type]) for value in values]
+        return "".join([pick(FIELDS[media_type]), *separated]).encode()
+
+    fields = [field() for _ in range(2)]
+    texts = [b"".join(random.choices(fields, k=random.choice([1, 1, 2, 4]))) for _ in range(4)]
+    texts += [pick([text, text, damaged(random, text)]) for text in texts]
+    bodies = [pick([[text], [*chunks(random, text)]]) for text in texts]
+
+    def results() -> list[bytes]:
+        rewriter = URLRewriter(urls)
+        sent = []
+        for parts in bodies:
+            text = body(media_type, rewriter)
+            sent.append(b"".join([*map(text.feed, parts), text.flush()]))
+        return sent
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(url_search.URLReplacer, "_replace_usual", lambda *_: None)
+        expected = results()
+    assert results() == expected
+
+
 # -- XML -------------------------------------------------------------------------------------------
 
 
