@@ -108,7 +108,7 @@ class Relay:
         client, body = self._client, self._filter
         while self._sent is not None and client.is_writable:
             data = self._rest or sent.take()
-            is_last = sent.arrived
+            is_last = sent.finished
             if not (data or is_last):
                 self._wait(sent)
                 return

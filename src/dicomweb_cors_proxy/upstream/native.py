@@ -108,6 +108,11 @@ class SentRequest:
         """Return whether all of the response has arrived."""
         return self._connection.arrived
 
+    @property
+    def finished(self) -> bool:
+        """Return whether all of the response has arrived and was taken."""
+        return self._connection.finished
+
     def take(self) -> bytes:
         """Return all of the body that has arrived and was not taken yet; b"" if there is none."""
         return self._connection.take()
