@@ -13,12 +13,13 @@ import pytest
 
 from dicomweb_cors_proxy.app import Application
 from dicomweb_cors_proxy.http.chunked import MAX_CHUNKS_PER_CALL
+from dicomweb_cors_proxy.observability.metrics import Metrics
 from dicomweb_cors_proxy.proxy.relay import Relay
 from dicomweb_cors_proxy.server.exchange import Exchange
 from tests.support.back_pressure import GIB, connect, send_while_taken
 from tests.support.http2 import connected
 from tests.support.sockets import answer, archive, proxy, request, settings
-from tests.support.upstream import turns
+from tests.support.upstream import turns, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -327,7 +328,7 @@ async def test_a_request_on_a_dead_connection_is_sent_again(
 async def in_progress(p: Proxy) -> int:
     """The requests in progress, as the metrics show them."""
     metrics = (await p.ask(request("GET", "/metrics")))[1].decode()
-    match = re.search(r"\ndicomweb_proxy_requests_in_progress (\d+)", metrics)
+    match = re.search(r"\ndicomweb_proxy_requests_in_progress (-?\d+)", metrics)
     assert match is not None
     return int(match[1])
 
@@ -355,6 +356,45 @@ async def test_a_client_that_leaves_ends_the_archives_request(
     assert len(relays) == 1
     lines = [record.__dict__["request"] for record in caplog.records if hasattr(record, "request")]
     assert (499, "client disconnected") in [(line.status, line.event) for line in lines]
+
+
+@pytest.mark.parametrize("end", ["complete", "cut", "disconnect"])
+async def test_a_bug_in_the_log_ends_a_relay_nevertheless(
+    end: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def handle(wire: Wire, _: Head) -> None:
+        asked.set()
+        if end == "complete":
+            await wire.send(answer(b"hello"))
+            return
+        await wire.send(answer(b"half", length=8))
+        if end == "cut":
+            wire.reset()
+        await wire.closed()
+        closed.set()
+
+    def fail(*_: object) -> None:
+        raise KeyError("DOE^JOHN")
+
+    async with serving(handle) as p:
+        monkeypatch.setattr(Metrics, "observe", fail)
+        async with await p.connect() as wire:
+            await wire.send(request("GET", FRAME))
+            await asked.wait()
+            if end == "complete":
+                assert await wire.body(await wire.head()) == b"hello"
+                await wire.send(request("GET", FRAME))
+                assert await wire.body(await wire.head()) == b"hello"
+            elif end == "cut":
+                assert (await wire.reader.read()).endswith(b"half")
+        if end != "complete":
+            await closed.wait()
+        await until(lambda: not p.server.config.relays)
+        assert await in_progress(p) == 0
+    assert "bug: KeyError < fail" in caplog.text
+    assert "DOE" not in caplog.text
 
 
 async def test_a_slow_client_pauses_the_archive(relays: list[Relay]) -> None:

@@ -30,5 +30,10 @@ def internal_error(exc: BaseException) -> HTTPProblem:
             "The proxy is shutting down and could not wait for the archive. Try again shortly.",
             [(b"retry-after", b"1")],
         )
-    logger.error("bug: %s", traceback_summary(exc))  # its message may quote a name
+    log_bug(exc)
     return HTTPProblem(500, "The proxy has a bug. Its log says where; please report it.")
+
+
+def log_bug(exc: BaseException) -> None:
+    """Log where an exception was raised, without its message, which may quote a name."""
+    logger.error("bug: %s", traceback_summary(exc))

@@ -16,7 +16,7 @@ import httpx
 from dicomweb_cors_proxy.http.headers import with_request_id
 from dicomweb_cors_proxy.observability.records import request_id
 from dicomweb_cors_proxy.proxy.context import CONTEXT, Outcome
-from dicomweb_cors_proxy.proxy.problems import internal_error, note_problem
+from dicomweb_cors_proxy.proxy.problems import internal_error, log_bug, note_problem
 from dicomweb_cors_proxy.upstream.failures import UpstreamProblem
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Relay:
         self._record.bytes_out += len(last)
         self._give_back()
         self._client.send_body(last, more=False)
-        self.on_end(Outcome.COMPLETE)
+        self._end(Outcome.COMPLETE)
 
     def _give_back(self) -> None:
         """Give the connection back first, so that the client's next request can have it."""
@@ -176,8 +176,12 @@ class Relay:
             self.on_sent()
 
     def _end(self, outcome: Outcome) -> None:
+        """Call back at the end, whatever that raises: nothing may be ended twice."""
         self._give_back()
-        self.on_end(outcome)
+        try:
+            self.on_end(outcome)
+        except Exception as exc:  # noqa: BLE001
+            log_bug(exc)
 
     # Failures
 
