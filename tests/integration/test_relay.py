@@ -325,6 +325,19 @@ async def test_a_request_on_a_dead_connection_is_sent_again(
     assert [line.status for line in lines if line.resource != "unmatched"] == [200]
 
 
+async def test_a_request_that_is_sent_again_after_a_reload_goes_to_the_new_archive() -> None:
+    async def reload_and_close(wire: Wire, _: Head) -> None:
+        app = p.server.config.app
+        assert isinstance(app, Application)
+        await app.reload(settings(new.url))
+        wire.writer.close()
+
+    async with archive(HELLO) as new, serving(reload_and_close) as p:
+        head, body = await p.ask(request("GET", STUDY))
+        assert (head.status, body, len(new.requests)) == (200, b"hello", 1)
+        assert new.requests[0].get(b"host") == b"127.0.0.1:%d" % new.port
+
+
 async def in_progress(p: Proxy) -> int:
     """The requests in progress, as the metrics show them."""
     metrics = (await p.ask(request("GET", "/metrics")))[1].decode()

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from dicomweb_cors_proxy.cors.policy import Decision
     from dicomweb_cors_proxy.observability.records import RequestRecord
     from dicomweb_cors_proxy.proxy.incoming import IncomingRequest
-    from dicomweb_cors_proxy.upstream.interface import Request
 
 # The key in the scope.
 CONTEXT = "dicomweb_cors_proxy.context"
@@ -34,8 +33,7 @@ class RequestContext:
         started: `perf_counter` at the beginning of the request.
         incoming: the request as received; set by `CORSMiddleware`.
         decision: on its origin; set by `CORSMiddleware`, except for a preflight replied to early.
-        outgoing: the archive's request and its route; set by `ReverseProxy` if it could not send
-            the request at once, so that it need not be made again.
+        outgoing: the `ReverseProxy` that set it, and the archive's request with its route.
     """
 
     record: RequestRecord
@@ -43,4 +41,4 @@ class RequestContext:
     # Not in the repr, which would fail before they are set, and show the request's target after.
     incoming: IncomingRequest = field(init=False, repr=False)
     decision: Decision = field(init=False, repr=False)
-    outgoing: tuple[Request, Any] | None = field(default=None, init=False, repr=False)
+    outgoing: tuple[object, Any] = field(default=(None, None), init=False, repr=False)

@@ -113,7 +113,7 @@ class ReverseProxy(Generic[RouteT]):
         if self._try_send is None or load.requests >= self._limits.max_concurrent_requests:
             return None
         context: RequestContext = scope[CONTEXT]
-        request, route = context.outgoing = self._rewrite(scope, _end_to_end(scope))
+        request, route = self._outgoing(scope)
         sent = None if request.length != 0 else self._try_send(request, self._timeouts)
         if sent is None:
             return None
@@ -128,9 +128,24 @@ class ReverseProxy(Generic[RouteT]):
         relay.on_sent = load.leave
         return relay
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _outgoing(self, scope: Scope) -> tuple[Request, RouteT]:
+        """Return the archive's request and its route, made once.
+
+        After a reload they are made again: the old ones may have another archive's credentials.
+
+        Raises:
+            LocalReply: the request is rejected.
+        """
         context: RequestContext = scope[CONTEXT]
-        request, route = context.outgoing or self._rewrite(scope, _end_to_end(scope))
+        outgoing: tuple[Request, RouteT]
+        maker, outgoing = context.outgoing
+        if maker is not self:
+            outgoing = self._rewrite(scope, _end_to_end(scope))
+            context.outgoing = self, outgoing
+        return outgoing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, route = self._outgoing(scope)
         load = self._load
         if load.requests >= self._limits.max_concurrent_requests:
             raise HTTPProblem(
