@@ -44,7 +44,7 @@ _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 )
 
-# What can be relayed: the requests of viewers, which have no body.
+# Methods of requests that can be relayed: they have no body.
 _RELAYED = frozenset({"GET", "HEAD"})
 
 # A UUID, with or without its hyphens: what nginx, Envoy and cloud load balancers make. Anything

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 # Public URLs of one proxy: by every name under which browsers reach it.
 _PUBLIC_URLS = 64
 
-# What would have the archive send something else than the whole text.
+# Request headers with which an archive may send something else than the whole text.
 _ENCODED = frozenset({b"accept-encoding"})
 _PARTIAL = _ENCODED | {b"if-range", b"range"}
 

@@ -51,7 +51,7 @@ _WITHOUT_BODY = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 DESCRIPTOR_WARNING_SECONDS = 1.0
 
 
-# What `rewrite` knows of a request and `modify_response` needs.
+# The part of a request that `rewrite` finds out and `modify_response` needs.
 RouteT = TypeVar("RouteT")
 
 
