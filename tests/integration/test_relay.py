@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 from dicomweb_cors_proxy.app import Application
+from dicomweb_cors_proxy.dicomweb.url_search import URLReplacer
 from dicomweb_cors_proxy.http.chunked import MAX_CHUNKS_PER_CALL
 from dicomweb_cors_proxy.observability.metrics import Metrics
 from dicomweb_cors_proxy.proxy.relay import Relay
@@ -301,6 +302,35 @@ async def test_a_relayed_response_is_that_of_the_application(
     assert len(relays) == 1
 
 
+@pytest.mark.parametrize(("name", "pieces"), [("urls", 0), ("long urls", 0), ("long urls", 1)])
+async def test_a_bug_in_a_filter_ends_a_relay_as_it_ends_the_application(
+    name: str,
+    pieces: int,
+    relays: list[Relay],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rewrite = URLReplacer._rewritten  # noqa: SLF001
+    left = pieces
+
+    def fail(self: URLReplacer, data: bytes) -> bytes:
+        nonlocal left
+        if not left:
+            left = pieces
+            raise KeyError("DOE^JOHN")
+        left -= 1
+        return rewrite(self, data)
+
+    monkeypatch.setattr(URLReplacer, "_rewritten", fail)
+    caplog.set_level(logging.INFO)
+    relayed = await outcome(CASES[name], caplog)
+    assert "bug: KeyError < fail" in caplog.text
+    assert "DOE" not in caplog.text
+    monkeypatch.setattr(Application, "try_relay", lambda *_: None)
+    assert relayed == await outcome(CASES[name], caplog)
+    assert len(relays) == 1
+
+
 async def test_a_request_on_a_dead_connection_is_sent_again(
     relays: list[Relay], runs: list[Exchange], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -425,6 +455,26 @@ async def test_a_slow_client_pauses_the_archive(relays: list[Relay]) -> None:
     assert len(relays) == 1
 
 
+async def test_a_client_that_pauses_is_no_silent_archive(relays: list[Relay]) -> None:
+    size = 40_000_000
+    paused = asyncio.Event()
+
+    async def handle(wire: Wire, _: Head) -> None:
+        await wire.send(answer(length=size))
+        rest = await send_while_taken(wire, size)  # ends after a second without progress
+        paused.set()
+        await wire.send(bytes(rest))
+
+    async with (
+        serving(handle, upstream={"read_timeout": 0.5}) as p,
+        await connect(f"http://127.0.0.1:{p.port}") as wire,
+    ):
+        await wire.send(request("GET", FRAME))
+        await paused.wait()
+        assert len(await wire.body(await wire.head())) == size
+    assert len(relays) == 1
+
+
 @pytest.mark.parametrize("target", [FRAME, f"{STUDY}/metadata"])
 @pytest.mark.parametrize("size", [600_000, 10_000_000])
 async def test_a_slow_client_gets_all(target: str, size: int, relays: list[Relay]) -> None:
@@ -533,6 +583,40 @@ async def test_streams_of_http2_are_relayed(relays: list[Relay]) -> None:
             body = (await client.answer(stream)).body
             assert body == b"GET %b HTTP/1.1" % path.replace(b"dicom-web", b"pacs") * 30_000
     assert len(relays) == 3
+
+
+async def stream(case: Case) -> tuple[object, ...]:
+    """Send the request of a case on a stream; return what the client gets that does not vary."""
+    upstream = {"read_timeout": 0.5}
+    async with serving(case.handle, upstream=upstream) as p, connected(p.port) as client:
+        client.ask(1, case.sent.split()[1])
+        [response] = await client.done(1)
+        lines = {name for name, _ in response.headers}
+        return response.status, lines, len(response.body), response.reset
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain",
+        "204",
+        "404",
+        "urls",
+        "long urls",
+        "chunked, slowly",
+        "malformed",
+        "cut body",
+        "stalled",
+    ],
+)
+async def test_a_relayed_stream_is_that_of_the_application(
+    name: str, relays: list[Relay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relayed = await stream(CASES[name])
+    assert len(relays) == 1
+    monkeypatch.setattr(Application, "try_relay", lambda *_: None)
+    assert relayed == await stream(CASES[name])
+    assert len(relays) == 1
 
 
 async def test_a_stream_that_is_reset_ends_the_archives_request(relays: list[Relay]) -> None:
