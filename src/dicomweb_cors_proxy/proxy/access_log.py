@@ -124,7 +124,7 @@ class AccessLog:
         context = self._context(scope)
         try:
             relay = self.app.try_relay(scope, client)
-        except Exception:  # noqa: BLE001  (when the application is run, it is told of)
+        except Exception:  # noqa: BLE001  (the application raises it again, and reports it)
             return None
         if relay is not None:
             self._metrics.in_progress += 1
@@ -139,7 +139,7 @@ class AccessLog:
         record = context.record
         try:
             reply = self.app.try_preflight(scope)
-        except Exception:  # noqa: BLE001  (when the application is run, it is told of)
+        except Exception:  # noqa: BLE001  (the application raises it again, and reports it)
             return None
         if reply is not None:
             record.status = reply.status

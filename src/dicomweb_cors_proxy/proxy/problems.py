@@ -1,4 +1,4 @@
-"""Replies in place of responses that failed, and the log's word on them."""
+"""Replies in place of failed responses, and what the log says about them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def note_problem(record: RequestRecord, reply: LocalReply) -> None:
-    """Have the log say which problem it was, unless it says so already."""
+    """Name the problem in the log line, unless that names another one already."""
     if isinstance(reply, HTTPProblem) and record.event == EVENT_REQUEST:
         record.event = reply.detail
 

@@ -176,7 +176,7 @@ class Relay:
             self.on_sent()
 
     def _end(self, outcome: Outcome) -> None:
-        """Call back at the end, whatever that raises: nothing may be ended twice."""
+        """Call `on_end`. What that raises is a bug, and must not end the request again."""
         self._give_back()
         try:
             self.on_end(outcome)

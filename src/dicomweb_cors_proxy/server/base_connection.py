@@ -125,10 +125,10 @@ class BaseConnection(asyncio.BufferedProtocol):
         return self._try_preflight is not None and exchange.reply_at_once(self._try_preflight)
 
     def begin_relay(self, exchange: Exchange) -> bool:
-        """Have the application relay the request, so that a shutdown waits for it."""
+        """Have the application relay the request, if it can. Return whether it does."""
         if self._try_relay is None or not exchange.begin_relay(self._try_relay):
             return False
-        self._relays.add(exchange)
+        self._relays.add(exchange)  # a shutdown waits for it
         return True
 
     def relay_ended(self, exchange: Exchange) -> None:

@@ -151,7 +151,7 @@ class Exchange:
         return True
 
     def begin_relay(self, try_relay: TryRelay) -> bool:
-        """Have the request relayed, if it has no body and nothing must wait. Return whether."""
+        """Have a request without a body relayed, if nothing has to wait. Return whether it is."""
         writable = self._connection.writable
         if self._body.more or not writable.is_set():
             return False
