@@ -666,6 +666,12 @@ def test_actual_requests(changes: dict[str, Any], origin: bytes | None, decision
     assert replace(answering.decide(origin), reason="") == decision
 
 
+def test_a_decision_is_added_to_the_headers_of_a_response() -> None:
+    decision = Decision("allowed", (ALLOW_ORIGIN,), (b"Origin",))
+    headers = [(b"etag", b'"1"'), (b"vary", b"Accept")]
+    assert decision.added_to(headers) == [headers[0], (b"vary", b"Accept, Origin"), ALLOW_ORIGIN]
+
+
 @pytest.mark.parametrize(
     ("changes", "method", "request_headers", "headers"),
     [

@@ -15,6 +15,7 @@ from dicomweb_cors_proxy.http.headers import (
     passed_through,
     via,
     with_max_forwards,
+    with_request_id,
     without_cors,
 )
 
@@ -155,6 +156,11 @@ def test_merge_vary(received: list[str], names: list[bytes], merged: list[str]) 
     assert merge_vary(before, names) == lines(*merged)
     assert before == lines(*received)
     assert merge_vary(lines(*merged), names) == lines(*merged)
+
+
+@pytest.mark.parametrize("received", [["vary: a"], ["x-request-id: theirs", "vary: a"]])
+def test_our_request_id_is_the_only_one(received: list[str]) -> None:
+    assert with_request_id(lines(*received), b"ours") == lines("vary: a", "x-request-id: ours")
 
 
 @pytest.mark.parametrize(
