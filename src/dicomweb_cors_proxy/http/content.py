@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
-
-from dicomweb_cors_proxy.http.messages import Header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
