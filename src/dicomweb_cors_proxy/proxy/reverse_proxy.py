@@ -137,11 +137,11 @@ class ReverseProxy(Generic[RouteT]):
             LocalReply: the request is rejected.
         """
         context: RequestContext = scope[CONTEXT]
-        outgoing: tuple[Request, RouteT]
-        maker, outgoing = context.outgoing
+        maker, made = context.outgoing
         if maker is not self:
-            outgoing = self._rewrite(scope, _end_to_end(scope))
-            context.outgoing = self, outgoing
+            made = self._rewrite(scope, _end_to_end(scope))
+            context.outgoing = self, made
+        outgoing: tuple[Request, RouteT] = made
         return outgoing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
