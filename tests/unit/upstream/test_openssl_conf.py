@@ -28,16 +28,18 @@ def context(conf: Path | None) -> ssl.SSLContext:
         (f"{SECTIONS}MinProtocol = TLSv1.1", ssl.TLSVersion.TLSv1_1),
         (f"{SECTIONS}MinProtocol = TLSv1  # old", ssl.TLSVersion.TLSv1),
         (f"{SECTIONS}system_default.MinProtocol=TLSv1.3", ssl.TLSVersion.TLSv1_3),
-        (f"{SECTIONS}MinProtocol = SSLv9", ssl.TLSVersion.TLSv1_2),
-        ("MinProtocol = TLSv1.1", ssl.TLSVersion.TLSv1_2),
-        ("[c]\nMinProtocol = TLSv1.1", ssl.TLSVersion.TLSv1_2),
-        ("openssl_conf = a\n[a]\nssl_conf = missing", ssl.TLSVersion.TLSv1_2),
+        (f"{SECTIONS}MinProtocol = SSLv9", None),
+        ("MinProtocol = TLSv1.1", None),
+        ("[c]\nMinProtocol = TLSv1.1", None),
+        ("openssl_conf = a\n[a]\nssl_conf = missing", None),
     ],
 )
-def test_the_minimum_version(tmp_path: Path, text: str, version: ssl.TLSVersion) -> None:
+def test_the_minimum_version(tmp_path: Path, text: str, version: ssl.TLSVersion | None) -> None:
+    """Without one, it is that of this build of Python, which in Debian's is none."""
     conf = tmp_path / "openssl.cnf"
     conf.write_text(text)
-    assert context(conf).minimum_version is version
+    expected = context(None).minimum_version if version is None else version
+    assert context(conf).minimum_version is expected
 
 
 def test_ciphers_and_options(tmp_path: Path) -> None:
@@ -58,5 +60,5 @@ def test_what_cannot_be_applied_is_warned_of(
     conf = tmp_path / "openssl.cnf"
     if text is not None:
         conf.write_bytes(text)
-    assert context(conf).minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context(conf).minimum_version is context(None).minimum_version
     assert "OPENSSL_CONF" in caplog.text
