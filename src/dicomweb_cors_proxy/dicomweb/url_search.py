@@ -134,7 +134,7 @@ class URLReplacer:
             return None
         form = usual.forms[0]
         first, done = b"", 0
-        if data[:1] in b"hH" and (found := self._found(data, 0)) is not None:
+        if data[:1] in self._begins and (found := self._found(data, 0)) is not None:
             # The context of this one was passed with an earlier piece.
             first, done = found.replacement, found.length
         needle_at = len(form) - usual.end

@@ -119,11 +119,11 @@ def merge_vary(headers: Sequence[Header], names: Sequence[bytes]) -> list[Header
     return merged
 
 
-def with_request_id(headers: Iterable[Header], identity: bytes) -> list[Header]:
+def with_request_id(headers: Iterable[Header], identity: str) -> list[Header]:
     """Return the headers of a response with our X-Request-ID in place of any other."""
     if b"x-request-id" in dict(headers):
         headers = [header for header in headers if header[0] != b"x-request-id"]
-    return [*headers, (b"x-request-id", identity)]
+    return [*headers, (b"x-request-id", identity.encode("ascii"))]
 
 
 @lru_cache(maxsize=256)

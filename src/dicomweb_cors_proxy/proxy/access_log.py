@@ -95,9 +95,7 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 if not record.cors.startswith("preflight"):
-                    message["headers"] = with_request_id(
-                        message["headers"], record.request_id.encode("ascii")
-                    )
+                    message["headers"] = with_request_id(message["headers"], record.request_id)
                 await send(message)
                 return
             await send(message)

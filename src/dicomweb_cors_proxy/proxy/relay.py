@@ -157,9 +157,7 @@ class Relay:
         self._started = True
         self._record.status = status
         headers = self._decision.added_to(headers)
-        self._client.start_response(
-            status, with_request_id(headers, self._record.request_id.encode("ascii"))
-        )
+        self._client.start_response(status, with_request_id(headers, self._record.request_id))
 
     def _finish(self, last: bytes) -> None:
         """Send the last bytes of the body."""

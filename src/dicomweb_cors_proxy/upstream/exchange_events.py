@@ -38,11 +38,12 @@ class ExchangeEvents:
         self.error: Exception | None = None
 
     def notify(self, listener: Callable[[], None], seconds: float | None) -> None:
-        """Call `listener` once, at the next event; `on_late` if it takes longer than `seconds`."""
+        """Call `listener` once, at the next event; `on_late` if it takes longer than `seconds`.
+
+        No event follows a failure, so the caller looks at `error` before.
+        """
         self._listener = listener
-        if self.error is not None:
-            self._loop.call_soon(self.wake)
-        elif seconds is not None:
+        if seconds is not None:
             self._seconds = seconds
             self._deadline.set(seconds, self._expire)
 

@@ -176,9 +176,7 @@ class NativeTransport(httpx.AsyncBaseTransport):
             httpx.LocalProtocolError: `body` is not as long as the request says.
         """
         origin, method, target, headers, length = request
-        pool = self.pools.get(origin)
-        if pool is None or pool.loop is not asyncio.get_running_loop():
-            pool = self._open_pool(origin)
+        pool = self._pool(origin) or self._open_pool(origin)
         head = _head_bytes(method, target, headers)
         # A write cannot be repeated, so it is not sent on a connection that may be dead.
         fresh = body is not None or method not in REPEATABLE_METHODS
@@ -201,11 +199,8 @@ class NativeTransport(httpx.AsyncBaseTransport):
     def try_send(self, request: Request, timeouts: Timeouts) -> SentRequest | None:
         """Send a request without a body, if a connection is open for it; otherwise return None."""
         origin, method, target, headers, _ = request
-        pool = self.pools.get(origin)
-        if pool is None or pool.loop is not asyncio.get_running_loop():
-            return None
-        connection = pool.acquire_idle()
-        if connection is None:
+        pool = self._pool(origin)
+        if pool is None or (connection := pool.acquire_idle()) is None:
             return None
         head = _head_bytes(method, target, headers)
         connection.begin(method, head, None, 0, timeouts.read)
@@ -262,6 +257,11 @@ class NativeTransport(httpx.AsyncBaseTransport):
         self._closed = True
         for pool in self.pools.values():
             pool.close()
+
+    def _pool(self, origin: Endpoint) -> Pool | None:
+        """Return the origin's pool, None if the running event loop has none yet."""
+        pool = self.pools.get(origin)
+        return pool if pool is not None and pool.loop is asyncio.get_running_loop() else None
 
     def _open_pool(self, origin: Endpoint) -> Pool:
         context = None
