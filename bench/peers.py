@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -263,9 +264,20 @@ def _our_version() -> str:
     git = ["git", "-C", str(FILES), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)  # noqa: S603
     commit = f" ({done.stdout.strip()})" if done.stdout else ""
-    python = sys.version.split()[0]
-    uvicorn = metadata.version("uvicorn")
-    return f"{metadata.version('dicomweb-cors-proxy')}{commit}, uvicorn {uvicorn}, Python {python}"
+    versions = f"uvicorn {metadata.version('uvicorn')}, {_python()}"
+    return f"{metadata.version('dicomweb-cors-proxy')}{commit}, {versions}"
+
+
+def _python() -> str:
+    """Return the version of Python, and who built it if the system did: that makes a difference."""
+    version = f"Python {platform.python_version()}"
+    if Path(sys.base_prefix) != Path("/usr"):
+        return version
+    try:
+        system = platform.freedesktop_os_release()
+    except OSError:
+        return version
+    return f"{version} of {system['PRETTY_NAME']}"
 
 
 def _naive_version() -> str:

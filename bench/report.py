@@ -106,9 +106,16 @@ class Results:
         return Figure.of([load.seconds for load in loads]) if loads else None
 
     def load_ratio(self, cell: Cell, peer: str, reference: str) -> float | None:
-        """Seconds of a peer in those of the reference."""
-        one, other = self.load(cell, peer), self.load(cell, reference)
-        return one.median / other.median if one and other else None
+        """Seconds of a peer in those of the reference: the median of the rounds' ratios.
+
+        A browser is faster in one round than in another, whichever proxy it uses.
+        """
+        one, other = self.loads.get((cell, peer)), self.loads.get((cell, reference))
+        if not (one and other):
+            return None
+        return statistics.median(
+            own.seconds / its.seconds for own, its in zip(one, other, strict=True)
+        )
 
 
 def table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

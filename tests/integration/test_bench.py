@@ -341,6 +341,15 @@ def test_loads_compare_with_the_same_origin_and_with_the_reference_over_http2() 
     assert "| 60 KB, 20 ms, with preflights | 1.00 | 0.80 |" in text
 
 
+def test_loads_are_compared_round_by_round() -> None:
+    found = results("caddy-h2", "ours-h2")
+    cell = browser.Cell(60, 20, browser.SIMPLE)
+    for ours, caddy in ((1.0, 2.0), (9.0, 10.0), (4.0, 1.0)):
+        found.loads[cell, "ours-h2"].append(browser.Load(ours, []))
+        found.loads[cell, "caddy-h2"].append(browser.Load(caddy, []))
+    assert found.load_ratio(cell, "ours-h2", "caddy-h2") == 0.9
+
+
 @pytest.mark.parametrize(
     ("ours", "mark", "is_met"),
     [(1.1e-4, "met", True), (1.2e-4, "above, within tolerance", True), (1.3e-4, "MISSED", False)],
