@@ -155,6 +155,9 @@ class BaseConnection(asyncio.BufferedProtocol):
     def close_if_idle(self) -> bool:
         """Close the connection if no request is in progress on it; return whether it was."""
 
+    def refuse_waiting(self) -> None:
+        """Refuse the requests that wait for others; only HTTP/2 has such requests."""
+
     def _close_without_waiting(self) -> None:
         """Close, and under TLS wait only until the end of TLS is sent, not for the client's."""
         self.close()

@@ -270,3 +270,8 @@ class HTTP2Connection(BaseConnection):
         if not (self._streams.is_ending or self.transport.is_closing()):
             self._session.end(ErrorCode.NO_ERROR)
             self._close_if_done()
+
+    def refuse_waiting(self) -> None:
+        """Refuse the requests that have not begun."""
+        if not self.transport.is_closing():
+            self._streams.refuse_waiting()

@@ -234,6 +234,16 @@ class Streams:
             if stream is not None and stream.exchange is not None:  # it may be cancelled
                 self._start(stream_id, stream.exchange)
 
+    def refuse_waiting(self) -> None:
+        """Reset the streams whose requests have not begun.
+
+        The client may send these requests again (RFC 9113 §8.7).
+        """
+        waiting, self._waiting = self._waiting, []
+        for _, stream_id in waiting:
+            if (stream := self.open.get(stream_id)) is not None:
+                self.reset(stream, ErrorCode.REFUSED_STREAM)
+
     def reset(self, stream: Stream, code: ErrorCode) -> None:
         """End a stream before its response is complete."""
         if not stream.is_closed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from dicomweb_cors_proxy.server.base_connection import BaseConnection
     from dicomweb_cors_proxy.server.exchange import Exchange
     from dicomweb_cors_proxy.server.limits import ServerLimits
 
@@ -217,20 +218,28 @@ class Server(uvicorn.Server):
             async with asyncio.timeout(timeout):
                 while (state.connections or state.tasks) and not self.force_exit:  # noqa: ASYNC110
                     await asyncio.sleep(SHUTDOWN_POLL)
-        if running := len(state.tasks) + len(relays):
-            logger.warning(
-                "%d running requests are cancelled after %g s (server.shutdown_timeout)",
-                running,
-                timeout,
-            )
-            for exchange in list(relays):
-                if exchange.relayed is not None:
-                    exchange.relayed.cancel()
-            for task in state.tasks:
-                task.cancel()
+        if state.tasks or relays:
+            self._cancel_requests()
         if state.tasks:
             await asyncio.wait(set(state.tasks), timeout=CANCEL_TIMEOUT)
         await self.lifespan.shutdown()
+
+    def _cancel_requests(self) -> None:
+        """Cancel the requests that run, and refuse those that have not begun."""
+        tasks, relays = self.server_state.tasks, self.config.relays
+        logger.warning(
+            "%d running requests are cancelled after %g s (server.shutdown_timeout)",
+            len(tasks) + len(relays),
+            self.config.limits.shutdown_timeout,
+        )
+        connections = cast("set[BaseConnection]", self.server_state.connections)
+        for connection in list(connections):
+            connection.refuse_waiting()  # they would begin in the place of others
+        for exchange in list(relays):
+            if exchange.relayed is not None:
+                exchange.relayed.cancel()
+        for task in tasks:
+            task.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
