@@ -7,8 +7,6 @@ from collections import ChainMap
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic_settings import InitSettingsSource
-
 from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.issues import ConfigurationError, independent
 from dicomweb_cors_proxy.config.settings import Settings
@@ -17,8 +15,8 @@ from dicomweb_cors_proxy.config.sources import (
     config_variable,
     exposure,
     lookalikes,
+    nested,
     read_environment,
-    read_file,
     read_flags,
     read_secret_files,
 )
@@ -50,9 +48,7 @@ def load(
     sources = ChainMap(*(place.sources for place in places))
     problems = [problem for place in reversed(places) for problem in place.problems]
     try:
-        settings = Settings(
-            _build_sources=(tuple(InitSettingsSource(Settings, p.nested()) for p in places), {})
-        )
+        settings = Settings(**nested(ChainMap(*(place.values for place in places))))
     except ConfigurationError as error:
         empty_secrets = {
             key: where for place in places for key, where in place.empty_secrets.items()
@@ -102,5 +98,11 @@ def _read_sources(
         read_flags(flags, SCHEMA),
         read_environment(environ, SCHEMA),
         read_secret_files(environ, SCHEMA),
-        read_file(config_file, SCHEMA) if config_file else SourceValues(),
+        _read_file(config_file) if config_file else SourceValues(),
     ]
+
+
+def _read_file(path: Path) -> SourceValues:
+    from dicomweb_cors_proxy.config.yaml_file import read_file  # noqa: PLC0415  (slow)
+
+    return read_file(path, SCHEMA)

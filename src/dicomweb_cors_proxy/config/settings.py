@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dicomweb_cors_proxy.config import report, validation
 from dicomweb_cors_proxy.config.cors_policies import policies
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings"]
 
 
-class Settings(SettingFields, BaseSettings):
+class Settings(SettingFields):
     """A whole and valid configuration, from nested mappings of the keys.
 
         Settings(upstream={"url": "http://orthanc:8042/dicom-web"},
@@ -36,25 +35,11 @@ class Settings(SettingFields, BaseSettings):
     Reads neither files nor the environment, `load` does. Raises ConfigurationError.
     """
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid")
-
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _source_warnings: tuple[SettingIssue, ...] = PrivateAttr(())
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401
         super().__init__(**values)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only the values that are passed; see pydantic-settings."""
-        return (init_settings,)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -1,4 +1,4 @@
-"""The sources of settings: flags, environment, secret files and a YAML file.
+"""The sources of settings: flags, environment and secret files. The fourth is in yaml_file.
 
 A value is read by its key, never by its look: whatever a file, a variable or a secret file says is
 text until `Settings` knows what it is for. So `password: 007` stays 007, and `token: yes` is yes.
@@ -15,10 +15,9 @@ from pathlib import Path
 from stat import S_IRGRP, S_IROTH
 from typing import TYPE_CHECKING, Any, Final
 
-import yaml
 from pydantic import SecretStr
 
-from dicomweb_cors_proxy.config.file_errors import syntax_problem, unreadable
+from dicomweb_cors_proxy.config.file_errors import unreadable
 from dicomweb_cors_proxy.config.issues import SettingIssue
 from dicomweb_cors_proxy.config.schema import (
     POLICIES_EXAMPLE,
@@ -38,8 +37,8 @@ __all__ = [
     "config_variable",
     "exposure",
     "lookalikes",
+    "nested",
     "read_environment",
-    "read_file",
     "read_flags",
     "read_secret_files",
 ]
@@ -97,16 +96,17 @@ class SourceValues:
             reason = f"is not well-formed JSON; write {better}"
             self.problems.append(SettingIssue(setting.key, reason, source))
 
-    def nested(self) -> dict[str, Any]:
-        """Return the values as mappings in mappings."""
-        tree: dict[str, Any] = {}
-        for key, value in self.values.items():
-            *groups, name = key.split(".")
-            node = tree
-            for group in groups:
-                node = node.setdefault(group, {})
-            node[name] = value
-        return tree
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted key as mappings in mappings."""
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        *groups, name = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return tree
 
 
 def _read(setting: Setting, text: str) -> object:
@@ -215,49 +215,6 @@ def read_secret_files(environ: Mapping[str, str], schema: Schema) -> SourceValue
     return place
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML whose scalars are text or null, and whose keys stand once."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (as in the parent)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    yaml_constructors = {  # noqa: RUF012
-        tag: construct
-        for tag, construct in yaml.SafeLoader.yaml_constructors.items()
-        if tag is None or tag.endswith((":null", ":str", ":seq", ":map"))
-    }
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 (as in the parent)
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"duplicate key {key.value}"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-                seen.add(key.value)
-        return node
-
-
-def read_file(path: Path, schema: Schema) -> SourceValues:
-    """Read a YAML file."""
-    source = f"file {path}"
-    try:
-        document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506 (a safe loader)
-    except (OSError, ValueError) as error:
-        reason = unreadable(error, "name a YAML file that the proxy may read")
-        return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
-    except (yaml.YAMLError, RecursionError) as error:
-        return SourceValues(problems=[syntax_problem(source, error)], is_whole=False)
-    if not isinstance(document, dict | None):
-        reason = "has no mapping at its top; begin with a key such as upstream:"
-        return SourceValues(problems=[SettingIssue(source, reason)], is_whole=False)
-    place = SourceValues()
-    _flatten(document or {}, "", source, schema, place)
-    return place
-
-
 def exposure(path: Path, secrets: Sequence[str]) -> Iterator[SettingIssue]:
     """Yield a warning if others may read a file that holds `secrets`, which are dotted keys."""
     if not secrets or os.name == "nt":  # Windows shows its access lists in no mode
@@ -273,19 +230,3 @@ def exposure(path: Path, secrets: Sequence[str]) -> Iterator[SettingIssue]:
             f"chmod 600 {shlex.quote(str(path))}, or move each secret into a secret file"
         )
         yield SettingIssue(f"file {path}", reason)
-
-
-def _flatten(
-    node: Mapping[Any, Any], prefix: str, source: str, schema: Schema, place: SourceValues
-) -> None:
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if not isinstance(name, str) or "." in name:
-            reason = "is not known; keys are nested by indentation, as in the example"
-            place.problems.append(SettingIssue(key, reason, source))
-        elif key in schema.settings:
-            place.set(schema.settings[key], value, source)
-        elif key not in schema.groups or not (value is None or isinstance(value, dict)):
-            place.problems.append(SettingIssue(key, schema.explain_unknown(key), source))
-        elif value:
-            _flatten(value, f"{key}.", source, schema, place)
