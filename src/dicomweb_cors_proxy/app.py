@@ -13,13 +13,11 @@ from starlette.routing import Route
 
 from dicomweb_cors_proxy.http.replies import HTTPProblem, LocalReply, without_body
 from dicomweb_cors_proxy.observability.log_setup import flush
-from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH_SECONDS, Metrics
-from dicomweb_cors_proxy.observability.shared_metrics import metrics
+from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, REFRESH_SECONDS
 from dicomweb_cors_proxy.proxy.access_log import AccessLog
 from dicomweb_cors_proxy.proxy.readiness import HealthEndpoints
 from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight
-from dicomweb_cors_proxy.upstream.failures import UPSTREAM_ERRORS
-from dicomweb_cors_proxy.wiring import Pipeline, create_upstream
+from dicomweb_cors_proxy.wiring import Pipeline, create_metrics, create_upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.config.settings import Settings
     from dicomweb_cors_proxy.http.extensions import RelayedRequest, ResponseReceiver
+    from dicomweb_cors_proxy.observability.metrics import Metrics
     from dicomweb_cors_proxy.proxy.archive_check import Verdict
     from dicomweb_cors_proxy.upstream.interface import Upstream
 
@@ -71,7 +70,7 @@ class Application(Starlette):
         self._site = Pipeline(settings, upstream, self._load)
         self._retired: list[Upstream] = []
         self._health = HealthEndpoints(self._site.archive)
-        self._metrics = metrics(upstream_errors=UPSTREAM_ERRORS, connections=self._connections)
+        self._metrics = create_metrics(self._connections)
         # Starlette would match decoded paths, and redirect to a Location made from Host where
         # only a slash is missing.
         self.router.redirect_slashes = False

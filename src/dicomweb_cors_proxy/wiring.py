@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from dicomweb_cors_proxy.config.surroundings import in_container
 from dicomweb_cors_proxy.http.forwarding import TrustedProxies
+from dicomweb_cors_proxy.observability.metrics import Metrics
 from dicomweb_cors_proxy.proxy.archive_check import ArchiveCheck
 from dicomweb_cors_proxy.proxy.checks import RequestChecks
 from dicomweb_cors_proxy.proxy.cors_middleware import CORSMiddleware
@@ -21,6 +22,7 @@ from dicomweb_cors_proxy.proxy.responses import ResponseAdapter
 from dicomweb_cors_proxy.proxy.reverse_proxy import InFlight, ReverseProxy
 from dicomweb_cors_proxy.proxy.routing import Router
 from dicomweb_cors_proxy.upstream.cloud import azure_tokens, google_tokens
+from dicomweb_cors_proxy.upstream.failures import UPSTREAM_ERRORS
 from dicomweb_cors_proxy.upstream.httpx_adapter import HTTPXUpstream
 from dicomweb_cors_proxy.upstream.native import NativeTransport
 from dicomweb_cors_proxy.upstream.oauth import ClientCredentials, TokenEndpoint
@@ -29,6 +31,8 @@ from dicomweb_cors_proxy.upstream.token_cache import TokenCache, TokenUpstream
 from dicomweb_cors_proxy.upstream.token_file import TokenFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     import httpx
     from starlette.types import ASGIApp
 
@@ -260,3 +264,19 @@ def authorization(auth: UpstreamAuth) -> Header | None:
     if auth.token is not None:
         return b"authorization", b"Bearer " + auth.token.get_secret_value().encode("ascii")
     return None
+
+
+def create_metrics(connections: Callable[[], Mapping[str, int]]) -> Metrics:
+    """Create metrics, which several processes share if PROMETHEUS_MULTIPROC_DIR is set.
+
+    Args:
+        connections: counts the connections to the archive by their state.
+    """
+    kind = Metrics
+    if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        # Imported only here, because one process needs no prometheus_client until it is scraped.
+        from dicomweb_cors_proxy.observability.shared_metrics import SharedMetrics  # noqa: PLC0415
+
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        kind = SharedMetrics
+    return kind(upstream_errors=UPSTREAM_ERRORS, connections=connections)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import prometheus_client as prometheus
-from prometheus_client import CollectorRegistry, values
+from prometheus_client import CollectorRegistry, disable_created_metrics, values
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -38,7 +37,10 @@ if TYPE_CHECKING:
 
     from dicomweb_cors_proxy.observability.records import RequestRecord
 
-__all__ = ["SharedMetrics", "metrics", "share", "worker_ended"]
+__all__ = ["SharedMetrics", "share", "worker_ended"]
+
+# Omit the second series that prometheus_client adds to each counter, with its start time.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 T = TypeVar("T", prometheus.Counter, prometheus.Histogram)
 
@@ -125,17 +127,6 @@ class _Files(MultiProcessCollector):
         files = list(map(str, files_of(self._directory)))
         metrics: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
         return metrics
-
-
-def metrics(
-    *, upstream_errors: Iterable[str], connections: Callable[[], Mapping[str, int]]
-) -> Metrics:
-    """Return SharedMetrics if PROMETHEUS_MULTIPROC_DIR is set, otherwise Metrics."""
-    kind = Metrics
-    if directory := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        kind = SharedMetrics
-    return kind(upstream_errors=upstream_errors, connections=connections)
 
 
 def share(directory: str, slot: int | None = None) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.parser import text_string_to_metric_families
 
-from dicomweb_cors_proxy.observability.metrics import Metrics, files_of
+from dicomweb_cors_proxy.observability.metrics import CONTENT_TYPE, Metrics, files_of
 from dicomweb_cors_proxy.observability.records import RequestRecord
 from dicomweb_cors_proxy.observability.shared_metrics import SharedMetrics, share
 
@@ -54,6 +55,10 @@ def test_names_and_labels_are_the_contracts() -> None:
         family.name: {label for sample in family.samples for label in sample.labels} - {"le"}
         for family in families
     } == CONTRACT
+
+
+def test_the_content_type_is_prometheus_clients() -> None:
+    assert CONTENT_TYPE == CONTENT_TYPE_PLAIN_0_0_4
 
 
 def test_only_files_of_metrics_are_found_and_read(
