@@ -19,29 +19,51 @@ Each package imports only from packages below it in this table:
 Read `app`, `wiring` and `proxy` first: they are the way of a request.
 """
 
-import gc
+from __future__ import annotations
 
-# Imports leave nothing to collect, and looking for it would take a seventh of their time.
-_collects = gc.isenabled()
-gc.disable()
-try:
+import gc
+from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dicomweb_cors_proxy.app import create_app
     from dicomweb_cors_proxy.config.settings import Settings
-finally:
-    if _collects:
-        if not gc.get_freeze_count():
-            # Move all to the oldest generation, because the next look at the youngest is due.
-            gc.freeze()
-            gc.unfreeze()
-        gc.enable()
 
 __all__ = ["Settings", "__version__", "create_app"]
 
+# What the package offers is imported at its first use, because `--help` and the completion of a
+# command line need none of it.
+_MODULES = {"Settings": "config.settings", "create_app": "app"}
 
-def __getattr__(name: str) -> str:
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name in _MODULES:
+        with importing():
+            return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     if name == "__version__":
-        # Some 30 ms of every start, were it imported above.
         from importlib.metadata import version  # noqa: PLC0415
 
         return version("dicomweb-cors-proxy")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Turn the garbage collector off for imports, which leave nothing to collect.
+
+    Looking for it would take a seventh of their time.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            if not gc.get_freeze_count():
+                # Move all to the oldest generation, because the next look at the youngest is due.
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()

@@ -11,10 +11,13 @@ from __future__ import annotations
 import logging
 import sys
 
-from dicomweb_cors_proxy.app import create_app
-from dicomweb_cors_proxy.config.issues import ConfigurationError
-from dicomweb_cors_proxy.config.loading import load
-from dicomweb_cors_proxy.observability.log_setup import setup_logging
+from dicomweb_cors_proxy import importing
+
+with importing():
+    from dicomweb_cors_proxy.app import create_app
+    from dicomweb_cors_proxy.config.issues import ConfigurationError
+    from dicomweb_cors_proxy.config.loading import load
+    from dicomweb_cors_proxy.observability.log_setup import setup_logging
 
 # uvicorn's supervisor starts a worker again that ends with any other status.
 STARTUP_FAILED = 3

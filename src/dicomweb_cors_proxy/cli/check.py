@@ -29,7 +29,7 @@ FAILED = 1
 SOON = 2.0
 
 
-@click.command(short_help="Validate a configuration and ask the archive.")
+@click.command()
 @config_option
 @upstream_option
 @origin_option

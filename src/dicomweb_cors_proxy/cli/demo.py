@@ -19,7 +19,7 @@ LAST_PORT = 65533  # leaves two for the proxy and the archive
 _FIND: Final = ""  # value of --ohif without a folder
 
 
-@click.command(short_help="Show the difference in a browser.")
+@click.command()
 @click.option("--host", default="localhost", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",

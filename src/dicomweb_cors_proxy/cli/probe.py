@@ -92,7 +92,7 @@ class _Header(click.ParamType[tuple[str, str]]):
         return match[1], match[2].rstrip(" \t")
 
 
-@click.command(short_help="Say what a browser lets a page do with an archive.")
+@click.command()
 @click.argument("root", metavar="URL", type=_Root())
 @click.option(
     "--origin",

@@ -9,7 +9,7 @@ import click
 from dicomweb_cors_proxy.config.json_schema import json_schema
 
 
-@click.command(short_help="Print the JSON Schema of the configuration file.")
+@click.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration file.
 

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 FAILED = 1
 
 
-@click.command(short_help="Run the proxy.")
+@click.command()
 @config_option
 @upstream_option
 @origin_option
