@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tests.support.browser import chromium
+from tests.support.certificates import spki
 from tests.support.servers import free_port
 
 from bench import archive
 from bench.cases import QUOTED, UNQUOTED, WrongAnswerError
-from bench.peers import TOKEN
+from bench.peers import TOKEN, certificate
 from bench.processes import OTHER_CORES, listens, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from playwright.async_api import Browser, Page
 
@@ -77,10 +80,19 @@ def delayed(port: int, milliseconds: int) -> Iterator[int]:
         yield entrance
 
 
+def trusting() -> AbstractAsyncContextManager[Browser]:
+    """Run Chromium so that it trusts the peers' certificate.
+
+    For one that it does not trust, but is told to accept, it makes a connection for each of the
+    requests that wait for the first one.
+    """
+    return chromium(f"--ignore-certificate-errors-spki-list={spki(certificate())}")
+
+
 @asynccontextmanager
 async def _page(browser: Browser, origin: str) -> AsyncIterator[Page]:
     """Return the page that loads series, with caches of its own."""
-    async with await browser.new_context(ignore_https_errors=True) as context:
+    async with await browser.new_context() as context:
         page = await context.new_page()
         await page.goto(f"{origin}/series.html")
         yield page

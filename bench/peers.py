@@ -12,6 +12,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -104,6 +105,12 @@ class Running:
         return f"{scheme}://127.0.0.1:{port}{self.path}"
 
 
+@cache
+def certificate() -> trustme.LeafCert:
+    """Return the certificate of all peers."""
+    return trustme.CA().issue_cert("127.0.0.1")
+
+
 @contextmanager
 def serving(peer: Peer, archive: int, origin: str) -> Iterator[Running]:
     """Start a peer; it may not answer yet."""
@@ -116,9 +123,9 @@ def serving(peer: Peer, archive: int, origin: str) -> Iterator[Running]:
         directory.chmod(0o755)  # nginx's worker is not root
         site = Site(free_port(), archive, origin, directory, tls=peer.http2)
         if site.tls:
-            certificate = trustme.CA().issue_cert("127.0.0.1")
-            certificate.cert_chain_pems[0].write_to_path(directory / "cert.pem")
-            certificate.private_key_pem.write_to_path(directory / "key.pem")
+            leaf = certificate()
+            leaf.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+            leaf.private_key_pem.write_to_path(directory / "key.pem")
         env = {
             "NODE_PATH": str(CACHE / "node_modules"),
             "NODE_NO_WARNINGS": "1",

@@ -9,8 +9,6 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tests.support.browser import chromium
-
 from bench import browser, cases, http2, report
 from bench.cases import CASES, TRANSFERS, Case, Transfer, WrongAnswerError
 from bench.peers import (
@@ -221,7 +219,7 @@ class Bench:
         peers = [signing_in(peer) for peer in self._distinct()]
         delays = self._options.delays
         with self._started([*peers, NO_PROXY]) as proxies, ExitStack() as relays:
-            async with chromium() as chrome:
+            async with browser.trusting() as chrome:
                 fit = [proxy for proxy in proxies if await self._loads(chrome, proxy)]
                 ports = {
                     (proxy.peer.key, delay): relays.enter_context(

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 from bench import archive, browser, cases
 from bench.peers import (
     NO_PROXY,
@@ -22,7 +23,7 @@ from bench.processes import CORES, listens, running
 from tests.support.servers import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from playwright.async_api import Browser
 
@@ -37,6 +38,12 @@ def direct() -> Iterator[Running]:
         process.wait_until(lambda: listens(port))
         with serving(NO_PROXY, port, f"http://localhost:{port}") as archives:
             yield archives
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def chromium() -> AsyncIterator[Browser]:
+    async with browser.trusting() as chrome:
+        yield chrome
 
 
 @pytest.mark.parametrize("key", [OURS, OURS_HTTP2, REFERENCE_HTTP2])

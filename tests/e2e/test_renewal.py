@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from base64 import b64encode
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.support import browser, samples
 from tests.support.browser import Viewer
-from tests.support.certificates import Pair
+from tests.support.certificates import Pair, spki
 from tests.support.protocols import HTTP2, LOGGING, spoken
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK
@@ -41,13 +37,6 @@ QUOTED = {"Accept": 'multipart/related; type="application/octet-stream"; transfe
 # Milliseconds, and seconds: all lanes but the first need new connections each time.
 PAUSE = 500
 KEEPALIVE = 0.1
-
-
-def spki(leaf: trustme.LeafCert) -> str:
-    """The hash of the public key, by which Chromium is told to trust a certificate."""
-    certificate = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
-    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return b64encode(sha256(key).digest()).decode()
 
 
 def reload(proxy: Proxy, settings: Mapping[str, Any]) -> None:

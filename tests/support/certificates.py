@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from base64 import b64encode
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.support.servers import LOOPBACK
 
@@ -18,6 +22,13 @@ def fingerprint(certificate: bytes | None) -> str:
     """The SHA-256 of a certificate in DER, as browsers show it."""
     assert certificate
     return hashlib.sha256(certificate).digest().hex(":").upper()
+
+
+def spki(leaf: trustme.LeafCert) -> str:
+    """The hash of the public key, by which Chromium is told to trust a certificate."""
+    certificate = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+    key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return b64encode(sha256(key).digest()).decode()
 
 
 def replace(file: Path, content: bytes) -> None:
