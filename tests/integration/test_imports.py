@@ -28,8 +28,6 @@ NOT_FOR_A_SEARCH = {
     "dicomweb_cors_proxy.observability.shared_metrics",
     "dicomweb_cors_proxy.operations.supervisor",
     "dicomweb_cors_proxy.probe",
-    "dicomweb_cors_proxy.server.http2_connection",
-    "dicomweb_cors_proxy.server.http2_streams",
     "dicomweb_cors_proxy.tokens.verifier",
     "h11",
     "httpcore",
