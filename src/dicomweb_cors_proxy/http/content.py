@@ -124,7 +124,7 @@ def compressed_headers(headers: Iterable[Header]) -> list[Header]:
 class Gzip:
     """A filter that compresses a body; each `feed` returns all of it, so nothing is delayed."""
 
-    piece: Final = 64 * 1024  # bytes for one `feed`
+    piece: Final = 128 * 1024  # bytes for one `feed`
 
     def __init__(self) -> None:
         self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_WINDOW)

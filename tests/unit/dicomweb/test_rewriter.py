@@ -257,10 +257,10 @@ def test_a_piece_of_a_body_becomes_a_bounded_size(
     text = body(media_type, URLRewriter(ArchiveURLs([base]).for_public_url(public)))
     data = b"\r\n--edge\r\nContent-Type: application/dicom+json\r\n\r\n"
     urls = f'{{"BulkDataURI":"{base}"}}<BulkData uri="{base}"/>'.encode()
-    data += urls * (80_000 // len(urls))
+    data += urls * (160_000 // len(urls))
     sizes = [len(text.feed(data[at : at + text.piece])) for at in range(0, len(data), text.piece)]
-    assert max(*sizes, len(text.flush())) < 3 * 64 * 1024
-    assert text.piece == 64 * 1024 or len(public) > 2 * len(base)
+    assert max(*sizes, len(text.flush())) < 3 * 128 * 1024
+    assert text.piece == 128 * 1024 or len(public) > 2 * len(base)
 
 
 def test_urls_of_a_head_are_rewritten_up_to_a_bound() -> None:
