@@ -51,10 +51,7 @@ class Exposition(Collector):
         figures: Mapping[tuple[str, ...], float],
     ) -> None:
         """Add a counter."""
-        family = CounterMetricFamily(*metric[:2], labels=metric[2])
-        for labels, figure in figures.items():
-            family.add_metric(labels, figure)
-        self._families.append(family)
+        self._add(CounterMetricFamily(*metric[:2], labels=metric[2]), figures)
 
     def gauge(
         self,
@@ -62,10 +59,7 @@ class Exposition(Collector):
         figures: Mapping[tuple[str, ...], float],
     ) -> None:
         """Add a gauge."""
-        family = GaugeMetricFamily(*metric[:2], labels=metric[2])
-        for labels, figure in figures.items():
-            family.add_metric(labels, figure)
-        self._families.append(family)
+        self._add(GaugeMetricFamily(*metric[:2], labels=metric[2]), figures)
 
     def histogram(
         self,
@@ -87,6 +81,15 @@ class Exposition(Collector):
         registry = CollectorRegistry()
         registry.register(self)
         return generate_latest(registry)
+
+    def _add(
+        self,
+        family: CounterMetricFamily | GaugeMetricFamily,
+        figures: Mapping[tuple[str, ...], float],
+    ) -> None:
+        for labels, figure in figures.items():
+            family.add_metric(labels, figure)
+        self._families.append(family)
 
     def _buckets(self, spread: Spread) -> list[tuple[str, float]]:
         """Return bounds as Prometheus writes them, each with the number of values up to it."""
