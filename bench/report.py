@@ -352,9 +352,11 @@ SHORT: Final = (
 
 
 def short(results: Results) -> str:
-    """Return the ratios alone, for the README, and on which processor."""
+    """Return the ratios over HTTP/1.1 alone, for the README, and on which processor."""
     rows = []
     for peer in results.peers:
+        if peer.http2:
+            continue
         values = [column.value(results, peer.key) for column in SHORT]
         if any(value is not None for value in values):
             rows.append([peer.title, *map(ratio, values)])

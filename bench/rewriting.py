@@ -119,6 +119,9 @@ class Archive(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if self.path.endswith("/studies?limit=1"):  # the proxy's search after its start
+            self.send_error(404)
+            return
         data, _ = list(BODIES.values())[int(self.path.split("/")[-2])]
         self.send_response(200)
         self.send_header("Content-Type", "application/dicom+json")

@@ -316,6 +316,15 @@ def test_the_short_table_has_ratios_only_and_names_the_processor() -> None:
     assert [cell for cell in row.split(" | ")[1:] if cell.strip("| ") != reports.NONE] == ["1.30"]
 
 
+def test_the_short_table_leaves_http2_out() -> None:
+    found = results("caddy-h2", "ours-h2", caddy=1e-4, ours=1.3e-4)
+    cell = browser.Cell(512, 20, browser.PREFLIGHTED)
+    for key in ("caddy", "ours", "caddy-h2", "ours-h2"):
+        found.loads[cell, key].append(browser.Load(2.0, []))
+    rows = [row.split(" | ")[0] for row in reports.short(found).splitlines()[2:]]
+    assert rows == ["| Caddy", "| **this proxy**"]
+
+
 def test_tables_over_http2_compare_with_the_reference_over_http2() -> None:
     found = results("caddy", "caddy-h2", "ours-h2")
     for key, cpu in (("caddy-h2", 1e-4), ("ours-h2", 1.3e-4)):
