@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings", "__version__", "create_app"]
 
-# What the package offers is imported at its first use, because `--help` and the completion of a
-# command line need none of it.
+# The module of each export. It is imported at its first use, because `--help` and the completion of
+# a command line need neither.
 _MODULES = {"Settings": "config.settings", "create_app": "app"}
 
 
