@@ -102,6 +102,20 @@ def test_no_folder_for_metrics(tmp_path: Path) -> None:
     )
 
 
+def test_worker_without_time_counts_both_signals(serve: Callable[..., Proxy]) -> None:
+    proxy = serve(two(NOBODY, drain_delay=3600))
+    busy = max(workers_of(proxy.child))
+    os.kill(busy, signal.SIGSTOP)
+    try:
+        proxy.child.terminate()
+        proxy.child.wait_for("draining: ")
+        proxy.child.terminate()  # ends the delay
+        proxy.child.wait_for("stopping, ")
+    finally:
+        os.kill(busy, signal.SIGCONT)
+    assert proxy.child.wait() == 0
+
+
 async def test_limits_are_each_workers_own(serve: Callable[..., Proxy]) -> None:
     go_on = asyncio.Event()
 

@@ -74,7 +74,8 @@ class Supervisor:
         self._reloading = False
         self._stopping = False
         self._kill_at = 0.0
-        self._signals = 0
+        self._signals = 0  # to stop, not handled yet
+        self._stops = 0
         self._hangups = 0
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._alarm = socket.socketpair()
@@ -182,7 +183,10 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Stop the workers; called again, stop them faster."""
-        self._pool.send_signal(signal.SIGTERM)
+        # A worker counts its signals. While it has no time, the system keeps one of each number, so
+        # the next one needs another number.
+        self._pool.send_signal(signal.SIGINT if self._stops % 2 else signal.SIGTERM)
+        self._stops += 1
         if self._stopping:
             return
         self._stopping = self._pool.is_closing = True
