@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 try:
-    # It compresses long JSON in a tenth of the time that zlib takes, and makes it smaller.
+    # It compresses long JSON in a fraction of the time that zlib takes, and makes it smaller.
     from isal.isal_zlib import DEFLATED, Z_SYNC_FLUSH, compressobj
 except ImportError:  # it is not made for every processor
     from zlib import DEFLATED, Z_SYNC_FLUSH, compressobj  # type: ignore[assignment]
