@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.orthanc import CREDENTIALS, orthanc
+from tests.support.orthanc import CREDENTIALS, INSTALLED, orthanc
 from tests.support.tiny_pacs import tiny_pacs
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def check(url: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
 @pytest.fixture(scope="module")
 def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Orthanc with the Host that Debian's package configures, and a login."""
+    if not INSTALLED:
+        pytest.skip("needs Debian's orthanc and orthanc-dicomweb")
     folder = tmp_path_factory.mktemp("orthanc")
     with orthanc(folder, CREDENTIALS, Host="localhost") as archive:
         yield archive.root

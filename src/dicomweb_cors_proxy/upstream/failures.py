@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 from typing import TYPE_CHECKING
@@ -152,7 +153,7 @@ _OTHER_CERTIFICATE_FAULT = (
     "contains the host of upstream.url."
 )
 
-# By OpenSSL's SSL_R_…, as ssl.SSLError.reason has them.
+# By OpenSSL's SSL_R_…
 _HANDSHAKE_FAULTS = {
     **dict.fromkeys(
         ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),
@@ -160,6 +161,7 @@ _HANDSHAKE_FAULTS = {
     ),
     **dict.fromkeys(
         (
+            "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED",  # signatures of TLS 1.1 and earlier
             "TLSV1_ALERT_PROTOCOL_VERSION",
             "UNSUPPORTED_PROTOCOL",
             "VERSION_TOO_LOW",
@@ -184,7 +186,6 @@ _HANDSHAKE_FAULTS = {
             "CA_MD_TOO_WEAK",
             "DH_KEY_TOO_SMALL",
             "EE_KEY_TOO_SMALL",
-            "LEGACY_SIGALG_DISALLOWED_OR_UNSUPPORTED",
             "MODULUS_TOO_SMALL",
             "WRONG_SIGNATURE_TYPE",
         ),
@@ -208,6 +209,9 @@ _HANDSHAKE_FAULTS = {
 }
 
 
+_OPENSSL_TEXT = re.compile(r"\[\w+\] ([\w ]+) \(_ssl\.c:")
+
+
 def _tls_fault(error: httpx.HTTPError) -> str | None:
     """Describe a failed handshake and its remedy; None if the failure was another one."""
     faults = [cause for cause in _causes(error) if isinstance(cause, ssl.SSLError)]
@@ -216,11 +220,23 @@ def _tls_fault(error: httpx.HTTPError) -> str | None:
     fault = faults[-1]
     if isinstance(fault, ssl.SSLCertVerificationError):
         return _CERTIFICATE_FAULTS.get(fault.verify_code, _OTHER_CERTIFICATE_FAULT)
+    reason = _openssl_reason(fault)
     return _HANDSHAKE_FAULTS.get(
-        fault.reason or "",
-        f" (OpenSSL's reason is {fault.reason or 'not known'}). Check that upstream.url names the "
+        reason,
+        f" (OpenSSL's reason is {reason or 'not known'}). Check that upstream.url names the "
         "port of its https, and see the archive's own log.",
     )
+
+
+def _openssl_reason(fault: ssl.SSLError) -> str:
+    """Return the name of an OpenSSL error without SSL_R_; empty if it is not known.
+
+    Python has no names for reasons of an OpenSSL that is newer than itself, but quotes their text.
+    """
+    if fault.reason:
+        return fault.reason
+    text = _OPENSSL_TEXT.search(str(fault))
+    return "" if text is None else text[1].upper().replace(" ", "_")
 
 
 def lacks_descriptor(error: BaseException) -> bool:

@@ -22,8 +22,8 @@ def detail(fault: ssl.SSLError) -> str:
     return problem.detail
 
 
-def handshake(reason: str | None) -> ssl.SSLError:
-    fault = ssl.SSLError(1, "failed")
+def handshake(reason: str | None, text: str = "failed") -> ssl.SSLError:
+    fault = ssl.SSLError(1, text)
     fault.reason = reason  # type: ignore[assignment]
     return fault
 
@@ -51,6 +51,21 @@ def handshake(reason: str | None) -> ssl.SSLError:
 def test_a_failed_handshake_is_named_by_its_reason(reason: str | None, words: str) -> None:
     assert words in detail(handshake(reason))
     assert "ca_file" not in detail(handshake(reason))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "[SSL] legacy sigalg disallowed or unsupported (_ssl.c:992)",
+            "the TLS version there is too old",
+        ),
+        ("[SSL] no renegotiation (_ssl.c:992)", "(OpenSSL's reason is NO_RENEGOTIATION)"),
+        ("A failure occurred", "(OpenSSL's reason is not known)"),
+    ],
+)
+def test_a_reason_without_a_name_in_python_is_read_from_its_text(text: str, words: str) -> None:
+    assert words in detail(handshake(None, text))
 
 
 @pytest.mark.parametrize(
