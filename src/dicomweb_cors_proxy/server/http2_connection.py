@@ -20,9 +20,8 @@ from dicomweb_cors_proxy.server.http2_frames import (
 )
 from dicomweb_cors_proxy.server.http2_output import Output
 from dicomweb_cors_proxy.server.http2_session import HTTP2Session
-from dicomweb_cors_proxy.server.http2_streams import Streams
+from dicomweb_cors_proxy.server.http2_streams import MAX_STREAMS, Streams
 from dicomweb_cors_proxy.server.http2_windows import WindowWatchdog
-from dicomweb_cors_proxy.server.limits import MAX_STREAMS
 from dicomweb_cors_proxy.server.request_reader import REJECTED_HEAD_FACTOR
 from dicomweb_cors_proxy.server.scopes import request_scope
 from dicomweb_cors_proxy.server.socket_state import is_ready, unsent_bytes

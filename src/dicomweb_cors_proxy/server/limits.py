@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
-
-# Streams that a client may have open. RFC 9113 §6.5.2 recommends 100 at least. Browsers wait for
-# one to end before they open another, and each preflight takes one. So a series of 300 frames is
-# complete several round trips earlier with 256 than with 100.
-MAX_STREAMS: Final = 256
+from typing import Protocol
 
 
 class ServerLimits(Protocol):

@@ -14,7 +14,7 @@ from dicomweb_cors_proxy.server.base_connection import READ_BYTES
 from dicomweb_cors_proxy.server.connection import ClientConnection
 from dicomweb_cors_proxy.server.head_cache import HeadCache
 from dicomweb_cors_proxy.server.http2_head import HTTP2Heads
-from dicomweb_cors_proxy.server.limits import MAX_STREAMS
+from dicomweb_cors_proxy.server.http2_streams import MAX_STREAMS
 from dicomweb_cors_proxy.server.listening import handling_signals
 from dicomweb_cors_proxy.server.tls import start_tls_on_accepted
 from dicomweb_cors_proxy.server.turns import Turns

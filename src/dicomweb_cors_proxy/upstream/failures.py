@@ -153,7 +153,7 @@ _OTHER_CERTIFICATE_FAULT = (
     "contains the host of upstream.url."
 )
 
-# By OpenSSL's SSL_R_…
+# By the name of OpenSSL's error, without SSL_R_.
 _HANDSHAKE_FAULTS = {
     **dict.fromkeys(
         ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"),
