@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tests.support.browser import chromium
-from tests.support.certificates import spki
+from tests.support.certificates import trust_flag
 from tests.support.servers import free_port
 
 from bench import archive
@@ -86,7 +86,7 @@ def trusting() -> AbstractAsyncContextManager[Browser]:
     For one that it does not trust, but is told to accept, it makes a connection for each of the
     requests that wait for the first one.
     """
-    return chromium(f"--ignore-certificate-errors-spki-list={spki(certificate())}")
+    return chromium(trust_flag(certificate()))
 
 
 @asynccontextmanager

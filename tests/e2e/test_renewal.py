@@ -13,7 +13,7 @@ import yaml
 
 from tests.support import browser, samples
 from tests.support.browser import Viewer
-from tests.support.certificates import Pair, spki
+from tests.support.certificates import Pair, trust_flag
 from tests.support.protocols import HTTP2, LOGGING, spoken
 from tests.support.proxy import Proxy, fronting
 from tests.support.servers import LOOPBACK
@@ -70,9 +70,9 @@ async def test_frames_load_through_reloads_and_renewals(
     server = {"http2": False, "workers": workers, "keepalive_timeout": KEEPALIVE, **pair.server}
     settings = fronting(orthanc.url, site.viewer) | {"server": server}
     proxy = await asyncio.to_thread(serve, settings)
-    trusted = ",".join(map(spki, (first, renewed, other)))
+    trusted = trust_flag(first, renewed, other)
     async with (
-        browser.chromium(f"--ignore-certificate-errors-spki-list={trusted}") as chromium,
+        browser.chromium(trusted) as chromium,
         Viewer.at(site.viewer, chromium) as viewer,
     ):
         await viewer.ask_on(f"{proxy.url}/{FRAME}", lanes=6, pause=PAUSE, headers=QUOTED)
@@ -113,9 +113,9 @@ async def test_frames_over_http2_load_through_reloads_and_a_renewal(
     settings |= {"server": {"workers": workers, **pair.server}} | LOGGING
     proxy = await asyncio.to_thread(serve, settings)
 
-    trusted = ",".join(map(spki, (first, renewed)))
+    trusted = trust_flag(first, renewed)
     async with (
-        browser.chromium(f"--ignore-certificate-errors-spki-list={trusted}") as chromium,
+        browser.chromium(trusted) as chromium,
         Viewer.at(site.viewer, chromium) as viewer,
     ):
         await viewer.ask_on(f"{proxy.url}/{FRAME}", lanes=6, pause=20, headers=QUOTED)

@@ -24,11 +24,16 @@ def fingerprint(certificate: bytes | None) -> str:
     return hashlib.sha256(certificate).digest().hex(":").upper()
 
 
-def spki(leaf: trustme.LeafCert) -> str:
+def _spki(leaf: trustme.LeafCert) -> str:
     """The hash of the public key, by which Chromium is told to trust a certificate."""
     certificate = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return b64encode(sha256(key).digest()).decode()
+
+
+def trust_flag(*leaves: trustme.LeafCert) -> str:
+    """The flag by which Chromium trusts these certificates."""
+    return f"--ignore-certificate-errors-spki-list={','.join(map(_spki, leaves))}"
 
 
 def replace(file: Path, content: bytes) -> None:

@@ -28,6 +28,7 @@ from dicomweb_cors_proxy.config.fields import SCHEMA
 from dicomweb_cors_proxy.config.issues import ConfigurationError
 from dicomweb_cors_proxy.config.loading import load
 from dicomweb_cors_proxy.config.settings import Settings
+from dicomweb_cors_proxy.config.sources import nested
 from dicomweb_cors_proxy.dicomweb.resources import Service
 from dicomweb_cors_proxy.operations.live_settings import LiveSettings
 
@@ -39,18 +40,6 @@ ARCHIVE = "http://orthanc:8042/dicom-web"
 VIEWER = "https://viewer.example"
 POLICIES = f'[{{"allow_origins": ["{VIEWER}"]}}]'
 SUFFICIENT = {"upstream.url": ARCHIVE, "cors.allow_origins": [VIEWER]}
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn dotted keys into mappings in mappings."""
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *groups, name = key.split(".")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[name] = value
-    return tree
 
 
 def value_of(configuration: Settings, key: str) -> object:
